@@ -1,0 +1,134 @@
+package wsproxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strconv"
+)
+
+// The errors that reach an error handler (see [WithErrorHandler]) wrap one of
+// these; test for them with [errors.Is], and ask [StatusCode] for the status
+// that answers them. What a dial or an answer failed with is wrapped as well.
+var (
+	// ErrBadHandshake is a client's upgrade request that breaks RFC 6455,
+	// section 4.2.1: status 400, 405 or 426.
+	ErrBadHandshake = errors.New("wsproxy: bad handshake")
+
+	// ErrForbiddenOrigin is an Origin that [WithOrigins] does not list:
+	// status 403.
+	ErrForbiddenOrigin = errors.New("wsproxy: origin not allowed")
+
+	// ErrUpstream is an upstream that could not be reached or did not answer
+	// as HTTP or RFC 6455 ask: status 502.
+	ErrUpstream = errors.New("wsproxy: upstream failed")
+
+	// ErrUpstreamTimeout is an upstream that took longer than a timeout
+	// allows before its answer: status 504.
+	ErrUpstreamTimeout = errors.New("wsproxy: upstream timed out")
+
+	// ErrShutdown is an upgrade refused because [Proxy.Shutdown] or
+	// [Proxy.Close] was called: status 503.
+	ErrShutdown = errors.New("wsproxy: proxy is shutting down")
+)
+
+// statusClientClosedRequest is nginx's, for a client that left before the
+// answer. It reaches logs and error handlers; there is nobody to receive it.
+const statusClientClosedRequest = 499
+
+// retryAfter is the Retry-After of a 503, in seconds: long enough for a
+// replacement to be up, short enough not to be noticed.
+const retryAfter = "1"
+
+// StatusCode returns the HTTP status that answers err, an error given to an
+// error handler: 400, 403, 405 or 426 for the client's mistakes, 500 where
+// the ResponseWriter cannot be hijacked, 502, 503 or 504 for failures, and
+// 499, nginx's number, where the client left first. An error that is not this
+// package's is a 502, as in [net/http/httputil.ReverseProxy].
+func StatusCode(err error) int {
+	var r *refusal
+	if errors.As(err, &r) {
+		return r.status
+	}
+	return http.StatusBadGateway
+}
+
+// A refusal is why a request gets an error instead of an upstream's answer.
+type refusal struct {
+	kind   error
+	cause  error
+	status int
+	header http.Header
+}
+
+func (r *refusal) Error() string {
+	switch {
+	case r.kind == nil:
+		return "wsproxy: " + r.cause.Error()
+	case r.cause == nil:
+		return r.kind.Error()
+	}
+	return r.kind.Error() + ": " + r.cause.Error()
+}
+
+func (r *refusal) Unwrap() []error {
+	var errs []error
+	for _, err := range []error{r.kind, r.cause} {
+		if err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errs
+}
+
+// public reports whether the client may read the error's text: its own
+// mistakes and a server that is wired wrongly, but no upstream's address.
+func (r *refusal) public() bool {
+	return r.status <= http.StatusInternalServerError && r.status != statusClientClosedRequest
+}
+
+func badHandshake(status int, format string, args ...any) *refusal {
+	return &refusal{kind: ErrBadHandshake, status: status, cause: fmt.Errorf(format, args...)}
+}
+
+func unavailable(kind error) *refusal {
+	return &refusal{kind: kind, status: http.StatusServiceUnavailable,
+		header: http.Header{"Retry-After": {retryAfter}}}
+}
+
+func badAnswer(format string, args ...any) *refusal {
+	return &refusal{kind: ErrUpstream, status: http.StatusBadGateway, cause: fmt.Errorf(format, args...)}
+}
+
+// upstreamError says who is to blame for err, which ended an exchange with
+// the upstream: the client that left, the proxy that is closing, the clock,
+// or the upstream itself.
+func upstreamError(ctx context.Context, err error) error {
+	var known *refusal
+	if errors.As(err, &known) {
+		return known
+	}
+	var timeout net.Error
+	errors.As(err, &timeout)
+	switch cause := context.Cause(ctx); {
+	case errors.Is(cause, ErrShutdown):
+		return unavailable(ErrShutdown)
+	case errors.Is(cause, context.Canceled):
+		return &refusal{status: statusClientClosedRequest, cause: fmt.Errorf("client left before the answer: %w", cause)}
+	case cause != nil, timeout != nil && timeout.Timeout():
+		return &refusal{kind: ErrUpstreamTimeout, status: http.StatusGatewayTimeout, cause: err}
+	}
+	return &refusal{kind: ErrUpstream, status: http.StatusBadGateway, cause: err}
+}
+
+// quote is %q for values of a client's or an upstream's choosing: a long one
+// is cut, so that it cannot flood an answer or a log.
+func quote(s string) string {
+	const most = 64
+	if len(s) > most {
+		return strconv.Quote(s[:most]) + "…"
+	}
+	return strconv.Quote(s)
+}

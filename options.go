@@ -1,0 +1,446 @@
+package wsproxy
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/netip"
+	"net/textproto"
+	"slices"
+	"strings"
+	"time"
+)
+
+// An Option configures a Proxy in [New]. Setting an option never fails; New
+// checks them all and reports every mistake at once. Of two equal options the
+// last one wins, except that [WithHeader] is remembered for each name apart.
+type Option interface{ apply(*config) }
+
+type optionFunc func(*config)
+
+func (f optionFunc) apply(c *config) { f(c) }
+
+// config is what the options set. It is not written after New.
+type config struct {
+	connectTimeout time.Duration
+	readTimeout    time.Duration
+	sendTimeout    time.Duration
+	closeTimeout   time.Duration
+	maxLifetime    time.Duration
+
+	keepAlive bool
+	upgrades  []string
+	origins   []string
+	host      hostPolicy
+
+	headers        []headerEdit
+	trustedProxies []string
+	trustSet       bool
+	forwarded      bool
+	rewrite        func(*httputil.ProxyRequest)
+	modifyResponse func(*http.Response) error
+
+	tls         *tls.Config
+	dialContext func(ctx context.Context, network, addr string) (net.Conn, error)
+
+	plainHandler http.Handler
+	errorHandler func(http.ResponseWriter, *http.Request, error)
+	logger       *slog.Logger
+	hooks        Hooks
+	detached     bool
+
+	missing []string // options that were given nil
+}
+
+// A hostPolicy is the Host sent upstream: the client's unless said otherwise.
+type hostPolicy struct {
+	set    bool
+	target bool
+	name   string
+}
+
+func defaultConfig() config {
+	return config{
+		connectTimeout: 60 * time.Second,
+		readTimeout:    60 * time.Second,
+		sendTimeout:    60 * time.Second,
+		closeTimeout:   10 * time.Second,
+		upgrades:       []string{"websocket"},
+		dialContext:    (&net.Dialer{}).DialContext,
+		errorHandler:   defaultErrorHandler,
+		logger:         slog.Default(),
+	}
+}
+
+// WithConnectTimeout sets how long the connection to the upstream may take,
+// TLS handshake included. The default is 60 seconds; zero means no limit of
+// the proxy's own; New refuses a negative one. The client gets 504 with
+// [ErrUpstreamTimeout].
+//
+// It is nginx's proxy_connect_timeout.
+func WithConnectTimeout(d time.Duration) Option {
+	return optionFunc(func(c *config) { c.connectTimeout = d })
+}
+
+// WithReadTimeout sets how long silence may last. Before the upgrade, and for
+// a plain request, it is the time between two reads of the upstream's answer:
+// the client gets 504 with [ErrUpstreamTimeout], or a body that is cut. On a
+// tunnel it is the time in which no byte crossed it in either direction, after
+// which it ends with [ReadTimeout]. The default is 60 seconds; zero disables
+// it; New refuses a negative one.
+//
+// It is nginx's proxy_read_timeout, which nginx too re-arms on every event of
+// an upgraded connection, whatever its manual says. Peers that send pings more
+// often than this keep their tunnel.
+func WithReadTimeout(d time.Duration) Option {
+	return optionFunc(func(c *config) { c.readTimeout = d })
+}
+
+// WithSendTimeout sets how long a write may make no progress, to the upstream
+// or, on a tunnel, to either side: a tunnel ends with [SendTimeout], so that a
+// client that has stopped reading holds nothing for longer. The default is 60
+// seconds; zero disables it; New refuses a negative one.
+//
+// It is nginx's proxy_send_timeout and, toward the client, send_timeout.
+// Plain answers to the client are under http.Server's WriteTimeout instead.
+func WithSendTimeout(d time.Duration) Option {
+	return optionFunc(func(c *config) { c.sendTimeout = d })
+}
+
+// WithCloseTimeout sets how long a tunnel may last once one side has ended
+// it: the other side may send what it has left and must then end too, or is
+// cut. The default is 10 seconds; zero disables it, which leaves half-closed
+// tunnels to the read timeout; New refuses a negative one.
+//
+// nginx has no such directive: it closes both sides at the first end, and the
+// bytes still under way are lost.
+func WithCloseTimeout(d time.Duration) Option {
+	return optionFunc(func(c *config) { c.closeTimeout = d })
+}
+
+// WithMaxLifetime sets how long a tunnel may last, busy or not, before it ends
+// with [MaxLifetime]: long enough for its users, short enough for credentials
+// to be checked again or load to be spread anew. The default, zero, is no
+// limit; New refuses a negative one.
+func WithMaxLifetime(d time.Duration) Option {
+	return optionFunc(func(c *config) { c.maxLifetime = d })
+}
+
+// WithKeepAlive lets plain requests reuse connections to the upstream. By
+// default they are sent with "Connection: close", as the map of the nginx
+// recipe has it; this is the variant of that map with an empty string in
+// place of close. Tunnels are not concerned.
+func WithKeepAlive() Option {
+	return optionFunc(func(c *config) { c.keepAlive = true })
+}
+
+// WithUpgrades replaces the list of protocols that a client may switch to;
+// the default is "websocket" alone. The first of the client's that is listed
+// is asked of the upstream. A request for others goes on as a plain one, with
+// Upgrade removed. Protocols other than websocket, such as "spdy/3.1" or
+// "tcp", are relayed byte for byte with any method and without the checks of
+// RFC 6455, but not with a request body.
+//
+// Once switched, a proxy no longer sees requests: every protocol listed here
+// passes whatever rules stand in front of the upstream. New refuses an empty
+// list, names that are not tokens, and "h2c", which carries requests itself
+// and is the known way round exactly such rules.
+func WithUpgrades(protocols ...string) Option {
+	protocols = slices.Clone(protocols)
+	return optionFunc(func(c *config) { c.upgrades = protocols })
+}
+
+// WithOrigins refuses upgrades whose Origin matches no pattern, with 403 and
+// [ErrForbiddenOrigin]: without it a page of any site can open a WebSocket
+// with its visitor's cookies (cross-site WebSocket hijacking), unless the
+// upstream checks Origin itself. A request without Origin comes from no
+// browser and passes.
+//
+// A pattern is a host, with or without scheme and port, in which a first
+// label * stands for one or more labels and a port * for any:
+// "https://example.com", "*.example.com", "http://localhost:*". Without a
+// scheme it matches http and https, without a port the scheme's own. "null"
+// allows opaque origins (sandboxed frames, files). New refuses an empty list
+// and malformed patterns.
+func WithOrigins(patterns ...string) Option {
+	patterns = slices.Clone(patterns)
+	return optionFunc(func(c *config) {
+		c.origins = patterns
+		if len(patterns) == 0 {
+			c.origins = []string{""}
+		}
+	})
+}
+
+// WithHost sends name as the Host of every request; the default is the
+// client's Host, port included. It is nginx's "proxy_set_header Host name".
+// Of WithHost and [WithTargetHost] the last one given wins. New refuses what
+// is not a host with an optional port.
+func WithHost(name string) Option {
+	return optionFunc(func(c *config) { c.host = hostPolicy{set: true, name: name} })
+}
+
+// WithTargetHost sends the target's host, with its port where the target names
+// one, as the Host of every request: what an upstream behind a name-based
+// virtual host needs, and what nginx does where the recipe sets no Host. On a
+// unix target it is "localhost", as in nginx. Of WithTargetHost and [WithHost]
+// the last one given wins.
+func WithTargetHost() Option {
+	return optionFunc(func(c *config) { c.host = hostPolicy{set: true, target: true} })
+}
+
+// WithHeader sets a header field of every request upstream, in place of the
+// client's, or removes it where value is "". It is nginx's proxy_set_header,
+// without variables: for those see [WithRewrite]. It is applied after the
+// forwarding fields and can replace them. New refuses names and values that
+// are not legal, Host (see [WithHost]), and the fields of the handshake and of
+// the message framing, which are the proxy's own.
+func WithHeader(name, value string) Option {
+	return optionFunc(func(c *config) {
+		c.headers = append(c.headers, headerEdit{name, value})
+	})
+}
+
+// WithTrustedProxies says which peers are proxies of yours. From them the
+// forwarding fields are believed: X-Forwarded-For is extended, X-Forwarded-*
+// kept, and X-Real-IP is the right-most address of X-Forwarded-For that is not
+// one of the prefixes. From every other peer all forwarding fields are dropped
+// before the proxy sets its own. Without this option the client's list is
+// extended whoever sent it, as the nginx recipe does, and its left part is
+// only a claim.
+//
+// A prefix is an address, a CIDR prefix, or "unix:" for peers on a unix
+// socket. No prefix at all means that no peer is believed. New refuses
+// malformed ones. It is nginx's set_real_ip_from with real_ip_recursive on.
+//
+// Naming a prefix in which clients live lets them choose the address that the
+// upstream sees.
+func WithTrustedProxies(prefixes ...string) Option {
+	prefixes = slices.Clone(prefixes)
+	return optionFunc(func(c *config) { c.trustedProxies, c.trustSet = prefixes, true })
+}
+
+// WithForwarded also sends the Forwarded field of RFC 7239, with for, host and
+// proto, by the same rules as X-Forwarded-For. Without it a Forwarded field
+// passes only from a trusted proxy.
+func WithForwarded() Option {
+	return optionFunc(func(c *config) { c.forwarded = true })
+}
+
+// WithRewrite calls f last on every request, when the outgoing copy has all
+// its fields; see [httputil.ReverseProxy.Rewrite], which f follows. f may
+// change the path, the query, Host and header fields. The scheme and host of
+// the URL and the fields of the handshake are restored after it. New refuses
+// a nil f.
+func WithRewrite(f func(*httputil.ProxyRequest)) Option {
+	return optionFunc(func(c *config) {
+		c.rewrite = f
+		c.require("WithRewrite", f != nil)
+	})
+}
+
+// WithModifyResponse calls f on every answer of the upstream, the 101
+// included, after hop-by-hop fields are removed and before anything is sent
+// to the client; see [httputil.ReverseProxy.ModifyResponse]. Of a 101 f may
+// change header fields alone. If f fails the client gets 502 with
+// [ErrUpstream] wrapping f's error. New refuses a nil f.
+func WithModifyResponse(f func(*http.Response) error) Option {
+	return optionFunc(func(c *config) {
+		c.modifyResponse = f
+		c.require("WithModifyResponse", f != nil)
+	})
+}
+
+// WithTLSConfig sets the TLS configuration toward an https or wss target; for
+// other targets it is not used. It is cloned. ALPN is always HTTP/1.1, which
+// an upgrade needs, and ServerName defaults to the target's host. New refuses
+// nil. It stands for nginx's proxy_ssl_* directives, except that names are
+// verified unless the configuration says otherwise.
+func WithTLSConfig(cfg *tls.Config) Option {
+	return optionFunc(func(c *config) {
+		c.tls = cfg
+		c.require("WithTLSConfig", cfg != nil)
+	})
+}
+
+// WithDialContext sets the function that connects to the upstream, called
+// with "tcp" and host:port or with "unix" and a path; the default is that of a
+// zero [net.Dialer]. ctx ends with the connect timeout and with the request.
+// TLS is the proxy's to add. New refuses a nil dial.
+func WithDialContext(dial func(ctx context.Context, network, addr string) (net.Conn, error)) Option {
+	return optionFunc(func(c *config) {
+		c.dialContext = dial
+		c.require("WithDialContext", dial != nil)
+	})
+}
+
+// WithPlainHandler hands requests that are not upgrades to h, for instance an
+// [httputil.ReverseProxy] of your own, which can use [Proxy.Rewrite]. The
+// default proxies them to the target. h sees the request as it came, less an
+// Upgrade that is not to be forwarded. New refuses a nil h.
+func WithPlainHandler(h http.Handler) Option {
+	return optionFunc(func(c *config) {
+		c.plainHandler = h
+		c.require("WithPlainHandler", h != nil)
+	})
+}
+
+// WithErrorHandler sets the function that answers a request that failed
+// before the upgrade. err wraps one of the package's errors and [StatusCode]
+// tells its status; fields that belong to the answer (Retry-After, Allow,
+// Sec-WebSocket-Version, Connection) are set on w already. The default writes
+// the status with a short text that names no upstream. New refuses a nil f.
+func WithErrorHandler(f func(w http.ResponseWriter, r *http.Request, err error)) Option {
+	return optionFunc(func(c *config) {
+		c.errorHandler = f
+		c.require("WithErrorHandler", f != nil)
+	})
+}
+
+// WithLogger sets where the proxy logs; the default is [slog.Default] at the
+// time of New. Failures of the upstream and of hooks are warnings or errors;
+// clients' mistakes and the opening and closing of tunnels are for debugging.
+// Queries and header fields are never logged. New refuses nil; for silence
+// use [slog.DiscardHandler].
+func WithLogger(l *slog.Logger) Option {
+	return optionFunc(func(c *config) {
+		c.logger = l
+		c.require("WithLogger", l != nil)
+	})
+}
+
+// WithHooks sets the functions called as tunnels open and close.
+func WithHooks(h Hooks) Option {
+	return optionFunc(func(c *config) { c.hooks = h })
+}
+
+// WithDetached makes ServeHTTP return as soon as a tunnel stands, which frees
+// the server's goroutine, its buffers and the request: the setting for very
+// many idle tunnels. By default ServeHTTP returns when the tunnel has ended,
+// so that middleware round it sees the whole life, and the request's context
+// ends the tunnel; a detached tunnel outlives both.
+func WithDetached() Option {
+	return optionFunc(func(c *config) { c.detached = true })
+}
+
+func (c *config) require(option string, given bool) {
+	c.missing = slices.DeleteFunc(c.missing, func(s string) bool { return s == option })
+	if !given {
+		c.missing = append(c.missing, option)
+	}
+}
+
+// validate checks what the options set, joining one error for each mistake.
+func (c *config) validate() error {
+	var errs []error
+	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf("wsproxy: "+format, args...)) }
+
+	for _, option := range c.missing {
+		fail("%s: nil, want a value", option)
+	}
+	for _, timeout := range []struct {
+		option string
+		d      time.Duration
+	}{
+		{"WithConnectTimeout", c.connectTimeout},
+		{"WithReadTimeout", c.readTimeout},
+		{"WithSendTimeout", c.sendTimeout},
+		{"WithCloseTimeout", c.closeTimeout},
+		{"WithMaxLifetime", c.maxLifetime},
+	} {
+		if timeout.d < 0 {
+			fail("%s: %q is negative, want a duration or 0 for none", timeout.option, timeout.d)
+		}
+	}
+	if len(c.upgrades) == 0 {
+		fail("WithUpgrades: no protocol, want at least one, such as %q", "websocket")
+	}
+	for _, name := range c.upgrades {
+		// RFC 9110, section 7.8: protocol = name ["/" version].
+		base, version, versioned := strings.Cut(name, "/")
+		switch {
+		case !isToken(base) || versioned && !isToken(version):
+			fail("WithUpgrades: %q is not a protocol name", name)
+		case strings.EqualFold(base, "h2c"):
+			fail("WithUpgrades: %q would let clients send requests past the proxy (h2c smuggling)", name)
+		}
+	}
+	for _, pattern := range c.origins {
+		if _, err := parseOrigin(pattern); err != nil {
+			fail("WithOrigins: %w", err)
+		}
+	}
+	if c.host.set && !c.host.target && !isHost(c.host.name) {
+		fail("WithHost: %q is not a host with an optional port", c.host.name)
+	}
+	for _, edit := range c.headers {
+		if err := edit.check(); err != nil {
+			fail("WithHeader: %w", err)
+		}
+	}
+	for _, s := range c.trustedProxies {
+		if _, err := parseTrusted(s); err != nil && s != "unix:" {
+			fail("WithTrustedProxies: %q is neither an address, a CIDR prefix nor \"unix:\"", s)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// headerPolicy is the validated header options in the form that serves.
+func (c *config) headerPolicy() headerPolicy {
+	policy := headerPolicy{forwarded: c.forwarded, trusted: trust{set: c.trustSet}}
+	for _, s := range c.trustedProxies {
+		if prefix, err := parseTrusted(s); err == nil {
+			policy.trusted.prefixes = append(policy.trusted.prefixes, prefix)
+		} else {
+			policy.trusted.unix = true
+		}
+	}
+	for _, edit := range c.headers {
+		edit.name = textproto.CanonicalMIMEHeaderKey(edit.name)
+		policy.edits = slices.DeleteFunc(policy.edits, func(e headerEdit) bool { return e.name == edit.name })
+		policy.edits = append(policy.edits, edit)
+	}
+	return policy
+}
+
+func parseTrusted(s string) (netip.Prefix, error) {
+	if addr, err := netip.ParseAddr(s); err == nil {
+		addr = addr.Unmap().WithZone("")
+		return netip.PrefixFrom(addr, addr.BitLen()), nil
+	}
+	prefix, err := netip.ParsePrefix(s)
+	if err == nil && prefix.Addr().Is4In6() && prefix.Bits() >= 96 {
+		prefix = netip.PrefixFrom(prefix.Addr().Unmap(), prefix.Bits()-96)
+	}
+	return prefix.Masked(), err
+}
+
+// ownFields are written by the proxy alone.
+var ownFields = append([]string{
+	"Content-Length",
+	"Expect",
+	"Sec-Websocket-Accept",
+	"Sec-Websocket-Key",
+	"Sec-Websocket-Version",
+}, hopByHop...)
+
+func (e headerEdit) check() error {
+	name := textproto.CanonicalMIMEHeaderKey(e.name)
+	switch {
+	case !isToken(e.name):
+		return fmt.Errorf("%q is not a field name", e.name)
+	case !isFieldValue(e.value):
+		return fmt.Errorf("%q is not a legal value for %s", e.value, e.name)
+	case name == "Host":
+		return fmt.Errorf("%q is set by WithHost or WithTargetHost", e.name)
+	case slices.Contains(ownFields, name):
+		return fmt.Errorf("%q is the proxy's own to set", e.name)
+	}
+	return nil
+}

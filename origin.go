@@ -1,0 +1,144 @@
+package wsproxy
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strings"
+)
+
+// An origin is a parsed origin, or a pattern for some (see WithOrigins).
+type origin struct {
+	scheme string // "" in a pattern: http or https
+	host   string // lower case; "*.…" in a pattern: one label or more before it
+	port   string // "*" in a pattern: any
+	opaque bool   // the origin "null"
+}
+
+var errNoOrigin = errors.New(`no origin, want at least one, such as "https://example.com"`)
+
+// parseOrigin reads a pattern. An Origin header is one without wildcards.
+func parseOrigin(s string) (origin, error) {
+	switch s {
+	case "":
+		return origin{}, errNoOrigin
+	case "null":
+		return origin{opaque: true}, nil
+	}
+	malformed := fmt.Errorf("%s is not an origin, want [scheme://]host[:port]", quote(s))
+	scheme, host, found := strings.Cut(strings.ToLower(s), "://")
+	if !found {
+		scheme, host = "", scheme
+	} else if !isToken(scheme) {
+		return origin{}, malformed
+	}
+	port := ""
+	if rest, any := strings.CutSuffix(host, ":*"); any {
+		host, port = rest, "*"
+	}
+	if !isHost(strings.TrimPrefix(host, "*.")) {
+		return origin{}, malformed
+	}
+	if h, p, err := net.SplitHostPort(host); err == nil {
+		if port != "" || p == "" {
+			return origin{}, malformed
+		}
+		host, port = h, p
+	}
+	return origin{scheme: scheme, host: strings.Trim(host, "[]"), port: port}, nil
+}
+
+// matches reports whether o, of a request, is one that the pattern p allows.
+func (p origin) matches(o origin) bool {
+	if p.opaque || o.opaque {
+		return p.opaque && o.opaque
+	}
+	if p.scheme == "" {
+		if o.scheme != "http" && o.scheme != "https" {
+			return false
+		}
+	} else if p.scheme != o.scheme {
+		return false
+	}
+	if p.port != "*" && orDefaultPort(p.port, o.scheme) != orDefaultPort(o.port, o.scheme) {
+		return false
+	}
+	if domain, wild := strings.CutPrefix(p.host, "*"); wild {
+		return len(o.host) > len(domain) && strings.HasSuffix(o.host, domain)
+	}
+	return p.host == o.host
+}
+
+func orDefaultPort(port, scheme string) string {
+	switch {
+	case port != "":
+		return port
+	case scheme == "https":
+		return "443"
+	case scheme == "http":
+		return "80"
+	}
+	return ""
+}
+
+// checkOrigin refuses a request whose Origin no pattern allows. Two Origin
+// lines are no browser's, and whichever the upstream read could be the other.
+func checkOrigin(r *http.Request, allowed []origin) error {
+	lines := r.Header["Origin"]
+	if len(allowed) == 0 || len(lines) == 0 {
+		return nil
+	}
+	if len(lines) == 1 && !strings.Contains(lines[0], "*") {
+		if o, err := parseOrigin(lines[0]); err == nil && (o.opaque || o.scheme != "") {
+			for _, pattern := range allowed {
+				if pattern.matches(o) {
+					return nil
+				}
+			}
+		}
+	}
+	return &refusal{kind: ErrForbiddenOrigin, status: http.StatusForbidden,
+		cause: errors.New(quote(strings.Join(lines, ", ")))}
+}
+
+// isHost reports whether s is a host with an optional port, as in a Host
+// header (RFC 3986, section 3.2.2): a name, an IPv4 address, or an IPv6
+// address in brackets.
+func isHost(s string) bool {
+	host := s
+	if h, port, err := net.SplitHostPort(s); err == nil {
+		if !isPort(port) || strings.HasPrefix(s, "[") != strings.Contains(h, ":") {
+			return false
+		}
+		host = h
+	} else if inner, ok := strings.CutPrefix(s, "["); ok {
+		host = strings.TrimSuffix(inner, "]")
+		if len(host) != len(inner)-1 || !strings.Contains(host, ":") {
+			return false
+		}
+	}
+	if strings.Contains(host, ":") {
+		_, err := netip.ParseAddr(host)
+		return err == nil && host != s
+	}
+	if host == "" || strings.ContainsAny(host, `*/\?#@ "<>^`+"`{|}[]") || !isFieldValue(host) {
+		return false
+	}
+	_, err := url.Parse("http://" + host)
+	return err == nil
+}
+
+// isPort reports whether s is a port number one can connect to.
+func isPort(s string) bool {
+	if s == "" || len(s) > 5 || strings.Trim(s, "0123456789") != "" {
+		return false
+	}
+	n := 0
+	for _, digit := range []byte(s) {
+		n = n*10 + int(digit-'0')
+	}
+	return 0 < n && n <= 65535
+}

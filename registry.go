@@ -1,0 +1,131 @@
+package wsproxy
+
+import (
+	"slices"
+	"sync"
+)
+
+// Stats are a Proxy's counts since New.
+type Stats struct {
+	Handshakes int   // upgrades on their way to a 101 now
+	Live       int   // tunnels open now
+	Opened     int64 // tunnels opened
+
+	// Bytes over all tunnels, those that have ended included.
+	FromClient, FromUpstream FlowStats
+}
+
+// A registry knows the tunnels of a Proxy and the handshakes that may become
+// some, and keeps their time (timeouts.go).
+type registry struct {
+	mu         sync.Mutex
+	handshakes int
+	live       []*Tunnel
+	opened     uint64
+	ended      [2]FlowStats  // from client, from upstream
+	empty      chan struct{} // made by drain, closed when nothing is left
+	cutFor     Reason        // why all tunnels are cut, 0: they are not
+
+	sweeper
+}
+
+func (r *registry) init(t timeouts) { r.sweeper.init(t) }
+
+// reserve counts a handshake, unless no more are taken.
+func (r *registry) reserve() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.empty != nil {
+		return unavailable(ErrShutdown)
+	}
+	r.handshakes++
+	return nil
+}
+
+// release ends a handshake that came to nothing.
+func (r *registry) release() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.handshakes--
+	r.checkEmpty()
+}
+
+// add turns a handshake into a live tunnel. It returns why that is to be cut at
+// once, if it is.
+func (r *registry) add(t *Tunnel) Reason {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.handshakes--
+	r.opened++
+	t.id = r.opened
+	t.index = len(r.live)
+	r.live = append(r.live, t)
+	r.start()
+	return r.cutFor
+}
+
+// remove forgets a tunnel that has ended.
+func (r *registry) remove(t *Tunnel) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ended[0].add(t.FromClient())
+	r.ended[1].add(t.FromUpstream())
+	last := len(r.live) - 1
+	r.live[t.index] = r.live[last]
+	r.live[t.index].index = t.index
+	r.live[last] = nil
+	r.live = r.live[:last]
+	if last == 0 {
+		r.stop()
+		r.live = nil
+	}
+	r.checkEmpty()
+}
+
+// drain refuses new handshakes and returns a channel that is closed when the
+// last tunnel and handshake have ended.
+func (r *registry) drain() <-chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.empty == nil {
+		r.empty = make(chan struct{})
+		r.checkEmpty()
+	}
+	return r.empty
+}
+
+// checkEmpty is called once for each thing that ends after drain, so that the
+// count reaches zero once.
+func (r *registry) checkEmpty() {
+	if r.empty != nil && r.handshakes == 0 && len(r.live) == 0 {
+		close(r.empty)
+	}
+}
+
+func (r *registry) refusing() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.empty != nil
+}
+
+// cut returns the tunnels to be cut for reason, as will be those to come.
+func (r *registry) cut(reason Reason) []*Tunnel {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.cutFor = reason
+	return slices.Clone(r.live)
+}
+
+func (r *registry) stats() Stats {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := Stats{Handshakes: r.handshakes, Live: len(r.live), Opened: int64(r.opened),
+		FromClient: r.ended[0], FromUpstream: r.ended[1]}
+	for _, t := range r.live {
+		s.FromClient.add(t.FromClient())
+		s.FromUpstream.add(t.FromUpstream())
+	}
+	return s
+}
+
+func (s *FlowStats) add(o FlowStats) { s.Bytes += o.Bytes }

@@ -1,0 +1,143 @@
+//go:build unix && !wsproxy_portable
+
+package wsproxy
+
+import (
+	"io"
+	"net"
+	"os"
+	"syscall"
+)
+
+// rawConn returns the descriptor's side of a plain TCP or unix socket. A type
+// that embeds one is not one: it may change what passes.
+func rawConn(conn net.Conn) syscall.RawConn {
+	var raw syscall.RawConn
+	switch c := conn.(type) {
+	case *net.TCPConn:
+		raw, _ = c.SyscallConn()
+	case *net.UnixConn:
+		raw, _ = c.SyscallConn()
+	}
+	return raw
+}
+
+// rawSource reads a socket into a buffer that it rents only when there is
+// something to read.
+type rawSource struct {
+	raw    syscall.RawConn
+	ready  func(fd uintptr) bool // tryRead, bound once
+	rented *buffer
+	n      int
+	err    error
+}
+
+func newRawSource(conn net.Conn) source {
+	raw := rawConn(conn)
+	if raw == nil {
+		return nil
+	}
+	s := &rawSource{raw: raw}
+	s.ready = s.tryRead
+	return s
+}
+
+func (s *rawSource) read() ([]byte, error) {
+	if err := s.raw.Read(s.ready); err != nil {
+		return nil, err
+	}
+	if s.err != nil {
+		return nil, os.NewSyscallError("read", s.err)
+	}
+	if s.n == 0 {
+		return nil, io.EOF
+	}
+	return s.rented[:s.n], nil
+}
+
+// tryRead is called whenever the socket may be readable; false waits.
+func (s *rawSource) tryRead(fd uintptr) bool {
+	if s.rented == nil {
+		s.rented = getBuffer()
+	}
+	for {
+		s.n, s.err = syscall.Read(int(fd), s.rented[:])
+		switch s.err {
+		case syscall.EINTR:
+		case syscall.EAGAIN:
+			s.release()
+			return false
+		default:
+			return true
+		}
+	}
+}
+
+func (s *rawSource) release() {
+	if s.rented != nil {
+		putBuffer(s.rented)
+		s.rented = nil
+	}
+}
+
+// rawSink writes a socket and notes each byte's progress once it has to wait.
+type rawSink struct {
+	raw   syscall.RawConn
+	f     *flow
+	ready func(fd uintptr) bool // tryWrite, bound once
+	p     []byte
+	err   error
+}
+
+func newRawSink(conn net.Conn, f *flow) sink {
+	raw := rawConn(conn)
+	if raw == nil {
+		return nil
+	}
+	s := &rawSink{raw: raw, f: f}
+	s.ready = s.tryWrite
+	return s
+}
+
+func (s *rawSink) write(p []byte) error {
+	if len(p) == 0 {
+		return nil
+	}
+	s.p = p
+	err := s.raw.Write(s.ready)
+	s.p = nil
+	if s.f.stalled.Load() != 0 {
+		s.f.stalled.Store(0)
+		s.f.touch()
+	}
+	if err == nil && s.err != nil {
+		err = os.NewSyscallError("write", s.err)
+	}
+	return err
+}
+
+// tryWrite is called whenever the socket may be writable; false waits.
+func (s *rawSink) tryWrite(fd uintptr) bool {
+	progress := false
+	for len(s.p) > 0 {
+		n, err := syscall.Write(int(fd), s.p)
+		switch {
+		case err == syscall.EINTR:
+		case err == syscall.EAGAIN:
+			if progress {
+				s.f.touch()
+			}
+			if progress || s.f.stalled.Load() == 0 {
+				s.f.stalled.Store(s.f.t.p.tunnels.now())
+			}
+			return false
+		case err != nil:
+			s.err = err
+			return true
+		default:
+			s.p = s.p[n:]
+			progress = true
+		}
+	}
+	return true
+}

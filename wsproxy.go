@@ -1,0 +1,334 @@
+// Package wsproxy is a WebSocket reverse proxy as an [http.Handler].
+//
+// New returns a [Proxy] that does what the well-known nginx recipe does with
+// its map of $http_upgrade to $connection_upgrade: upgrades are checked, asked
+// of the upstream and then relayed both ways; every other request is proxied
+// as [httputil.ReverseProxy] does.
+//
+//	proxy, err := wsproxy.New("http://localhost:3000")
+//	if err != nil {
+//		log.Fatal(err)
+//	}
+//	http.Handle("/websocket", proxy)
+//
+// # Lifecycle
+//
+// A Proxy starts nothing until its first tunnel and leaves nothing running
+// after its last. [http.Server.Shutdown] does not know of hijacked
+// connections: call [Proxy.Shutdown] as well, or register it with
+// [http.Server.RegisterOnShutdown].
+//
+// # Bytes
+//
+// A tunnel passes every byte on unchanged: subprotocols, extensions such as
+// permessage-deflate, pings and close frames are the peers' own business.
+// Half-close passes as half-close and a reset as a reset.
+//
+// # Limitations
+//
+// WebSockets over HTTP/2 and HTTP/3 (RFC 8441, RFC 9220) are not spoken, and
+// upgrades with a request body are refused.
+package wsproxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"log/slog"
+	"maps"
+	"net/http"
+	"net/http/httputil"
+	"time"
+)
+
+// A Proxy is an [http.Handler] that proxies WebSockets, and the plain requests
+// beside them, to one target. Make one with [New]. Its methods may be called
+// from any goroutine; it must not be copied.
+type Proxy struct {
+	config
+	target    *target
+	policy    headerPolicy
+	allowed   []origin
+	plain     http.Handler
+	transport *http.Transport // nil with a plain handler of the user's
+	errorLog  *log.Logger     // httputil's, at debug level
+	tunnels   registry
+
+	closing context.Context // ends when tunnels and handshakes are cut
+	cut     context.CancelCauseFunc
+}
+
+// New returns a Proxy to target: an http, https, ws or wss URL, or nginx's
+// form for a unix socket, http://unix:/run/app.sock:/base. ws and wss mean
+// http and https. The path of the target is put before the path of each
+// request, and its query before the query, as
+// [httputil.ProxyRequest.SetURL] does.
+//
+// The error joins one for each mistake in target and opts.
+func New(target string, opts ...Option) (*Proxy, error) {
+	p := &Proxy{config: defaultConfig()}
+	var errs []error
+	for i, opt := range opts {
+		if opt == nil {
+			errs = append(errs, fmt.Errorf("wsproxy: option %d is nil", i+1))
+			continue
+		}
+		opt.apply(&p.config)
+	}
+	var err error
+	p.target, err = parseTarget(target)
+	if err := errors.Join(append(errs, err, p.validate())...); err != nil {
+		return nil, err
+	}
+	p.target.useTLS(p.tls)
+	p.policy = p.headerPolicy()
+	for _, pattern := range p.origins {
+		allowed, _ := parseOrigin(pattern)
+		p.allowed = append(p.allowed, allowed)
+	}
+	p.errorLog = slog.NewLogLogger(p.logger.Handler(), slog.LevelDebug)
+	p.closing, p.cut = context.WithCancelCause(context.Background())
+	p.tunnels.init(p.timeouts())
+	p.plain = p.plainHandler
+	if p.plain == nil {
+		p.plain = p.newPlainHandler()
+	}
+	return p, nil
+}
+
+// ServeHTTP proxies one request. For an upgrade it returns when the tunnel has
+// ended, or, with [WithDetached], as soon as it stands.
+func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	protocol := upgradeToken(r.Header, p.upgrades)
+	if protocol == "" {
+		p.plain.ServeHTTP(w, withoutUpgrade(r))
+		return
+	}
+	// Whatever the client has sent after a handshake that fails is not to be
+	// taken for its next request.
+	w.Header().Set("Connection", "close")
+	t, err := p.open(w, r, protocol)
+	if err != nil {
+		p.fail(w, r, err)
+		return
+	}
+	switch {
+	case t == nil: // answered without an upgrade
+	case p.detached:
+		go t.run(context.Background())
+	default:
+		t.run(r.Context())
+	}
+}
+
+// open takes an upgrade request up to a tunnel. It returns no tunnel where the
+// upstream answered without switching, and that answer was relayed.
+func (p *Proxy) open(w http.ResponseWriter, r *http.Request, protocol string) (_ *Tunnel, err error) {
+	start := time.Now()
+	if err := checkRequest(r, protocol); err != nil {
+		return nil, err
+	}
+	if err := checkOrigin(r, p.allowed); err != nil {
+		return nil, err
+	}
+	if err := checkHijackable(w); err != nil {
+		return nil, err
+	}
+	if err := p.tunnels.reserve(); err != nil {
+		return nil, err
+	}
+	var t *Tunnel
+	defer func() {
+		if t == nil {
+			p.tunnels.release()
+		}
+	}()
+
+	ctx, cancel := context.WithCancelCause(r.Context())
+	defer cancel(nil)
+	defer context.AfterFunc(p.closing, func() { cancel(context.Cause(p.closing)) })()
+
+	upstream, err := p.dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if t == nil {
+			upstream.Close()
+		}
+	}()
+	unwatch := context.AfterFunc(ctx, func() { cutConn(upstream) })
+	defer unwatch()
+
+	out := p.outgoingRequest(ctx, r, protocol)
+	x, res, err := p.request(upstream, out, w)
+	if err != nil {
+		return nil, upstreamError(ctx, err)
+	}
+	if res.StatusCode != http.StatusSwitchingProtocols {
+		p.relayAnswer(w, r, x, res)
+		return nil, nil
+	}
+	answered := x.early()
+	if err := checkSwitch(res, out); err != nil {
+		return nil, err
+	}
+	if err := p.modifySwitch(res); err != nil {
+		return nil, err
+	}
+	if p.tunnels.refusing() {
+		return nil, unavailable(ErrShutdown)
+	}
+	if !unwatch() {
+		return nil, upstreamError(ctx, context.Cause(ctx))
+	}
+	h := w.Header()
+	delete(h, "Connection")
+	for name, values := range res.Header {
+		h[name] = append(h[name], values...)
+	}
+	head := appendSwitch(nil, h, protocol)
+	client, sent, err := hijack(w)
+	if err != nil {
+		for name := range res.Header {
+			delete(h, name)
+		}
+		return nil, err
+	}
+	t = p.newTunnel(r, start, client, upstream)
+	t.fromClient.early = sent
+	t.fromUpstream.head, t.fromUpstream.early = head, answered
+	if reason := p.tunnels.add(t); reason != 0 {
+		t.end(reason, nil)
+	}
+	t.hook("OnOpen", func() {
+		if p.hooks.OnOpen != nil {
+			p.hooks.OnOpen(t, r)
+		}
+	})
+	return t, nil
+}
+
+// modifySwitch gives the user's function a 101 to see and change.
+func (p *Proxy) modifySwitch(res *http.Response) error {
+	removeHopByHop(res.Header)
+	delete(res.Header, "Content-Length") // RFC 9110, section 8.6: never in a 101
+	if p.modifyResponse == nil {
+		return nil
+	}
+	res.Body = http.NoBody
+	if err := p.modifyResponse(res); err != nil {
+		return &refusal{kind: ErrUpstream, status: http.StatusBadGateway, cause: err}
+	}
+	if res.StatusCode != http.StatusSwitchingProtocols {
+		return badAnswer("WithModifyResponse changed a 101 to %d", res.StatusCode)
+	}
+	removeHopByHop(res.Header)
+	return nil
+}
+
+// Rewrite applies the proxy's header policy to a request of a
+// [httputil.ReverseProxy] of your own: use it as, or within, that proxy's
+// Rewrite. It routes pr.Out to the target, and sets Host, the forwarding
+// fields and Connection as for the Proxy's own requests; the protocols of
+// [WithUpgrades] are all that is left of an upgrade. It may be called from any
+// goroutine. The transport of that proxy is its own: a unix target, timeouts
+// and TLS are not part of the policy.
+func (p *Proxy) Rewrite(pr *httputil.ProxyRequest) {
+	out := pr.Out
+	out.URL.RawQuery = pr.In.URL.RawQuery // httputil drops parameters that it cannot parse
+	pr.SetURL(p.target.url)
+	switch {
+	case p.host.target:
+		out.Host = p.target.url.Host
+	case p.host.set:
+		out.Host = p.host.name
+	default:
+		out.Host = pr.In.Host
+	}
+	p.policy.apply(out.Header, pr.In)
+
+	delete(out.Header, "Connection")
+	delete(out.Header, "Upgrade")
+	delete(out.Header, "Http2-Settings")
+	protocol := upgradeToken(pr.In.Header, p.upgrades)
+	if protocol != "" {
+		out.Header["Upgrade"] = []string{protocol}
+		out.Header["Connection"] = []string{ConnectionUpgrade(protocol)}
+	} else if !p.keepAlive {
+		out.Close = ConnectionUpgrade(protocol) == "close"
+	}
+	if p.rewrite != nil {
+		p.rewrite(pr)
+	}
+}
+
+// fail answers a request that got nothing from the upstream.
+func (p *Proxy) fail(w http.ResponseWriter, r *http.Request, err error) {
+	status := StatusCode(err)
+	var refused *refusal
+	if errors.As(err, &refused) {
+		maps.Copy(w.Header(), refused.header)
+	}
+	level := slog.LevelDebug
+	if status >= http.StatusInternalServerError && !errors.Is(err, ErrShutdown) {
+		level = slog.LevelWarn
+	}
+	p.logger.LogAttrs(r.Context(), level, "request failed", slog.Int("status", status),
+		slog.Any("error", err), slog.String("client", r.RemoteAddr), slog.String("path", r.URL.Path))
+	p.errorHandler(w, r, err)
+}
+
+func defaultErrorHandler(w http.ResponseWriter, _ *http.Request, err error) {
+	status := StatusCode(err)
+	text := http.StatusText(status)
+	var refused *refusal
+	if errors.As(err, &refused) && refused.public() {
+		text = refused.Error()
+	}
+	http.Error(w, text, status)
+}
+
+// Shutdown refuses new tunnels from now on, with 503 and [ErrShutdown], and
+// waits for those there are to end. When ctx ends first, it cuts what is left
+// and returns ctx's error once that is gone. Plain requests are not concerned;
+// [http.Server.Shutdown] waits for those.
+//
+// Shutdown may be called more than once and with an ended context.
+func (p *Proxy) Shutdown(ctx context.Context) error {
+	empty := p.tunnels.drain()
+	if p.transport != nil {
+		p.transport.CloseIdleConnections()
+	}
+	select {
+	case <-empty:
+		return nil
+	case <-ctx.Done():
+	}
+	p.end(Shutdown)
+	<-empty
+	return ctx.Err()
+}
+
+// Close refuses new tunnels and cuts those there are, which end with [Killed].
+// It does not wait until they are gone. It always returns nil.
+func (p *Proxy) Close() error {
+	p.tunnels.drain()
+	if p.transport != nil {
+		p.transport.CloseIdleConnections()
+	}
+	p.end(Killed)
+	return nil
+}
+
+// end cuts every tunnel and every handshake.
+func (p *Proxy) end(reason Reason) {
+	p.cut(ErrShutdown)
+	for _, t := range p.tunnels.cut(reason) {
+		t.end(reason, nil)
+	}
+}
+
+// Stats returns the proxy's counts as of one moment.
+func (p *Proxy) Stats() Stats { return p.tunnels.stats() }
