@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -28,7 +27,7 @@ func (p *Proxy) newPlainHandler() http.Handler {
 		Rewrite:        p.Rewrite,
 		Transport:      plainTransport{p},
 		ModifyResponse: p.modifyResponse,
-		ErrorLog:       slog.NewLogLogger(p.logger.Handler(), slog.LevelDebug),
+		ErrorLog:       p.errorLog,
 		BufferPool:     bodyBuffers{},
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
 			in, ok := r.Context().Value(inboundKey{}).(*http.Request)

@@ -197,8 +197,7 @@ func (t *Tunnel) finish() {
 		FromClient:   t.FromClient(),
 		FromUpstream: t.FromUpstream(),
 	}
-	t.p.logger.LogAttrs(context.Background(), slog.LevelDebug, "tunnel closed",
-		slog.Uint64("tunnel", t.id), slog.String("reason", e.Reason.String()), slog.Any("error", e.Err),
+	t.log("tunnel closed", slog.String("reason", e.Reason.String()), slog.Any("error", e.Err),
 		slog.Duration("handshake", e.Handshake), slog.Duration("lifetime", e.Lifetime),
 		slog.Int64("from_client", e.FromClient.Bytes), slog.Int64("from_upstream", e.FromUpstream.Bytes))
 	t.hook("OnClose", func() {
@@ -207,6 +206,13 @@ func (t *Tunnel) finish() {
 		}
 	})
 	t.p.tunnels.remove(t)
+}
+
+func (t *Tunnel) log(message string, attrs ...slog.Attr) {
+	if ctx := context.Background(); t.p.logger.Enabled(ctx, slog.LevelDebug) {
+		t.p.logger.LogAttrs(ctx, slog.LevelDebug, message, append([]slog.Attr{
+			slog.Uint64("tunnel", t.id), slog.String("client", t.clientIP.String()), slog.String("path", t.path)}, attrs...)...)
+	}
 }
 
 // hook calls a function of the user's, whose panic ends this tunnel alone.

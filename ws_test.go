@@ -5,34 +5,63 @@ package wsproxy_test
 import (
 	"context"
 	"net/http"
+	"net/http/httptest"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 	"nhooyr.io/websocket"
 )
 
-// wsEcho is an upstream that returns every message, and offers echo and chat
-// as subprotocols.
-func wsEcho(t testing.TB) string {
-	t.Helper()
-	return "http://" + serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{
-			InsecureSkipVerify: true,
-			Subprotocols:       []string{"echo", "chat"},
-			CompressionMode:    websocket.CompressionContextTakeover,
-		})
-		if err != nil {
+// echoHandler returns every message, and offers echo and chat as subprotocols.
+func echoHandler(w http.ResponseWriter, r *http.Request) {
+	conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{
+		InsecureSkipVerify: true,
+		Subprotocols:       []string{"echo", "chat"},
+		CompressionMode:    websocket.CompressionContextTakeover,
+	})
+	if err != nil {
+		return
+	}
+	defer conn.CloseNow()
+	conn.SetReadLimit(-1)
+	for {
+		kind, message, err := conn.Read(r.Context())
+		if err != nil || conn.Write(r.Context(), kind, message) != nil {
 			return
 		}
-		defer conn.CloseNow()
-		conn.SetReadLimit(-1)
-		for {
-			kind, message, err := conn.Read(r.Context())
-			if err != nil || conn.Write(r.Context(), kind, message) != nil {
-				return
-			}
-		}
-	}))
+	}
+}
+
+// wsEcho is an upstream with the echoHandler.
+func wsEcho(t testing.TB) string {
+	t.Helper()
+	return "http://" + serve(t, http.HandlerFunc(echoHandler))
+}
+
+// newEchoServer is wsEcho for the examples.
+func newEchoServer() *httptest.Server {
+	return httptest.NewServer(http.HandlerFunc(echoHandler))
+}
+
+// echo sends a message to the WebSocket behind url, for the examples, and
+// returns what comes back, or what went wrong.
+func echo(url, message string) string {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	conn, res, err := websocket.Dial(ctx, url, nil)
+	if err != nil {
+		return "refused with " + res.Status
+	}
+	defer conn.CloseNow()
+	if err := conn.Write(ctx, websocket.MessageText, []byte(message)); err != nil {
+		return err.Error()
+	}
+	_, got, err := conn.Read(ctx)
+	if err != nil {
+		return err.Error()
+	}
+	conn.Close(websocket.StatusNormalClosure, "")
+	return string(got)
 }
 
 // wsDial connects a WebSocket client to ws://addr/.

@@ -171,6 +171,7 @@ func (p *Proxy) open(w http.ResponseWriter, r *http.Request, protocol string) (_
 		return nil, nil
 	}
 	answered := x.early()
+	upstream.SetDeadline(time.Time{}) // from here on the sweeper keeps time
 	if err := checkSwitch(res, out); err != nil {
 		return nil, err
 	}
@@ -202,6 +203,7 @@ func (p *Proxy) open(w http.ResponseWriter, r *http.Request, protocol string) (_
 	if reason := p.tunnels.add(t); reason != 0 {
 		t.end(reason, nil)
 	}
+	t.log("tunnel opened", slog.Duration("handshake", t.handshake))
 	t.hook("OnOpen", func() {
 		if p.hooks.OnOpen != nil {
 			p.hooks.OnOpen(t, r)
@@ -271,7 +273,7 @@ func (p *Proxy) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if errors.As(err, &refused) {
 		maps.Copy(w.Header(), refused.header)
 	}
-	level := slog.LevelDebug
+	level := slog.LevelDebug // the client's mistake, or nobody's
 	if status >= http.StatusInternalServerError && !errors.Is(err, ErrShutdown) {
 		level = slog.LevelWarn
 	}
@@ -295,7 +297,8 @@ func defaultErrorHandler(w http.ResponseWriter, _ *http.Request, err error) {
 // and returns ctx's error once that is gone. Plain requests are not concerned;
 // [http.Server.Shutdown] waits for those.
 //
-// Shutdown may be called more than once and with an ended context.
+// Shutdown may be called more than once and with an ended context, but not
+// from a hook, whose tunnel it would wait for.
 func (p *Proxy) Shutdown(ctx context.Context) error {
 	empty := p.tunnels.drain()
 	if p.transport != nil {

@@ -1,0 +1,229 @@
+package wsproxy_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"strings"
+	"time"
+
+	"example.com/wsproxy"
+)
+
+// In a Go server: the nginx recipe with its timeouts, on one route.
+func Example() {
+	upstream := newEchoServer()
+	defer upstream.Close()
+
+	proxy, err := wsproxy.New(upstream.URL,
+		wsproxy.WithReadTimeout(300*time.Second),
+		wsproxy.WithSendTimeout(300*time.Second))
+	if err != nil {
+		log.Fatal(err)
+	}
+	mux := http.NewServeMux()
+	mux.Handle("/websocket", proxy)
+
+	server := httptest.NewServer(mux)
+	defer server.Close()
+	fmt.Println(echo(server.URL+"/websocket", "hello"))
+	// Output: hello
+}
+
+// On one route of a mux, under a prefix that the upstream does not know.
+func Example_stripPrefix() {
+	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(w, "upstream got ", r.URL)
+	}))
+	defer upstream.Close()
+
+	proxy, err := wsproxy.New(upstream.URL + "/v2")
+	if err != nil {
+		log.Fatal(err)
+	}
+	mux := http.NewServeMux()
+	mux.Handle("/chat/", http.StripPrefix("/chat", proxy))
+
+	server := httptest.NewServer(mux)
+	defer server.Close()
+	fmt.Println(get(server.URL + "/chat/rooms?sort=age"))
+	// Output: upstream got /v2/rooms?sort=age
+}
+
+// In a test: the proxy between a client and a server under test, with a look
+// at each tunnel's ending.
+func Example_testHarness() {
+	upstream := newEchoServer()
+	defer upstream.Close()
+
+	ended := make(chan string, 1)
+	proxy, err := wsproxy.New(upstream.URL, wsproxy.WithHooks(wsproxy.Hooks{
+		OnClose: func(t *wsproxy.Tunnel, e wsproxy.Ending) {
+			ended <- fmt.Sprint(t.Path(), " sent ", e.FromUpstream.Bytes, " bytes")
+		},
+	}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	server := httptest.NewServer(proxy)
+	defer server.Close()
+	defer proxy.Close() // before server.Close, which would wait for the tunnels
+
+	fmt.Println(echo(server.URL+"/chat", "hello"))
+	fmt.Println(<-ended)
+	// Output:
+	// hello
+	// /chat sent 11 bytes
+}
+
+// Ordinary requests go to a ReverseProxy that is there already, and only
+// upgrades to the upstream.
+func ExampleWithPlainHandler() {
+	upstream := newEchoServer()
+	defer upstream.Close()
+	pages := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(w, "a page for ", r.Header.Get("X-Forwarded-Host"))
+	}))
+	defer pages.Close()
+
+	proxy, err := wsproxy.New(upstream.URL, wsproxy.WithPlainHandler(&httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.Out.URL.Scheme, r.Out.URL.Host = "http", strings.TrimPrefix(pages.URL, "http://")
+			r.Out.Header.Set("X-Forwarded-Host", "example.com")
+		},
+	}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	server := httptest.NewServer(proxy)
+	defer server.Close()
+	fmt.Println(get(server.URL))
+	fmt.Println(echo(server.URL, "hello"))
+	// Output:
+	// a page for example.com
+	// hello
+}
+
+// A ReverseProxy that is there already takes over the proxy's header policy.
+func ExampleProxy_Rewrite() {
+	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintln(w, "X-Real-IP:", r.Header.Get("X-Real-IP"))
+		fmt.Fprintln(w, "X-Forwarded-For:", r.Header.Get("X-Forwarded-For"))
+	}))
+	defer upstream.Close()
+
+	proxy, err := wsproxy.New(upstream.URL, wsproxy.WithTrustedProxies("127.0.0.1", "10.0.0.0/8"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	server := httptest.NewServer(&httputil.ReverseProxy{Rewrite: proxy.Rewrite})
+	defer server.Close()
+
+	r, _ := http.NewRequest("GET", server.URL, nil)
+	r.Header.Set("X-Forwarded-For", "203.0.113.9, 10.1.2.3")
+	fmt.Println(do(r))
+	// Output:
+	// X-Real-IP: 203.0.113.9
+	// X-Forwarded-For: 203.0.113.9, 10.1.2.3, 127.0.0.1
+}
+
+// A server that drains: http.Server.Shutdown waits for plain requests and
+// forgets hijacked connections, Proxy.Shutdown waits for those.
+func ExampleProxy_Shutdown() {
+	upstream := newEchoServer()
+	defer upstream.Close()
+	proxy, err := wsproxy.New(upstream.URL)
+	if err != nil {
+		log.Fatal(err)
+	}
+	server := httptest.NewServer(proxy)
+	fmt.Println(echo(server.URL, "hello"))
+
+	// On SIGTERM:
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	drained := make(chan error, 1)
+	server.Config.RegisterOnShutdown(func() { drained <- proxy.Shutdown(ctx) })
+	if err := server.Config.Shutdown(ctx); err != nil { // stops listening first
+		log.Print("requests cut: ", err)
+	}
+	if err := <-drained; err != nil { // and main must not return before this
+		log.Print("tunnels cut: ", err)
+	}
+	fmt.Println("drained,", proxy.Stats().Live, "tunnels left")
+	// Output:
+	// hello
+	// drained, 0 tunnels left
+}
+
+// The pitfall: a middleware whose ResponseWriter embeds the interface hides
+// that the connection can be hijacked, until it has an Unwrap method.
+func Example_pitfall() {
+	upstream := newEchoServer()
+	defer upstream.Close()
+	proxy, err := wsproxy.New(upstream.URL, wsproxy.WithErrorHandler(
+		func(w http.ResponseWriter, _ *http.Request, err error) {
+			fmt.Println(err)
+			fmt.Println(errors.Is(err, http.ErrNotSupported))
+			w.WriteHeader(wsproxy.StatusCode(err))
+		}))
+	if err != nil {
+		log.Fatal(err)
+	}
+
+	hiding := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		proxy.ServeHTTP(&statusRecorder{ResponseWriter: w}, r)
+	}))
+	defer hiding.Close()
+	fmt.Println(echo(hiding.URL, "hello"))
+
+	unwrapping := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		proxy.ServeHTTP(&unwrappingRecorder{statusRecorder{ResponseWriter: w}}, r)
+	}))
+	defer unwrapping.Close()
+	fmt.Println(echo(unwrapping.URL, "hello"))
+	// Output:
+	// wsproxy: cannot upgrade: *wsproxy_test.statusRecorder implements neither http.Hijacker nor Unwrap() http.ResponseWriter: feature not supported
+	// true
+	// refused with 500 Internal Server Error
+	// hello
+}
+
+// statusRecorder is what many a logging middleware wraps a writer in.
+type statusRecorder struct {
+	http.ResponseWriter
+	status int
+}
+
+func (r *statusRecorder) WriteHeader(status int) {
+	r.status = status
+	r.ResponseWriter.WriteHeader(status)
+}
+
+type unwrappingRecorder struct{ statusRecorder }
+
+func (r *unwrappingRecorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
+
+// get returns the body behind url.
+func get(url string) string {
+	r, err := http.NewRequest("GET", url, nil)
+	if err != nil {
+		return err.Error()
+	}
+	return do(r)
+}
+
+func do(r *http.Request) string {
+	res, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return err.Error()
+	}
+	defer res.Body.Close()
+	b, _ := io.ReadAll(res.Body)
+	return string(b)
+}
