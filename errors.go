@@ -29,6 +29,10 @@ var (
 	// allows before its answer: status 504.
 	ErrUpstreamTimeout = errors.New("wsproxy: upstream timed out")
 
+	// ErrTooManyTunnels is an upgrade over [WithMaxTunnels] or
+	// [WithMaxTunnelsPerIP]: status 503.
+	ErrTooManyTunnels = errors.New("wsproxy: too many tunnels")
+
 	// ErrShutdown is an upgrade refused because [Proxy.Shutdown] or
 	// [Proxy.Close] was called: status 503.
 	ErrShutdown = errors.New("wsproxy: proxy is shutting down")
@@ -93,8 +97,8 @@ func badHandshake(status int, format string, args ...any) *refusal {
 	return &refusal{kind: ErrBadHandshake, status: status, cause: fmt.Errorf(format, args...)}
 }
 
-func unavailable(kind error) *refusal {
-	return &refusal{kind: kind, status: http.StatusServiceUnavailable,
+func unavailable(kind, cause error) *refusal {
+	return &refusal{kind: kind, cause: cause, status: http.StatusServiceUnavailable,
 		header: http.Header{"Retry-After": {retryAfter}}}
 }
 
@@ -114,7 +118,7 @@ func upstreamError(ctx context.Context, err error) error {
 	errors.As(err, &timeout)
 	switch cause := context.Cause(ctx); {
 	case errors.Is(cause, ErrShutdown):
-		return unavailable(ErrShutdown)
+		return unavailable(ErrShutdown, nil)
 	case errors.Is(cause, context.Canceled):
 		return &refusal{status: statusClientClosedRequest, cause: fmt.Errorf("client left before the answer: %w", cause)}
 	case cause != nil, timeout != nil && timeout.Timeout():

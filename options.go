@@ -32,6 +32,13 @@ type config struct {
 	sendTimeout    time.Duration
 	closeTimeout   time.Duration
 	maxLifetime    time.Duration
+	pingInterval   time.Duration
+	pingTimeout    time.Duration
+
+	maxTunnels      int
+	maxTunnelsPerIP int
+	maxFromClient   int64
+	maxFromUpstream int64
 
 	keepAlive bool
 	upgrades  []string
@@ -69,7 +76,7 @@ func defaultConfig() config {
 		connectTimeout: 60 * time.Second,
 		readTimeout:    60 * time.Second,
 		sendTimeout:    60 * time.Second,
-		closeTimeout:   10 * time.Second,
+		closeTimeout:   defaultCloseTimeout,
 		upgrades:       []string{"websocket"},
 		dialContext:    (&net.Dialer{}).DialContext,
 		errorHandler:   defaultErrorHandler,
@@ -114,8 +121,9 @@ func WithSendTimeout(d time.Duration) Option {
 
 // WithCloseTimeout sets how long a tunnel may last once one side has ended
 // it: the other side may send what it has left and must then end too, or is
-// cut. The default is 10 seconds; zero disables it, which leaves half-closed
-// tunnels to the read timeout; New refuses a negative one.
+// cut. It is also how long both have to answer a Close frame of the proxy's. The
+// default is 10 seconds; zero disables it, which leaves half-closed tunnels to
+// the read timeout, and the answers to the default; New refuses a negative one.
 //
 // nginx has no such directive: it closes both sides at the first end, and the
 // bytes still under way are lost.
@@ -129,6 +137,47 @@ func WithCloseTimeout(d time.Duration) Option {
 // limit; New refuses a negative one.
 func WithMaxLifetime(d time.Duration) Option {
 	return optionFunc(func(c *config) { c.maxLifetime = d })
+}
+
+// WithPing finds ends that are gone without a word. An end that has sent
+// nothing for interval gets a Ping between two frames; if it stays silent for
+// timeout more, its connection is cut, the other end gets a Close frame with
+// code 1001, and the tunnel ends with [PingTimeout]. The Pong passes on to the
+// other end, which RFC 6455, section 5.5.3, lets it ignore, and counts for the
+// read timeout like any byte: a live but silent pair is kept. The default is no
+// Ping; an interval of zero disables it; New refuses negative durations, and a
+// timeout of zero with an interval.
+//
+// It applies to WebSocket tunnels alone. nginx has no such directive.
+func WithPing(interval, timeout time.Duration) Option {
+	return optionFunc(func(c *config) { c.pingInterval, c.pingTimeout = interval, timeout })
+}
+
+// WithMaxTunnels limits the tunnels open at once, handshakes under way
+// included: one more gets 503 with [ErrTooManyTunnels] and Retry-After. The
+// default, zero, is no limit; New refuses a negative one. It is nginx's
+// limit_conn over a whole server.
+func WithMaxTunnels(n int) Option {
+	return optionFunc(func(c *config) { c.maxTunnels = n })
+}
+
+// WithMaxTunnelsPerIP limits the tunnels open at once from one client address,
+// as [WithMaxTunnels] does for all. The address is that of X-Real-IP: behind
+// proxies of your own give [WithTrustedProxies], or all their clients count as
+// one. Clients on a unix socket are not counted. The default, zero, is no limit;
+// New refuses a negative one. It is nginx's limit_conn by $binary_remote_addr.
+func WithMaxTunnelsPerIP(n int) Option {
+	return optionFunc(func(c *config) { c.maxTunnelsPerIP = n })
+}
+
+// WithMaxMessageSize limits the messages that each side may send, in bytes of
+// payload over all frames of a message, as they are on the wire: where
+// permessage-deflate is in use that is the compressed size. Of a larger message
+// the frame that exceeds the limit does not pass; both ends get a Close frame
+// with code 1009 and the tunnel ends with [Limit]. The default, zero, is no
+// limit; New refuses a negative one.
+func WithMaxMessageSize(client, upstream int64) Option {
+	return optionFunc(func(c *config) { c.maxFromClient, c.maxFromUpstream = client, upstream })
 }
 
 // WithKeepAlive lets plain requests reuse connections to the upstream. By
@@ -352,9 +401,27 @@ func (c *config) validate() error {
 		{"WithSendTimeout", c.sendTimeout},
 		{"WithCloseTimeout", c.closeTimeout},
 		{"WithMaxLifetime", c.maxLifetime},
+		{"WithPing: interval", c.pingInterval},
+		{"WithPing: timeout", c.pingTimeout},
 	} {
 		if timeout.d < 0 {
 			fail("%s: %q is negative, want a duration or 0 for none", timeout.option, timeout.d)
+		}
+	}
+	if c.pingInterval > 0 && c.pingTimeout == 0 {
+		fail("WithPing: timeout %q, want how long an answer may take", c.pingTimeout)
+	}
+	for _, limit := range []struct {
+		option string
+		n      int64
+	}{
+		{"WithMaxTunnels", int64(c.maxTunnels)},
+		{"WithMaxTunnelsPerIP", int64(c.maxTunnelsPerIP)},
+		{"WithMaxMessageSize: client", c.maxFromClient},
+		{"WithMaxMessageSize: upstream", c.maxFromUpstream},
+	} {
+		if limit.n < 0 {
+			fail("%s: \"%d\" is negative, want a number or 0 for no limit", limit.option, limit.n)
 		}
 	}
 	if len(c.upgrades) == 0 {

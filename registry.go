@@ -1,6 +1,8 @@
 package wsproxy
 
 import (
+	"fmt"
+	"net/netip"
 	"slices"
 	"sync"
 )
@@ -20,39 +22,66 @@ type Stats struct {
 type registry struct {
 	mu         sync.Mutex
 	handshakes int
+	perIP      map[netip.Addr]int // handshakes and tunnels, where they are limited
 	live       []*Tunnel
 	opened     uint64
 	ended      [2]FlowStats  // from client, from upstream
 	empty      chan struct{} // made by drain, closed when nothing is left
 	cutFor     Reason        // why all tunnels are cut, 0: they are not
 
+	max, maxPerIP int // 0: any number
 	sweeper
 }
 
-func (r *registry) init(t timeouts) { r.sweeper.init(t) }
+func (r *registry) init(c *config) {
+	r.max, r.maxPerIP = c.maxTunnels, c.maxTunnelsPerIP
+	if r.maxPerIP > 0 {
+		r.perIP = make(map[netip.Addr]int)
+	}
+	r.sweeper.init(c.timeouts())
+}
 
-// reserve counts a handshake, unless no more are taken.
-func (r *registry) reserve() error {
+// reserve counts a handshake of ip's, unless no more are taken. A client
+// without an address, as on a unix socket, shares its own with nobody.
+func (r *registry) reserve(ip netip.Addr) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.empty != nil {
-		return unavailable(ErrShutdown)
+	switch {
+	case r.empty != nil:
+		return unavailable(ErrShutdown, nil)
+	case r.max > 0 && r.handshakes+len(r.live) >= r.max:
+		return unavailable(ErrTooManyTunnels, fmt.Errorf("%d open", r.max))
+	case r.maxPerIP > 0 && ip.IsValid() && r.perIP[ip] >= r.maxPerIP:
+		return unavailable(ErrTooManyTunnels, fmt.Errorf("%d open from %v", r.maxPerIP, ip))
+	}
+	if r.maxPerIP > 0 {
+		r.perIP[ip]++
 	}
 	r.handshakes++
 	return nil
 }
 
-// release ends a handshake that came to nothing.
-func (r *registry) release() {
+// release ends a handshake of ip's that came to nothing.
+func (r *registry) release(ip netip.Addr) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.handshakes--
+	r.leave(ip)
+}
+
+// leave counts one handshake or tunnel of ip's less.
+func (r *registry) leave(ip netip.Addr) {
+	if r.maxPerIP > 0 {
+		if r.perIP[ip]--; r.perIP[ip] == 0 {
+			delete(r.perIP, ip)
+		}
+	}
 	r.checkEmpty()
 }
 
-// add turns a handshake into a live tunnel. It returns why that is to be cut at
-// once, if it is.
-func (r *registry) add(t *Tunnel) Reason {
+// add turns a handshake into a live tunnel. It tells whether that is to leave,
+// and why it is to be cut, if Shutdown or Close came in between.
+func (r *registry) add(t *Tunnel) (draining bool, cutFor Reason) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.handshakes--
@@ -61,7 +90,7 @@ func (r *registry) add(t *Tunnel) Reason {
 	t.index = len(r.live)
 	r.live = append(r.live, t)
 	r.start()
-	return r.cutFor
+	return r.empty != nil, r.cutFor
 }
 
 // remove forgets a tunnel that has ended.
@@ -79,10 +108,10 @@ func (r *registry) remove(t *Tunnel) {
 		r.stop()
 		r.live = nil
 	}
-	r.checkEmpty()
+	r.leave(t.clientIP)
 }
 
-// drain refuses new handshakes and returns a channel that is closed when the
+// drain refuses new handshakes. It returns a channel that is closed when the
 // last tunnel and handshake have ended.
 func (r *registry) drain() <-chan struct{} {
 	r.mu.Lock()
@@ -92,6 +121,12 @@ func (r *registry) drain() <-chan struct{} {
 		r.checkEmpty()
 	}
 	return r.empty
+}
+
+func (r *registry) snapshot() []*Tunnel {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.live)
 }
 
 // checkEmpty is called once for each thing that ends after drain, so that the
@@ -128,4 +163,7 @@ func (r *registry) stats() Stats {
 	return s
 }
 
-func (s *FlowStats) add(o FlowStats) { s.Bytes += o.Bytes }
+func (s *FlowStats) add(o FlowStats) {
+	s.Bytes += o.Bytes
+	s.Messages += o.Messages
+}

@@ -106,10 +106,6 @@ func (s *rawSink) write(p []byte) error {
 	s.p = p
 	err := s.raw.Write(s.ready)
 	s.p = nil
-	if s.f.stalled.Load() != 0 {
-		s.f.stalled.Store(0)
-		s.f.touch()
-	}
 	if err == nil && s.err != nil {
 		err = os.NewSyscallError("write", s.err)
 	}
@@ -124,9 +120,6 @@ func (s *rawSink) tryWrite(fd uintptr) bool {
 		switch {
 		case err == syscall.EINTR:
 		case err == syscall.EAGAIN:
-			if progress {
-				s.f.touch()
-			}
 			if progress || s.f.stalled.Load() == 0 {
 				s.f.stalled.Store(s.f.t.p.tunnels.now())
 			}

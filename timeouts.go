@@ -2,21 +2,31 @@ package wsproxy
 
 import "time"
 
+// defaultCloseTimeout also bounds the answer to a Close frame of the proxy's
+// where the close timeout is disabled.
+const defaultCloseTimeout = 10 * time.Second
+
 // timeouts are the limits of a tunnel; zero means none.
 type timeouts struct {
 	read, send, close, lifetime time.Duration
+	pingInterval, pingTimeout   time.Duration
 }
 
 func (c *config) timeouts() timeouts {
-	return timeouts{c.readTimeout, c.sendTimeout, c.closeTimeout, c.maxLifetime}
+	t := timeouts{read: c.readTimeout, send: c.sendTimeout, close: c.closeTimeout, lifetime: c.maxLifetime}
+	if c.pingInterval > 0 {
+		t.pingInterval, t.pingTimeout = c.pingInterval, c.pingTimeout
+	}
+	return t
 }
 
-// least returns the shortest limit, or 0 where there is none.
+// least returns the shortest limit. There always is one: that of the answers to
+// a Close frame.
 func (t timeouts) least() time.Duration {
-	var least time.Duration
-	for _, d := range []time.Duration{t.read, t.send, t.close, t.lifetime} {
-		if d > 0 && (least == 0 || d < least) {
-			least = d
+	least := defaultCloseTimeout
+	for _, d := range []time.Duration{t.read, t.send, t.close, t.lifetime, t.pingInterval, t.pingTimeout} {
+		if d > 0 {
+			least = min(least, d)
 		}
 	}
 	return least
@@ -49,66 +59,125 @@ func (s *sweeper) now() int64 { return int64(time.Since(s.epoch)) }
 
 // start sets the timer for the first tunnel. r.mu is held.
 func (r *registry) start() {
-	least := r.least()
 	switch {
-	case least == 0 || len(r.live) > 1:
+	case len(r.live) > 1:
 	case r.timer == nil:
-		r.timer = time.AfterFunc(least, r.sweep)
+		r.timer = time.AfterFunc(r.least(), r.sweep)
 	default:
-		r.timer.Reset(least)
+		r.timer.Reset(r.least())
 	}
 }
 
 // stop clears the timer after the last tunnel. r.mu is held.
-func (r *registry) stop() {
-	if r.timer != nil {
-		r.timer.Stop()
-	}
-}
+func (r *registry) stop() { r.timer.Stop() }
 
-// sweep ends the tunnels whose time is up and sets the timer for the next.
+// sweep does what is due on every tunnel and sets the timer for the next time.
 func (r *registry) sweep() {
-	type ending struct {
-		t      *Tunnel
-		reason Reason
-	}
-	var due []ending
+	var due []deadline
+	var pings []*flow
 	r.mu.Lock()
 	now := r.now()
 	next := now + int64(r.least())
 	for _, t := range r.live {
-		at, reason := r.deadline(t)
+		d := r.deadline(t)
+		for _, f := range t.flows() {
+			switch at, awaited := r.ping(f); {
+			case awaited: // and deadline knows until when
+			case at <= now:
+				f.pinged = now
+				pings = append(pings, f.back())
+				d.limit(now, r.pingTimeout, PingTimeout, f)
+			default:
+				next = min(next, at)
+			}
+		}
 		switch {
-		case reason == 0:
-		case at <= now:
-			due = append(due, ending{t, reason})
-		case at < next:
-			next = at
+		case d.reason == 0:
+		case d.at <= now:
+			due = append(due, d)
+		default:
+			next = min(next, d.at)
 		}
 	}
 	if len(r.live) > 0 {
 		r.timer.Reset(max(time.Duration(next-now), min(time.Duration(len(r.live))*sweepCost, time.Second)))
 	}
 	r.mu.Unlock()
-	for _, e := range due {
-		e.t.end(e.reason, nil)
+	for _, f := range pings {
+		f.ask(askPing)
+	}
+	for _, d := range due {
+		d.carryOut()
 	}
 }
 
-// deadline returns when t is to end unless something happens before, and why;
-// no reason where nothing limits it. Of two at once the later in this list is
-// the more specific.
-func (s *sweeper) deadline(t *Tunnel) (at int64, reason Reason) {
-	limit := func(since int64, d time.Duration, why Reason) {
-		if d > 0 && since > 0 && (reason == 0 || since+int64(d) <= at) {
-			at, reason = since+int64(d), why
+// A deadline is when and why a tunnel is to end unless something happens
+// before. Its reason is 0 where nothing limits the tunnel.
+type deadline struct {
+	t      *Tunnel
+	at     int64
+	reason Reason
+	dead   *flow // from the end that does not answer, for PingTimeout
+}
+
+// limit moves the deadline nearer. Of two at once the later call's is the more
+// specific.
+func (d *deadline) limit(since int64, timeout time.Duration, reason Reason, dead *flow) {
+	if at := since + int64(timeout); timeout > 0 && since > 0 && (d.reason == 0 || at <= d.at) {
+		d.at, d.reason, d.dead = at, reason, dead
+	}
+}
+
+// cutNow as a reason cuts a tunnel whose own reason is settled.
+const cutNow = Failed
+
+func (s *sweeper) deadline(t *Tunnel) deadline {
+	d := deadline{t: t}
+	if t.leaving.Load() {
+		answer := s.close
+		if answer == 0 {
+			answer = defaultCloseTimeout
+		}
+		d.limit(t.closing.Load(), answer, cutNow, nil)
+		return d
+	}
+	d.limit(s.stamp(t.opened), s.lifetime, MaxLifetime, nil)
+	d.limit(t.lastActivity(), s.read, ReadTimeout, nil)
+	for _, f := range t.flows() {
+		d.limit(f.stalled.Load(), s.send, SendTimeout, nil)
+		if _, awaited := s.ping(f); awaited {
+			d.limit(f.pinged, s.pingTimeout, PingTimeout, f)
 		}
 	}
-	opened := int64(t.opened.Sub(s.epoch))
-	limit(opened, s.lifetime, MaxLifetime)
-	limit(max(opened, t.fromClient.active.Load(), t.fromUpstream.active.Load()), s.read, ReadTimeout)
-	limit(t.fromClient.stalled.Load(), s.send, SendTimeout)
-	limit(t.fromUpstream.stalled.Load(), s.send, SendTimeout)
-	limit(t.closing.Load(), s.close, Failed) // the reason is settled by then
-	return at, reason
+	d.limit(t.closing.Load(), s.close, cutNow, nil)
+	return d
+}
+
+// stamp is the timestamp for a time.
+func (s *sweeper) stamp(t time.Time) int64 { return int64(t.Sub(s.epoch)) }
+
+const never = 1<<63 - 1
+
+// ping tells when the source of f is to be sent a Ping, or that it was and has
+// not been heard of since.
+func (s *sweeper) ping(f *flow) (at int64, awaited bool) {
+	if s.pingInterval == 0 || !f.t.frames || f.t.closing.Load() != 0 {
+		return never, false
+	}
+	heard := max(s.stamp(f.t.opened), f.heard.Load())
+	return heard + int64(s.pingInterval), f.pinged > heard
+}
+
+func (d deadline) carryOut() {
+	switch d.reason {
+	case ReadTimeout:
+		d.t.goAway(ReadTimeout, codeGoingAway, "idle for too long")
+	case MaxLifetime:
+		d.t.goAway(MaxLifetime, codeGoingAway, "open for too long")
+	case PingTimeout:
+		d.t.goAway(PingTimeout, codeGoingAway, "other end is gone")
+		cutConn(d.dead.src)
+	default:
+		d.t.end(d.reason, nil)
+	}
 }

@@ -20,13 +20,15 @@ type Reason uint8
 
 // The reasons for which tunnels end.
 const (
-	ClientClosed   Reason = iota + 1 // the client closed or reset its connection
-	UpstreamClosed                   // the upstream closed or reset its connection
+	ClientClosed   Reason = iota + 1 // the client sent a Close frame, or closed or reset its connection
+	UpstreamClosed                   // the upstream did
 	ReadTimeout                      // no byte crossed for the read timeout
 	SendTimeout                      // a write made no progress for the send timeout
+	PingTimeout                      // an end did not answer the proxy's Ping
 	MaxLifetime                      // the tunnel reached the maximal lifetime
-	Shutdown                         // cut at the end of the context given to Proxy.Shutdown
-	Killed                           // cut by Proxy.Close
+	Shutdown                         // Proxy.Shutdown
+	Killed                           // Tunnel.Close or Proxy.Close
+	Limit                            // a message was larger than WithMaxMessageSize allows
 	ContextDone                      // the request's context ended
 	Failed                           // something of the proxy's own failed, such as a hook
 )
@@ -36,9 +38,11 @@ var reasonNames = [...]string{
 	UpstreamClosed: "upstream closed",
 	ReadTimeout:    "read timeout",
 	SendTimeout:    "send timeout",
+	PingTimeout:    "ping timeout",
 	MaxLifetime:    "max lifetime",
 	Shutdown:       "shutdown",
 	Killed:         "killed",
+	Limit:          "limit",
 	ContextDone:    "context done",
 	Failed:         "failed",
 }
@@ -53,7 +57,12 @@ func (r Reason) String() string {
 
 // FlowStats counts what crossed a tunnel in one direction.
 type FlowStats struct {
-	Bytes int64 // after the handshake, framing included
+	Bytes    int64 // after the handshake, framing included
+	Messages int64 // complete text and binary messages, over however many frames
+
+	// CloseCode is that of the Close frame that the sender has sent: 1005 for
+	// one without a code, 0 before any. In Stats it is 0.
+	CloseCode int
 }
 
 // An Ending is how a tunnel ended.
@@ -96,19 +105,22 @@ type Tunnel struct {
 	path      string
 	opened    time.Time
 	handshake time.Duration
+	frames    bool // a WebSocket, whose frames are followed
 
 	client, upstream         net.Conn
 	fromClient, fromUpstream flow
 
-	closing atomic.Int64 // when the first side ended, 0 before
+	leaving atomic.Bool  // goAway was called
+	closing atomic.Int64 // when the first side ended or was told to, 0 before
 	index   int          // in registry.live
 
-	mu     sync.Mutex
-	reason Reason
-	err    error
+	mu      sync.Mutex
+	reason  Reason
+	err     error
+	goodbye []byte // payload of the proxy's Close frames, fixed once leaving
 }
 
-func (p *Proxy) newTunnel(r *http.Request, start time.Time, client, upstream net.Conn) *Tunnel {
+func (p *Proxy) newTunnel(r *http.Request, protocol string, start time.Time, client, upstream net.Conn) *Tunnel {
 	now := time.Now()
 	t := &Tunnel{
 		p:         p,
@@ -116,11 +128,13 @@ func (p *Proxy) newTunnel(r *http.Request, start time.Time, client, upstream net
 		path:      strings.Clone(r.URL.Path), // not to hold the whole request line
 		opened:    now,
 		handshake: now.Sub(start),
+		frames:    protocol == "websocket",
 		client:    client,
 		upstream:  upstream,
 	}
 	t.fromClient.init(t, client, upstream, ClientClosed, UpstreamClosed)
 	t.fromUpstream.init(t, upstream, client, UpstreamClosed, ClientClosed)
+	t.fromClient.scan.limit, t.fromUpstream.scan.limit = p.maxFromClient, p.maxFromUpstream
 	return t
 }
 
@@ -145,6 +159,64 @@ func (t *Tunnel) FromClient() FlowStats { return t.fromClient.stats() }
 
 // FromUpstream counts what the upstream has sent so far.
 func (t *Tunnel) FromUpstream() FlowStats { return t.fromUpstream.stats() }
+
+// LastActivity returns when a byte last crossed the tunnel.
+func (t *Tunnel) LastActivity() time.Time {
+	return t.p.tunnels.epoch.Add(time.Duration(t.lastActivity()))
+}
+
+func (t *Tunnel) lastActivity() int64 {
+	last := t.p.tunnels.stamp(t.opened)
+	for _, f := range t.flows() {
+		last = max(last, f.heard.Load(), f.moved.Load(), f.stalled.Load())
+	}
+	return last
+}
+
+func (t *Tunnel) flows() [2]*flow { return [2]*flow{&t.fromClient, &t.fromUpstream} }
+
+// Close ends the tunnel with [Killed]: both ends get a Close frame with code
+// and reason as soon as a frame of theirs allows, and have the close timeout to
+// answer. It does not wait for that. A tunnel of another protocol than
+// WebSocket is cut. Where either side has begun to close, that goes on instead.
+//
+// Close fails for a code that no endpoint may send (RFC 6455, section 7.4: 1000
+// to 1003, 1007 to 1014 and 3000 to 4999 may be sent) and for a reason that is
+// not UTF-8 or longer than 123 bytes.
+func (t *Tunnel) Close(code int, reason string) error {
+	if _, err := closePayload(code, reason); err != nil {
+		return err
+	}
+	t.goAway(Killed, code, reason)
+	return nil
+}
+
+// goAway ends the tunnel in good order: with a Close frame to both ends, and
+// the close timeout for their answers. Where frames are not followed it cuts.
+func (t *Tunnel) goAway(reason Reason, code int, text string) {
+	t.settle(reason, nil)
+	if !t.frames {
+		t.cut()
+		return
+	}
+	t.mu.Lock()
+	if t.goodbye == nil {
+		t.goodbye, _ = closePayload(code, text)
+	}
+	t.mu.Unlock()
+	t.startClosing()
+	t.leaving.Store(true)
+	t.fromClient.ask(askClose)
+	t.fromUpstream.ask(askClose)
+}
+
+// drain is what Shutdown asks of a tunnel. Where there is no frame to ask the
+// ends with, they are left to end by themselves.
+func (t *Tunnel) drain() {
+	if t.frames {
+		t.goAway(Shutdown, codeGoingAway, "shutting down")
+	}
+}
 
 // run relays until the tunnel has ended and everything is released.
 func (t *Tunnel) run(ctx context.Context) {
@@ -199,7 +271,7 @@ func (t *Tunnel) finish() {
 	}
 	t.log("tunnel closed", slog.String("reason", e.Reason.String()), slog.Any("error", e.Err),
 		slog.Duration("handshake", e.Handshake), slog.Duration("lifetime", e.Lifetime),
-		slog.Int64("from_client", e.FromClient.Bytes), slog.Int64("from_upstream", e.FromUpstream.Bytes))
+		slog.Any("from_client", e.FromClient), slog.Any("from_upstream", e.FromUpstream))
 	t.hook("OnClose", func() {
 		if t.p.hooks.OnClose != nil {
 			t.p.hooks.OnClose(t, e)

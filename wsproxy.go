@@ -22,7 +22,9 @@
 //
 // A tunnel passes every byte on unchanged: subprotocols, extensions such as
 // permessage-deflate, pings and close frames are the peers' own business.
-// Half-close passes as half-close and a reset as a reset.
+// Half-close passes as half-close and a reset as a reset. The proxy only
+// watches where frames end, so that a Close or Ping of its own comes between
+// two of them.
 //
 // # Limitations
 //
@@ -34,6 +36,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log"
 	"log/slog"
 	"maps"
@@ -89,7 +92,7 @@ func New(target string, opts ...Option) (*Proxy, error) {
 	}
 	p.errorLog = slog.NewLogLogger(p.logger.Handler(), slog.LevelDebug)
 	p.closing, p.cut = context.WithCancelCause(context.Background())
-	p.tunnels.init(p.timeouts())
+	p.tunnels.init(&p.config)
 	p.plain = p.plainHandler
 	if p.plain == nil {
 		p.plain = p.newPlainHandler()
@@ -135,13 +138,14 @@ func (p *Proxy) open(w http.ResponseWriter, r *http.Request, protocol string) (_
 	if err := checkHijackable(w); err != nil {
 		return nil, err
 	}
-	if err := p.tunnels.reserve(); err != nil {
+	clientIP := p.policy.client(r)
+	if err := p.tunnels.reserve(clientIP); err != nil {
 		return nil, err
 	}
 	var t *Tunnel
 	defer func() {
 		if t == nil {
-			p.tunnels.release()
+			p.tunnels.release(clientIP)
 		}
 	}()
 
@@ -179,7 +183,7 @@ func (p *Proxy) open(w http.ResponseWriter, r *http.Request, protocol string) (_
 		return nil, err
 	}
 	if p.tunnels.refusing() {
-		return nil, unavailable(ErrShutdown)
+		return nil, unavailable(ErrShutdown, nil)
 	}
 	if !unwatch() {
 		return nil, upstreamError(ctx, context.Cause(ctx))
@@ -197,11 +201,13 @@ func (p *Proxy) open(w http.ResponseWriter, r *http.Request, protocol string) (_
 		}
 		return nil, err
 	}
-	t = p.newTunnel(r, start, client, upstream)
+	t = p.newTunnel(r, protocol, start, client, upstream)
 	t.fromClient.early = sent
 	t.fromUpstream.head, t.fromUpstream.early = head, answered
-	if reason := p.tunnels.add(t); reason != 0 {
-		t.end(reason, nil)
+	if draining, cutFor := p.tunnels.add(t); cutFor != 0 {
+		t.end(cutFor, nil)
+	} else if draining {
+		t.drain()
 	}
 	t.log("tunnel opened", slog.Duration("handshake", t.handshake))
 	t.hook("OnOpen", func() {
@@ -292,9 +298,11 @@ func defaultErrorHandler(w http.ResponseWriter, _ *http.Request, err error) {
 	http.Error(w, text, status)
 }
 
-// Shutdown refuses new tunnels from now on, with 503 and [ErrShutdown], and
-// waits for those there are to end. When ctx ends first, it cuts what is left
-// and returns ctx's error once that is gone. Plain requests are not concerned;
+// Shutdown refuses new tunnels from now on, with 503 and [ErrShutdown], sends
+// both ends of those there are a Close frame with code 1001, and waits for them
+// to end. When ctx ends first, it cuts what is left and returns ctx's error once
+// that is gone. A tunnel of another protocol than WebSocket cannot be told and
+// has until then to end by itself. Plain requests are not concerned;
 // [http.Server.Shutdown] waits for those.
 //
 // Shutdown may be called more than once and with an ended context, but not
@@ -303,6 +311,9 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 	empty := p.tunnels.drain()
 	if p.transport != nil {
 		p.transport.CloseIdleConnections()
+	}
+	for _, t := range p.tunnels.snapshot() {
+		t.drain()
 	}
 	select {
 	case <-empty:
@@ -330,6 +341,18 @@ func (p *Proxy) end(reason Reason) {
 	p.cut(ErrShutdown)
 	for _, t := range p.tunnels.cut(reason) {
 		t.end(reason, nil)
+	}
+}
+
+// Tunnels returns the tunnels that are open now, in no order. A tunnel may end
+// while the loop runs.
+func (p *Proxy) Tunnels() iter.Seq[*Tunnel] {
+	return func(yield func(*Tunnel) bool) {
+		for _, t := range p.tunnels.snapshot() {
+			if !yield(t) {
+				return
+			}
+		}
 	}
 }
 

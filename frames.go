@@ -1,0 +1,212 @@
+package wsproxy
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"fmt"
+	"unicode/utf8"
+)
+
+// Opcodes of frames (RFC 6455, section 5.2).
+const (
+	opContinuation = 0x0
+	opText         = 0x1
+	opBinary       = 0x2
+	opClose        = 0x8
+	opPing         = 0x9
+	opPong         = 0xA
+)
+
+// Close codes that the proxy sends (RFC 6455, section 7.4.1), and the one that
+// stands for a Close frame without a code.
+const (
+	codeGoingAway = 1001
+	codeNoStatus  = 1005
+	codeTooBig    = 1009
+)
+
+// pingPayload tells the proxy's pings from the peers' own.
+const pingPayload = "wsproxy!"
+
+// maxControl is the longest payload of a control frame.
+const maxControl = 125
+
+// A scanner follows the frames of one flow, whatever the pieces they come in.
+// It only looks: a stream that is not well-formed frames ends the looking.
+type scanner struct {
+	masked bool  // frames have to be, as a client's do
+	limit  int64 // the most bytes of a message, 0: any number
+	off    bool  // not frames, or not any longer
+
+	header [14]byte // of the frame at hand
+	have   int      // bytes of the header that have come
+	opcode byte
+	final  bool
+	left   int64 // bytes of its payload still to come
+
+	open     bool  // within a message of several frames
+	size     int64 // of the message at hand
+	over     bool  // the frame at hand takes its message over the limit
+	messages int64 // complete ones
+
+	control [maxControl]byte // payload of a Close frame
+	closed  bool             // a Close frame has come
+	code    int              // its code
+}
+
+// all scans the whole of p.
+func (s *scanner) all(p []byte) {
+	for len(p) > 0 && !s.off {
+		p = p[s.frame(p):]
+	}
+}
+
+// frame scans to the end of the frame at hand, or of p if that is nearer, and
+// returns how much of p that is.
+func (s *scanner) frame(p []byte) (n int) {
+	if s.left == 0 {
+		n = s.scanHeader(p)
+		if n == 0 || s.have > 0 || s.off {
+			return n
+		}
+	}
+	take := int(min(s.left, int64(len(p)-n)))
+	if s.opcode == opClose {
+		length := s.payloadLength()
+		copy(s.control[length-s.left:], p[n:n+take])
+	}
+	s.left -= int64(take)
+	if s.left == 0 {
+		s.endFrame()
+	}
+	return n + take
+}
+
+// boundary reports whether a frame may begin with the next byte.
+func (s *scanner) boundary() bool { return !s.off && s.have == 0 && s.left == 0 }
+
+// scanHeader takes bytes of p until the header is complete, which have tells
+// by being 0 again.
+func (s *scanner) scanHeader(p []byte) (n int) {
+	for want := 2; ; {
+		took := copy(s.header[s.have:want], p[n:])
+		n += took
+		s.have += took
+		if s.have < want {
+			return n
+		}
+		if length := s.headerLength(); length > want {
+			want = length
+			continue
+		}
+		s.have = 0
+		s.startFrame()
+		return n
+	}
+}
+
+// headerLength is how long the first two bytes say that the header is.
+func (s *scanner) headerLength() int {
+	length := 2
+	switch s.header[1] & 0x7f {
+	case 126:
+		length += 2
+	case 127:
+		length += 8
+	}
+	if s.header[1]&0x80 != 0 {
+		length += 4
+	}
+	return length
+}
+
+func (s *scanner) payloadLength() int64 {
+	switch length := s.header[1] & 0x7f; length {
+	case 126:
+		return int64(binary.BigEndian.Uint16(s.header[2:]))
+	case 127:
+		return int64(binary.BigEndian.Uint64(s.header[2:]))
+	default:
+		return int64(length)
+	}
+}
+
+// startFrame takes up the frame whose header is complete, checking what tells
+// frames from other bytes.
+func (s *scanner) startFrame() {
+	s.opcode, s.final = s.header[0]&0x0f, s.header[0]&0x80 != 0
+	s.left = s.payloadLength()
+	malformed := s.left < 0 || s.masked != (s.header[1]&0x80 != 0)
+	switch s.opcode {
+	case opText, opBinary:
+		malformed = malformed || s.open
+		s.size = 0
+	case opContinuation:
+		malformed = malformed || !s.open
+	case opClose, opPing, opPong:
+		malformed = malformed || !s.final || s.left > maxControl
+	default: // no extension in use defines one
+		malformed = true
+	}
+	if malformed {
+		s.off = true
+		return
+	}
+	if s.opcode < opClose {
+		s.open = !s.final
+		s.over = s.limit > 0 && s.left > s.limit-s.size
+		s.size += min(s.left, 1<<62-s.size)
+	}
+}
+
+func (s *scanner) endFrame() {
+	switch {
+	case s.opcode < opClose:
+		if s.final {
+			s.messages++
+		}
+	case s.opcode == opClose && !s.closed:
+		s.closed, s.code = true, codeNoStatus
+		if payload := s.control[:s.payloadLength()]; len(payload) >= 2 {
+			if s.masked {
+				maskBytes(payload[:2], s.header[2:6])
+			}
+			s.code = int(binary.BigEndian.Uint16(payload))
+		}
+	}
+}
+
+// appendControl appends a control frame, with a fresh key where masked.
+func appendControl(b []byte, opcode byte, payload []byte, masked bool) []byte {
+	if !masked {
+		return append(append(b, 0x80|opcode, byte(len(payload))), payload...)
+	}
+	var key [4]byte
+	rand.Read(key[:]) // RFC 6455, section 10.3: not to be predicted; never fails
+	b = append(append(b, 0x80|opcode, 0x80|byte(len(payload))), key[:]...)
+	start := len(b)
+	b = append(b, payload...)
+	maskBytes(b[start:], key[:])
+	return b
+}
+
+func maskBytes(b, key []byte) {
+	for i := range b {
+		b[i] ^= key[i&3]
+	}
+}
+
+// closePayload is the payload of a Close frame, or what is wrong with it. The
+// codes are those that RFC 6455, section 7.4, and IANA's registry after it let
+// an endpoint send.
+func closePayload(code int, reason string) ([]byte, error) {
+	switch {
+	case 1000 <= code && code <= 1003, 1007 <= code && code <= 1014, 3000 <= code && code <= 4999:
+	default:
+		return nil, fmt.Errorf("wsproxy: close code %d, want 1000 to 1003, 1007 to 1014 or 3000 to 4999", code)
+	}
+	if len(reason) > maxControl-2 || !utf8.ValidString(reason) {
+		return nil, fmt.Errorf("wsproxy: close reason %s, want at most %d bytes of UTF-8", quote(reason), maxControl-2)
+	}
+	return append(binary.BigEndian.AppendUint16(nil, uint16(code)), reason...), nil
+}
