@@ -49,9 +49,8 @@ type scanner struct {
 	over     bool  // the frame at hand takes its message over the limit
 	messages int64 // complete ones
 
-	control [maxControl]byte // payload of a Close frame
-	closed  bool             // a Close frame has come
-	code    int              // its code
+	closed bool    // a Close frame has come
+	code   [2]byte // its code, as on the wire
 }
 
 // all scans the whole of p.
@@ -71,9 +70,10 @@ func (s *scanner) frame(p []byte) (n int) {
 		}
 	}
 	take := int(min(s.left, int64(len(p)-n)))
-	if s.opcode == opClose {
-		length := s.payloadLength()
-		copy(s.control[length-s.left:], p[n:n+take])
+	if s.opcode == opClose && !s.closed {
+		for i, at := n, s.payloadLength()-s.left; i < n+take && at < 2; i, at = i+1, at+1 {
+			s.code[at] = p[i]
+		}
 	}
 	s.left -= int64(take)
 	if s.left == 0 {
@@ -88,26 +88,25 @@ func (s *scanner) boundary() bool { return !s.off && s.have == 0 && s.left == 0 
 // scanHeader takes bytes of p until the header is complete, which have tells
 // by being 0 again.
 func (s *scanner) scanHeader(p []byte) (n int) {
-	for want := 2; ; {
+	for want := s.headerLength(); s.have < want; want = s.headerLength() {
 		took := copy(s.header[s.have:want], p[n:])
-		n += took
-		s.have += took
-		if s.have < want {
+		if took == 0 {
 			return n
 		}
-		if length := s.headerLength(); length > want {
-			want = length
-			continue
-		}
-		s.have = 0
-		s.startFrame()
-		return n
+		n += took
+		s.have += took
 	}
+	s.have = 0
+	s.startFrame()
+	return n
 }
 
 // headerLength is how long the first two bytes say that the header is.
 func (s *scanner) headerLength() int {
 	length := 2
+	if s.have < length {
+		return length
+	}
 	switch s.header[1] & 0x7f {
 	case 126:
 		length += 2
@@ -166,15 +165,17 @@ func (s *scanner) endFrame() {
 			s.messages++
 		}
 	case s.opcode == opClose && !s.closed:
-		s.closed, s.code = true, codeNoStatus
-		if payload := s.control[:s.payloadLength()]; len(payload) >= 2 {
-			if s.masked {
-				maskBytes(payload[:2], s.header[2:6])
-			}
-			s.code = int(binary.BigEndian.Uint16(payload))
+		s.closed = true
+		if s.payloadLength() < 2 {
+			binary.BigEndian.PutUint16(s.code[:], codeNoStatus)
+		} else if s.masked {
+			maskBytes(s.code[:], s.header[2:6])
 		}
 	}
 }
+
+// closeCode is the code of the Close frame that has come.
+func (s *scanner) closeCode() int { return int(binary.BigEndian.Uint16(s.code[:])) }
 
 // appendControl appends a control frame, with a fresh key where masked.
 func appendControl(b []byte, opcode byte, payload []byte, masked bool) []byte {

@@ -30,6 +30,7 @@ type registry struct {
 	cutFor     Reason        // why all tunnels are cut, 0: they are not
 
 	max, maxPerIP int // 0: any number
+	loops         loops
 	sweeper
 }
 

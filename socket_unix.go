@@ -82,6 +82,7 @@ func (s *rawSource) release() {
 
 // rawSink writes a socket and notes each byte's progress once it has to wait.
 type rawSink struct {
+	halfCloser
 	raw   syscall.RawConn
 	f     *flow
 	ready func(fd uintptr) bool // tryWrite, bound once
@@ -94,7 +95,7 @@ func newRawSink(conn net.Conn, f *flow) sink {
 	if raw == nil {
 		return nil
 	}
-	s := &rawSink{raw: raw, f: f}
+	s := &rawSink{halfCloser: halfCloser{conn}, raw: raw, f: f}
 	s.ready = s.tryWrite
 	return s
 }
@@ -106,6 +107,7 @@ func (s *rawSink) write(p []byte) error {
 	s.p = p
 	err := s.raw.Write(s.ready)
 	s.p = nil
+	s.f.unstall()
 	if err == nil && s.err != nil {
 		err = os.NewSyscallError("write", s.err)
 	}

@@ -176,7 +176,7 @@ func (d deadline) carryOut() {
 		d.t.goAway(MaxLifetime, codeGoingAway, "open for too long")
 	case PingTimeout:
 		d.t.goAway(PingTimeout, codeGoingAway, "other end is gone")
-		cutConn(d.dead.src)
+		d.t.relay.cutSrc(d.dead)
 	default:
 		d.t.end(d.reason, nil)
 	}

@@ -2,7 +2,6 @@ package wsproxy
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
 	"log/slog"
 	"net"
@@ -107,7 +106,7 @@ type Tunnel struct {
 	handshake time.Duration
 	frames    bool // a WebSocket, whose frames are followed
 
-	client, upstream         net.Conn
+	relay                    relay
 	fromClient, fromUpstream flow
 
 	leaving atomic.Bool  // goAway was called
@@ -129,12 +128,11 @@ func (p *Proxy) newTunnel(r *http.Request, protocol string, start time.Time, cli
 		opened:    now,
 		handshake: now.Sub(start),
 		frames:    protocol == "websocket",
-		client:    client,
-		upstream:  upstream,
 	}
-	t.fromClient.init(t, client, upstream, ClientClosed, UpstreamClosed)
-	t.fromUpstream.init(t, upstream, client, UpstreamClosed, ClientClosed)
+	t.fromClient.init(t, ClientClosed, UpstreamClosed)
+	t.fromUpstream.init(t, UpstreamClosed, ClientClosed)
 	t.fromClient.scan.limit, t.fromUpstream.scan.limit = p.maxFromClient, p.maxFromUpstream
+	t.relay = newRelay(t, client, upstream)
 	return t
 }
 
@@ -196,7 +194,7 @@ func (t *Tunnel) Close(code int, reason string) error {
 func (t *Tunnel) goAway(reason Reason, code int, text string) {
 	t.settle(reason, nil)
 	if !t.frames {
-		t.cut()
+		t.relay.cut()
 		return
 	}
 	t.mu.Lock()
@@ -221,16 +219,13 @@ func (t *Tunnel) drain() {
 // run relays until the tunnel has ended and everything is released.
 func (t *Tunnel) run(ctx context.Context) {
 	unwatch := context.AfterFunc(ctx, func() { t.end(ContextDone, context.Cause(ctx)) })
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		t.fromClient.run()
-	}()
-	t.fromUpstream.run()
-	<-done
+	t.relay.run()
 	unwatch()
 	t.finish()
 }
+
+// start is run without waiting.
+func (t *Tunnel) start() { t.relay.start(t.finish) }
 
 // settle fixes why the tunnel ends; the first call decides.
 func (t *Tunnel) settle(reason Reason, err error) {
@@ -249,18 +244,11 @@ func (t *Tunnel) startClosing() {
 // end cuts both connections, which ends both flows. It does not wait.
 func (t *Tunnel) end(reason Reason, err error) {
 	t.settle(reason, err)
-	t.cut()
+	t.relay.cut()
 }
 
-func (t *Tunnel) cut() {
-	cutConn(t.client)
-	cutConn(t.upstream)
-}
-
-// finish releases everything; both flows have returned.
+// finish makes the ending known; the relay is done.
 func (t *Tunnel) finish() {
-	t.client.Close()
-	t.upstream.Close()
 	e := Ending{
 		Reason:       t.reason,
 		Err:          t.err,
@@ -296,35 +284,4 @@ func (t *Tunnel) hook(name string, call func()) {
 		}
 	}()
 	call()
-}
-
-// cutConn closes a connection at once; a tls.Conn would first wait for the
-// peer to take its close_notify.
-func cutConn(conn net.Conn) {
-	if secure, ok := conn.(*tls.Conn); ok {
-		conn = secure.NetConn()
-	}
-	conn.Close()
-}
-
-// resetConn closes a connection so that its peer sees a reset, where the
-// network knows one.
-func resetConn(conn net.Conn) {
-	if secure, ok := conn.(*tls.Conn); ok {
-		conn = secure.NetConn()
-	}
-	if tcp, ok := conn.(*net.TCPConn); ok {
-		tcp.SetLinger(0)
-	}
-	conn.Close()
-}
-
-// closeWrite passes an end of stream on. It reports false where the
-// connection cannot be half-closed.
-func closeWrite(conn net.Conn) bool {
-	half, ok := conn.(interface{ CloseWrite() error })
-	if ok {
-		half.CloseWrite() // a failure shows in the other flow
-	}
-	return ok
 }

@@ -119,7 +119,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case t == nil: // answered without an upgrade
 	case p.detached:
-		go t.run(context.Background())
+		t.start()
 	default:
 		t.run(r.Context())
 	}

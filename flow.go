@@ -1,0 +1,265 @@
+package wsproxy
+
+import (
+	"errors"
+	"io"
+	"net"
+	"sync/atomic"
+)
+
+// A flow is one direction of a tunnel: what src sends goes to dst. One
+// goroutine at a time drives it, the only writer of dst; others ask it to add
+// frames of the proxy's own.
+type flow struct {
+	t                  *Tunnel
+	srcEnded, dstEnded Reason // why the tunnel ends if that end is the first to go
+
+	head  []byte // the proxy's own bytes to dst, sent first and not counted
+	early []byte // what src sent before the tunnel stood
+
+	// Of the driving goroutine:
+	dst        sink
+	scan       scanner
+	held       int  // bytes of scan.header that are kept back until it is complete
+	discarding bool // dst takes no more
+
+	asked    atomic.Uint32 // askPing, askClose: frames to add at a boundary
+	bytes    atomic.Int64
+	messages atomic.Int64
+	code     atomic.Int32 // of the Close frame seen, 0: none
+	heard    atomic.Int64 // when src last sent something
+	moved    atomic.Int64 // when a write that had to wait last went on
+	stalled  atomic.Int64 // since when a write waits for dst, 0: none does
+	pinged   int64        // when src was last sent a Ping; the sweeper's
+}
+
+// A sink takes what goes to one end of a tunnel. It notes in its flow when it
+// has to wait, or would have to.
+type sink interface {
+	write(p []byte) error
+	closeWrite() bool // passes an end of stream on; false: it cannot
+	reset()           // has the end see a reset when its connection is closed
+}
+
+const (
+	askPing = 1 << iota
+	askClose
+)
+
+func (f *flow) init(t *Tunnel, srcEnded, dstEnded Reason) {
+	f.t, f.srcEnded, f.dstEnded = t, srcEnded, dstEnded
+	f.scan.masked = srcEnded == ClientClosed
+	f.scan.off = !t.frames
+}
+
+// back is the flow in the other direction.
+func (f *flow) back() *flow {
+	if f == &f.t.fromClient {
+		return &f.t.fromUpstream
+	}
+	return &f.t.fromClient
+}
+
+func (f *flow) stats() FlowStats {
+	return FlowStats{Bytes: f.bytes.Load(), Messages: f.messages.Load(), CloseCode: int(f.code.Load())}
+}
+
+// ask has the flow add a frame at the next boundary. It does not wait for that.
+func (f *flow) ask(what uint32) {
+	f.asked.Or(what)
+	f.t.relay.wake(f)
+}
+
+// errClosing ends a flow to which the proxy has added its Close frame: nothing
+// may follow that.
+var errClosing = errors.New("wsproxy: close frame sent")
+
+// begin sends what comes before anything that is read from src. Like take, it
+// reports whether src is to be read.
+func (f *flow) begin() (more bool) {
+	head, early := f.head, f.early
+	f.head, f.early = nil, nil
+	if err := f.dst.write(head); err != nil {
+		f.stop(err)
+	}
+	return f.take(early, nil)
+}
+
+// take takes what a read of src returned, which may be nothing where ask had it
+// return. It reports whether src is to be read further.
+func (f *flow) take(p []byte, readErr error) (more bool) {
+	if len(p) > 0 {
+		f.heard.Store(f.t.p.tunnels.now())
+	}
+	if f.discarding {
+		f.scan.all(p)
+		f.publish()
+	} else {
+		f.bytes.Add(int64(len(p))) // before dst can know of them
+		err := f.forward(p)
+		if err == nil && f.asked.Load() != 0 {
+			err = f.add()
+		}
+		if err == nil && readErr == nil {
+			return true
+		}
+		if err == nil {
+			f.srcDone(readErr)
+			return false
+		}
+		f.stop(err)
+	}
+	return readErr == nil && !(f.scan.closed && f.t.leaving.Load())
+}
+
+// unstall notes that a write which had to wait is over.
+func (f *flow) unstall() {
+	if f.stalled.Load() != 0 {
+		f.stalled.Store(0)
+		f.moved.Store(f.t.p.tunnels.now())
+	}
+}
+
+// stop ends the writing to dst, which takes no more. What src still sends is
+// discarded: once the proxy has asked both ends to close, until src has; where
+// dst is gone, until src ends. In that case the other flow may still bring what
+// dst had sent before, and closing src with bytes unread would reset it and
+// lose that. How dst ended is for the other flow to find out. The close timeout
+// bounds it all.
+func (f *flow) stop(err error) {
+	f.discarding = true
+	if err != errClosing {
+		f.t.settle(f.dstEnded, err)
+		f.t.startClosing()
+	}
+}
+
+// forward writes p to dst, following the frames in it.
+func (f *flow) forward(p []byte) error {
+	if f.scan.off || f.scan.limit == 0 && f.asked.Load() == 0 {
+		f.scan.all(p)
+		f.publish()
+		return f.dst.write(p)
+	}
+	return f.forwardFrames(p)
+}
+
+// forwardFrames is forward one frame at a time, for when something is to be
+// added between two, or one may be too large to pass. Where it may be, a header
+// is kept back until it is whole.
+func (f *flow) forwardFrames(p []byte) error {
+	from := 0 // what is not written yet of p
+	for at := 0; at < len(p); {
+		start := at
+		at += f.scan.frame(p[at:])
+		switch {
+		case f.scan.off:
+			at = len(p)
+		case f.scan.have > 0: // the header goes on in the next piece
+			if f.scan.limit > 0 {
+				f.held = f.scan.have
+				return f.dst.write(p[from:start])
+			}
+		case f.scan.over && !f.scan.closed:
+			if err := f.dst.write(p[from:start]); err != nil {
+				return err
+			}
+			f.held = 0
+			f.t.goAway(Limit, codeTooBig, "message too big")
+			return f.addClose()
+		}
+		if f.held > 0 {
+			held := f.scan.header[:f.held]
+			f.held = 0
+			if err := f.dst.write(held); err != nil {
+				return err
+			}
+		}
+		if f.asked.Load() != 0 && f.scan.boundary() {
+			f.publish()
+			err := f.dst.write(p[from:at])
+			if err == nil {
+				err = f.add()
+			}
+			if err != nil {
+				return err
+			}
+			from = at
+		}
+	}
+	f.publish()
+	return f.dst.write(p[from:])
+}
+
+// publish lets others see what the scanner has counted.
+func (f *flow) publish() {
+	if f.scan.messages != f.messages.Load() {
+		f.messages.Store(f.scan.messages)
+	}
+	if f.scan.closed && f.code.Load() == 0 {
+		f.code.Store(int32(f.scan.closeCode()))
+		f.t.settle(f.srcEnded, nil)
+	}
+}
+
+// add sends the frames that were asked for, if this is a boundary. A side that
+// has begun to close is left to it: the other answers in its own words.
+func (f *flow) add() error {
+	if f.scan.off {
+		f.asked.Store(0)
+		return nil
+	}
+	if !f.scan.boundary() {
+		return nil
+	}
+	asked := f.asked.Swap(0)
+	if f.scan.closed {
+		if f.t.leaving.Load() {
+			return errClosing
+		}
+		return nil
+	}
+	if f.back().code.Load() != 0 {
+		return nil
+	}
+	if asked&askClose != 0 {
+		return f.addClose()
+	}
+	return f.addFrame(opPing, []byte(pingPayload))
+}
+
+// addClose sends the proxy's Close frame. Nothing more can follow it.
+func (f *flow) addClose() error {
+	if err := f.addFrame(opClose, f.t.goodbye); err != nil {
+		return err
+	}
+	return errClosing
+}
+
+func (f *flow) addFrame(opcode byte, payload []byte) error {
+	return f.dst.write(appendControl(nil, opcode, payload, f.scan.masked))
+}
+
+// srcDone passes the end of src on: an orderly one as such, leaving the other
+// flow to go on, any other as a reset.
+func (f *flow) srcDone(err error) {
+	if f.held > 0 {
+		f.dst.write(f.scan.header[:f.held])
+	}
+	if f.asked.Load()&askClose != 0 && f.add() == errClosing {
+		return
+	}
+	if err == io.EOF {
+		f.t.settle(f.srcEnded, nil)
+		f.t.startClosing()
+		if f.dst.closeWrite() {
+			return
+		}
+	} else {
+		f.t.settle(f.srcEnded, err)
+		if !errors.Is(err, net.ErrClosed) { // else the proxy's own doing
+			f.dst.reset()
+		}
+	}
+	f.t.relay.cut()
+}

@@ -1,0 +1,255 @@
+//go:build !wsproxy_portable
+
+package wsproxy
+
+import (
+	"os"
+	"runtime"
+	"sync"
+	"syscall"
+	"unsafe"
+)
+
+// loops are the event loops of a Proxy, one for each processor. A loop runs
+// while it has relays.
+type loops struct {
+	mu   sync.Mutex
+	all  []*loop
+	next int
+}
+
+// place gives r to the loop whose turn it is.
+func (ls *loops) place(r *loopRelay) error {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	if ls.all == nil {
+		ls.all = make([]*loop, runtime.GOMAXPROCS(0))
+	}
+	l := &ls.all[ls.next%len(ls.all)]
+	ls.next++
+	if *l != nil && (*l).add(r) {
+		return nil
+	}
+	fresh, err := newLoop()
+	if err != nil {
+		return err
+	}
+	fresh.add(r)
+	go fresh.run()
+	*l = fresh
+	return nil
+}
+
+// A loop moves the bytes of many tunnels on one goroutine. Its epoll instance
+// is itself waited for in the runtime's poller: an idle loop is a parked
+// goroutine and holds no thread, and a busy one does not pay for the poller's
+// way to a goroutine of each socket's own.
+type loop struct {
+	file *os.File // the epoll instance
+	epfd int
+	raw  syscall.RawConn
+	wake int // an eventfd, for post
+
+	mu     sync.Mutex
+	live   int          // relays
+	posted []*loopRelay // for run to see to
+	parked bool         // run may be waiting: post has to wake it
+	ended  bool         // no more relays
+
+	// Of run alone:
+	slots      []*socket // by number, which epoll hands back
+	free       []int32   // numbers not in use
+	generation int32     // of the last number given: a number is used again
+	taken      []*loopRelay
+	ready      []*socket // with more to read than one turn allows
+	turn       []*socket
+	events     [128]syscall.EpollEvent
+	n          int // of events
+	buffer     [64 << 10]byte
+}
+
+const (
+	wakeSlot = -1      // the eventfd's
+	epollET  = 1 << 31 // syscall.EPOLLET is negative
+)
+
+func newLoop() (*loop, error) {
+	epfd, err := syscall.EpollCreate1(syscall.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("epoll_create1", err)
+	}
+	syscall.SetNonblock(epfd, true) // or os.NewFile would not give it to the poller
+	l := &loop{file: os.NewFile(uintptr(epfd), "epoll"), epfd: epfd}
+	wake, _, errno := syscall.Syscall(syscall.SYS_EVENTFD2, 0, syscall.O_CLOEXEC|syscall.O_NONBLOCK, 0)
+	if errno != 0 {
+		l.file.Close()
+		return nil, os.NewSyscallError("eventfd2", errno)
+	}
+	l.wake = int(wake)
+	l.raw, err = l.file.SyscallConn()
+	if err == nil {
+		err = l.watch(l.wake, syscall.EpollEvent{Events: syscall.EPOLLIN | epollET, Fd: wakeSlot})
+	}
+	if err != nil {
+		l.close()
+		return nil, err
+	}
+	return l, nil
+}
+
+func (l *loop) close() {
+	l.file.Close()
+	syscall.Close(l.wake)
+}
+
+func (l *loop) watch(fd int, event syscall.EpollEvent) error {
+	return os.NewSyscallError("epoll_ctl", syscall.EpollCtl(l.epfd, syscall.EPOLL_CTL_ADD, fd, &event))
+}
+
+// add has the loop take up r, unless the loop has ended.
+func (l *loop) add(r *loopRelay) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.ended {
+		return false
+	}
+	l.live++
+	l.postLocked(r, r.placed(l)|doAdopt)
+	return true
+}
+
+// post has run see to r.
+func (l *loop) post(r *loopRelay, what uint32) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.postLocked(r, what)
+}
+
+func (l *loop) postLocked(r *loopRelay, what uint32) {
+	if r.asked == 0 {
+		l.posted = append(l.posted, r)
+	}
+	r.asked |= what
+	if l.parked {
+		l.parked = false
+		syscall.Write(l.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0})
+	}
+}
+
+// run is the loop, until its last relay has ended.
+func (l *loop) run() {
+	defer l.close()
+	poll := l.poll
+	for busy := 0; ; busy++ {
+		park, more := l.take()
+		if !more {
+			return
+		}
+		for _, r := range l.taken {
+			r.see()
+		}
+		l.turn, l.ready = l.ready, l.turn[:0]
+		for _, s := range l.turn {
+			s.queued = false
+			s.pump()
+			s.relay.check()
+		}
+		if park {
+			busy = 0
+			l.raw.Read(poll)
+		} else {
+			if busy%16 == 15 {
+				runtime.Gosched()
+			}
+			l.poll(uintptr(l.epfd))
+		}
+		for i := range l.n {
+			l.handle(&l.events[i])
+		}
+	}
+}
+
+// take takes what was posted. It tells whether there is nothing to do but
+// wait, and whether there is anything to come.
+func (l *loop) take() (park, more bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	clear(l.taken)
+	l.taken, l.posted = l.posted, l.taken[:0]
+	for _, r := range l.taken {
+		r.seeing, r.asked = r.asked, 0
+	}
+	l.ended = l.live == 0
+	l.parked = len(l.taken) == 0 && len(l.ready) == 0
+	return l.parked, !l.ended
+}
+
+// poll takes what events there are. It is called whenever the epoll instance
+// may be readable; false waits for that. The call cannot block, so it need not
+// tell the scheduler.
+func (l *loop) poll(epfd uintptr) bool {
+	n, _, errno := syscall.RawSyscall6(syscall.SYS_EPOLL_PWAIT, epfd,
+		uintptr(unsafe.Pointer(&l.events[0])), uintptr(len(l.events)), 0, 0, 0)
+	if errno != 0 {
+		n = 0 // EINTR
+	}
+	l.n = int(n)
+	return n > 0
+}
+
+func (l *loop) handle(event *syscall.EpollEvent) {
+	if event.Fd == wakeSlot {
+		var count [8]byte
+		syscall.Read(l.wake, count[:])
+		return
+	}
+	s := l.slots[event.Fd]
+	if s == nil || s.generation != event.Pad {
+		return // closed meanwhile
+	}
+	if event.Events&(syscall.EPOLLRDHUP|syscall.EPOLLHUP|syscall.EPOLLERR) != 0 {
+		s.ending, s.readable = true, true
+	}
+	if event.Events&syscall.EPOLLIN != 0 {
+		s.readable = true
+	}
+	if event.Events&(syscall.EPOLLOUT|syscall.EPOLLHUP|syscall.EPOLLERR) != 0 {
+		s.flush()
+	}
+	s.pump()
+	s.relay.check()
+}
+
+// register gives s a number and has epoll watch it.
+func (l *loop) register(s *socket) error {
+	if len(l.free) == 0 {
+		l.slots = append(l.slots, nil)
+		l.free = append(l.free, int32(len(l.slots)-1))
+	}
+	s.slot = l.free[len(l.free)-1]
+	l.generation++
+	s.generation = l.generation
+	err := l.watch(s.fd, syscall.EpollEvent{Fd: s.slot, Pad: s.generation,
+		Events: syscall.EPOLLIN | syscall.EPOLLOUT | syscall.EPOLLRDHUP | epollET})
+	if err == nil {
+		l.free = l.free[:len(l.free)-1]
+		l.slots[s.slot] = s
+	}
+	return err
+}
+
+// forget frees the number of s.
+func (l *loop) forget(s *socket) {
+	if s.generation != 0 {
+		l.slots[s.slot] = nil
+		l.free = append(l.free, s.slot)
+		s.generation = 0
+	}
+}
+
+// over counts one relay less.
+func (l *loop) over() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.live--
+}

@@ -1,0 +1,369 @@
+//go:build !wsproxy_portable
+
+package wsproxy
+
+import (
+	"io"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+	"unsafe"
+)
+
+// A loopRelay is the Linux relay: it takes two plain sockets out of the
+// runtime's poller and gives them to a loop, which alone touches them from then
+// on. An idle tunnel is a few hundred bytes and no goroutine.
+type loopRelay struct {
+	t                *Tunnel
+	client, upstream socket
+	ended            func()
+	over             bool // both sockets are closed and ended is called
+
+	mu    sync.Mutex
+	loop  *loop  // nil before start
+	early uint32 // what was asked before start
+
+	asked  uint32 // the loop is to see to this; loop.mu
+	seeing uint32 // the loop's copy
+}
+
+// What a loop can be asked to see to.
+const (
+	doAdopt = 1 << iota
+	doWake
+	doCutClient
+	doCutUpstream
+	doCut = doCutClient | doCutUpstream
+)
+
+// newLoopRelay returns a loopRelay where both connections are plain sockets,
+// and nil where they are not or the process is out of descriptors.
+func newLoopRelay(t *Tunnel, client, upstream net.Conn) relay {
+	r := &loopRelay{t: t}
+	if !r.client.detach(client) {
+		return nil
+	}
+	if !r.upstream.detach(upstream) {
+		syscall.Close(r.client.fd)
+		return nil
+	}
+	client.Close()
+	upstream.Close()
+	r.client.init(r, &r.upstream, &t.fromClient, &t.fromUpstream)
+	r.upstream.init(r, &r.client, &t.fromUpstream, &t.fromClient)
+	return r
+}
+
+func (r *loopRelay) run() {
+	done := make(chan struct{})
+	r.begin(func() { close(done) })
+	<-done
+}
+
+func (r *loopRelay) start(ended func()) {
+	r.begin(func() { go ended() }) // a hook of the user's is not to hold up a loop
+}
+
+func (r *loopRelay) begin(ended func()) {
+	r.ended = ended
+	if err := r.t.p.tunnels.loops.place(r); err != nil {
+		r.t.settle(Failed, err)
+		syscall.Close(r.client.fd)
+		syscall.Close(r.upstream.fd)
+		ended()
+	}
+}
+
+// placed notes the loop and returns what was asked before there was one.
+func (r *loopRelay) placed(l *loop) uint32 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.loop = l
+	return r.early
+}
+
+func (r *loopRelay) post(what uint32) {
+	r.mu.Lock()
+	l := r.loop
+	r.early |= what
+	r.mu.Unlock()
+	if l != nil {
+		l.post(r, what)
+	}
+}
+
+func (r *loopRelay) cut()       { r.post(doCut) }
+func (r *loopRelay) wake(*flow) { r.post(doWake) }
+
+func (r *loopRelay) cutSrc(f *flow) {
+	if f == r.client.in {
+		r.post(doCutClient)
+	} else {
+		r.post(doCutUpstream)
+	}
+}
+
+// From here on all runs on the loop.
+
+// see does what was asked.
+func (r *loopRelay) see() {
+	if r.over {
+		return
+	}
+	if r.seeing&doAdopt != 0 {
+		r.adopt()
+	}
+	if r.seeing&doWake != 0 {
+		r.client.wake()
+		r.upstream.wake()
+	}
+	switch r.seeing & doCut {
+	case doCut:
+		r.close()
+	case doCutClient:
+		r.client.cut()
+	case doCutUpstream:
+		r.upstream.cut()
+	}
+	r.check()
+}
+
+func (r *loopRelay) adopt() {
+	for _, s := range []*socket{&r.client, &r.upstream} {
+		if err := r.loop.register(s); err != nil {
+			r.t.settle(Failed, err)
+			r.close()
+			return
+		}
+	}
+	for _, s := range []*socket{&r.upstream, &r.client} {
+		s.done = !s.in.begin()
+	}
+}
+
+// check ends the relay once nothing is left to move.
+func (r *loopRelay) check() {
+	if !r.over && r.client.done && r.upstream.done && r.client.pending == nil && r.upstream.pending == nil {
+		r.close()
+	}
+}
+
+// close closes both sockets at once and ends the relay.
+func (r *loopRelay) close() {
+	if r.over {
+		return
+	}
+	r.over = true
+	r.client.close()
+	r.upstream.close()
+	r.loop.over()
+	r.ended()
+}
+
+// A socket is one end of a loopRelay's tunnel, out of the runtime's poller.
+type socket struct {
+	relay      *loopRelay
+	peer       *socket
+	in, out    *flow // the flow that reads it and the one that writes it
+	fd         int   // -1: closed
+	slot       int32
+	generation int32 // 0: not registered
+
+	readable bool // there may be more to read
+	ending   bool // its end of stream has come: a short read is not the last
+	queued   bool // in loop.ready
+	done     bool // nothing more is to be read
+	fin      bool // to be half-closed when pending is sent
+
+	pending []byte // what out has written and the socket not taken yet
+	lent    *pendingBuffer
+}
+
+// A pendingBuffer has room for what one read of a loop can leave unsent, and
+// for control frames behind it.
+type pendingBuffer [64<<10 + 1<<10]byte
+
+var pendingBuffers = sync.Pool{New: func() any { return new(pendingBuffer) }}
+
+// perTurn bounds what one socket may move before others get their turn.
+const perTurn = 256 << 10
+
+// detach duplicates the descriptor of a plain socket. It stays non-blocking.
+func (s *socket) detach(conn net.Conn) bool {
+	raw := rawConn(conn)
+	if raw == nil {
+		return false
+	}
+	var errno syscall.Errno
+	err := raw.Control(func(fd uintptr) {
+		var dup uintptr
+		dup, _, errno = syscall.Syscall(syscall.SYS_FCNTL, fd, syscall.F_DUPFD_CLOEXEC, 0)
+		s.fd = int(dup)
+	})
+	return err == nil && errno == 0
+}
+
+func (s *socket) init(r *loopRelay, peer *socket, in, out *flow) {
+	s.relay, s.peer, s.in, s.out = r, peer, in, out
+	out.dst = s
+}
+
+// pump moves what can be read to the peer, as far as that takes it.
+func (s *socket) pump() {
+	l := s.relay.loop
+	for budget := perTurn; s.readable && !s.done && s.fd >= 0 && (s.peer.pending == nil || s.in.discarding); {
+		if budget <= 0 {
+			if !s.queued {
+				s.queued = true
+				l.ready = append(l.ready, s)
+			}
+			return
+		}
+		n, errno := rawRead(s.fd, l.buffer[:])
+		var err error
+		switch {
+		case errno == syscall.EINTR:
+			continue
+		case errno == syscall.EAGAIN:
+			s.readable = false
+			return
+		case errno != 0:
+			err = os.NewSyscallError("read", errno)
+		case n == 0:
+			err = io.EOF
+		}
+		budget -= n
+		// What comes after a short read makes a new event. An end of stream
+		// that was announced already does not.
+		s.readable = n == len(l.buffer) || s.ending
+		s.done = !s.in.take(l.buffer[:n], err)
+	}
+}
+
+// write implements sink: what the socket does not take is kept, and the flow
+// reads no more until it is sent.
+func (s *socket) write(p []byte) error {
+	if s.fd < 0 {
+		return net.ErrClosed
+	}
+	if s.pending == nil {
+		n, err := s.send(p)
+		if p = p[n:]; err != nil || len(p) == 0 {
+			return err
+		}
+		s.out.stalled.Store(s.relay.t.p.tunnels.now())
+		s.lent = pendingBuffers.Get().(*pendingBuffer)
+		s.pending = s.lent[:0]
+	}
+	s.pending = append(s.pending, p...)
+	return nil
+}
+
+// send writes until the socket takes no more.
+func (s *socket) send(p []byte) (sent int, err error) {
+	for sent < len(p) {
+		n, errno := rawWrite(s.fd, p[sent:])
+		switch {
+		case errno == syscall.EINTR:
+		case errno == syscall.EAGAIN:
+			return sent, nil
+		case errno != 0:
+			return sent, os.NewSyscallError("write", errno)
+		default:
+			sent += n
+		}
+	}
+	return sent, nil
+}
+
+// flush sends what is pending, now that the socket may take it.
+func (s *socket) flush() {
+	if s.pending == nil || s.fd < 0 {
+		return
+	}
+	n, err := s.send(s.pending)
+	if s.pending = s.pending[n:]; err == nil && len(s.pending) > 0 {
+		if n > 0 {
+			s.out.stalled.Store(s.relay.t.p.tunnels.now())
+		}
+		return
+	}
+	s.drop()
+	s.out.unstall()
+	if err != nil {
+		s.out.stop(err)
+	} else if s.fin {
+		syscall.Shutdown(s.fd, syscall.SHUT_WR)
+	}
+	s.peer.pump()
+}
+
+// drop gives up what is pending.
+func (s *socket) drop() {
+	if s.lent != nil {
+		pendingBuffers.Put(s.lent)
+	}
+	s.pending, s.lent = nil, nil
+}
+
+func (s *socket) closeWrite() bool {
+	if s.fin = s.pending != nil; !s.fin && s.fd >= 0 {
+		syscall.Shutdown(s.fd, syscall.SHUT_WR)
+	}
+	return true
+}
+
+func (s *socket) reset() {
+	if s.fd >= 0 {
+		syscall.SetsockoptLinger(s.fd, syscall.SOL_SOCKET, syscall.SO_LINGER, &syscall.Linger{Onoff: 1})
+	}
+}
+
+// wake has the flow that reads s look at what it was asked.
+func (s *socket) wake() {
+	if !s.done && s.in.asked.Load() != 0 {
+		s.done = !s.in.take(nil, nil)
+	}
+}
+
+// cut closes s alone, as if its peer had gone.
+func (s *socket) cut() {
+	s.close()
+	if !s.out.discarding {
+		s.out.stop(net.ErrClosed)
+	}
+	if !s.done {
+		s.in.take(nil, net.ErrClosed)
+		s.done = true
+	}
+	s.peer.pump()
+}
+
+func (s *socket) close() {
+	if s.fd >= 0 {
+		s.relay.loop.forget(s)
+		syscall.Close(s.fd) // which epoll notices
+		s.fd = -1
+	}
+	s.drop()
+}
+
+// rawRead and rawWrite cannot block on these sockets, so they need not tell the
+// scheduler.
+
+func rawRead(fd int, p []byte) (int, syscall.Errno) {
+	n, _, errno := syscall.RawSyscall(syscall.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)))
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), 0
+}
+
+func rawWrite(fd int, p []byte) (int, syscall.Errno) {
+	n, _, errno := syscall.RawSyscall(syscall.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)))
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), 0
+}
