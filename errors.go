@@ -47,7 +47,7 @@ const statusClientClosedRequest = 499
 const retryAfter = "1"
 
 // StatusCode returns the HTTP status that answers err, an error given to an
-// error handler: 400, 403, 405 or 426 for the client's mistakes, 500 where
+// error handler: 400, 403, 405, 413 or 426 for the client's mistakes, 500 where
 // the ResponseWriter cannot be hijacked, 502, 503 or 504 for failures, and
 // 499, nginx's number, where the client left first. An error that is not this
 // package's is a 502, as in [net/http/httputil.ReverseProxy].
@@ -114,14 +114,18 @@ func upstreamError(ctx context.Context, err error) error {
 	if errors.As(err, &known) {
 		return known
 	}
+	var tooLarge *http.MaxBytesError
+	if errors.As(err, &tooLarge) { // a middleware's limit on the client's body
+		return &refusal{status: http.StatusRequestEntityTooLarge, cause: err}
+	}
 	var timeout net.Error
 	errors.As(err, &timeout)
-	switch cause := context.Cause(ctx); {
-	case errors.Is(cause, ErrShutdown):
+	switch {
+	case errors.Is(context.Cause(ctx), ErrShutdown):
 		return unavailable(ErrShutdown, nil)
-	case errors.Is(cause, context.Canceled):
-		return &refusal{status: statusClientClosedRequest, cause: fmt.Errorf("client left before the answer: %w", cause)}
-	case cause != nil, timeout != nil && timeout.Timeout():
+	case errors.Is(ctx.Err(), context.Canceled):
+		return &refusal{status: statusClientClosedRequest, cause: fmt.Errorf("client left before the answer: %w", context.Cause(ctx))}
+	case ctx.Err() != nil, timeout != nil && timeout.Timeout():
 		return &refusal{kind: ErrUpstreamTimeout, status: http.StatusGatewayTimeout, cause: err}
 	}
 	return &refusal{kind: ErrUpstream, status: http.StatusBadGateway, cause: err}

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"sync/atomic"
+	"syscall"
 )
 
 // A flow is one direction of a tunnel: what src sends goes to dst. One
@@ -23,6 +24,7 @@ type flow struct {
 	held       int  // bytes of scan.header that are kept back until it is complete
 	discarding bool // dst takes no more
 
+	dstReset atomic.Bool   // a write to dst found it reset
 	asked    atomic.Uint32 // askPing, askClose: frames to add at a boundary
 	bytes    atomic.Int64
 	messages atomic.Int64
@@ -88,14 +90,14 @@ func (f *flow) begin() (more bool) {
 // take takes what a read of src returned, which may be nothing where ask had it
 // return. It reports whether src is to be read further.
 func (f *flow) take(p []byte, readErr error) (more bool) {
-	if len(p) > 0 {
-		f.heard.Store(f.t.p.tunnels.now())
-	}
 	if f.discarding {
 		f.scan.all(p)
 		f.publish()
 	} else {
-		f.bytes.Add(int64(len(p))) // before dst can know of them
+		if len(p) > 0 {
+			f.heard.Store(f.t.p.tunnels.now())
+			f.bytes.Add(int64(len(p))) // before dst can know of them
+		}
 		err := f.forward(p)
 		if err == nil && f.asked.Load() != 0 {
 			err = f.add()
@@ -128,6 +130,9 @@ func (f *flow) unstall() {
 // bounds it all.
 func (f *flow) stop(err error) {
 	f.discarding = true
+	if errors.Is(err, syscall.ECONNRESET) {
+		f.dstReset.Store(true)
+	}
 	if err != errClosing {
 		f.t.settle(f.dstEnded, err)
 		f.t.startClosing()
@@ -248,6 +253,9 @@ func (f *flow) srcDone(err error) {
 	}
 	if f.asked.Load()&askClose != 0 && f.add() == errClosing {
 		return
+	}
+	if err == io.EOF && f.back().dstReset.Load() {
+		err = syscall.ECONNRESET // a socket tells but once, and has told the writer
 	}
 	if err == io.EOF {
 		f.t.settle(f.srcEnded, nil)

@@ -28,6 +28,9 @@ func checkRequest(r *http.Request, protocol string) error {
 	if !r.ProtoAtLeast(1, 1) {
 		return badHandshake(http.StatusBadRequest, "%s, want HTTP/1.1", quote(r.Proto))
 	}
+	if !isHostField(r.Host) {
+		return badHandshake(http.StatusBadRequest, "Host %s, want a host with an optional port", quote(r.Host))
+	}
 	if r.ContentLength != 0 || len(r.TransferEncoding) > 0 {
 		return badHandshake(http.StatusBadRequest, "the request has a body, want none")
 	}
@@ -49,7 +52,7 @@ func checkRequest(r *http.Request, protocol string) error {
 	if len(key) != 1 {
 		return badHandshake(http.StatusBadRequest, "%d Sec-WebSocket-Key fields, want 1", len(key))
 	}
-	if nonce, err := base64.StdEncoding.Strict().DecodeString(key[0]); err != nil || len(nonce) != 16 || len(key[0]) != 24 {
+	if nonce, err := base64.StdEncoding.DecodeString(key[0]); err != nil || len(nonce) != 16 || len(key[0]) != 24 {
 		return badHandshake(http.StatusBadRequest, "Sec-WebSocket-Key %s, want 16 bytes in base64", quote(key[0]))
 	}
 	return nil
@@ -83,6 +86,12 @@ func (p *Proxy) outgoingRequest(ctx context.Context, in *http.Request, protocol 
 	pr := &httputil.ProxyRequest{In: in, Out: out}
 	p.Rewrite(pr)
 	out = pr.Out
+	if out.Host == "" { // means the URL's, as to net/http
+		out.Host = p.target.url.Host
+	}
+	removeHopByHop(out.Header)
+	delete(out.Header, "Host")
+	delete(out.Header, "Content-Length")
 	out.Header["Connection"] = []string{ConnectionUpgrade(protocol)}
 	out.Header["Upgrade"] = []string{protocol}
 	if protocol == "websocket" {
@@ -98,7 +107,7 @@ func appendRequest(b []byte, r *http.Request) ([]byte, error) {
 	if !isToken(r.Method) || !isFieldValue(uri) || strings.ContainsAny(uri, " \t") {
 		return nil, badAnswer("cannot send request line %s", quote(r.Method+" "+uri))
 	}
-	if !isHost(r.Host) {
+	if !isHostField(r.Host) {
 		return nil, badAnswer("cannot send Host %s", quote(r.Host))
 	}
 	b = append(b, r.Method+" "+uri+" HTTP/1.1\r\nHost: "+r.Host+"\r\n"...)
@@ -109,7 +118,6 @@ func appendRequest(b []byte, r *http.Request) ([]byte, error) {
 			}
 		}
 	}
-	delete(r.Header, "Content-Length")
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		r.Header["Content-Length"] = []string{"0"}
 	}
@@ -121,6 +129,9 @@ func appendRequest(b []byte, r *http.Request) ([]byte, error) {
 // break within a value, as net/http does it, becomes a space.
 func appendHeader(b []byte, h http.Header) []byte {
 	for _, name := range slices.Sorted(maps.Keys(h)) {
+		if !isToken(name) { // http.ReadResponse lets some pass
+			continue
+		}
 		wire := name
 		if rest, ok := strings.CutPrefix(name, "Sec-Websocket-"); ok {
 			wire = "Sec-WebSocket-" + rest
@@ -141,16 +152,21 @@ type exchange struct {
 	conn   net.Conn
 	read   time.Duration // the read timeout
 	budget int64         // bytes of header still accepted; negative: no limit
+	err    error         // of the last read
 	br     *bufio.Reader
 }
 
 var errHeaderTooLarge = fmt.Errorf("answer's header is larger than %d bytes", maxAnswerHeader)
 
 // Read implements io.Reader for br, keeping to the read timeout between any
-// two reads and to the budget.
+// two reads and to the budget. An error stays: bufio takes what came before one
+// for a line and reads on.
 func (x *exchange) Read(b []byte) (int, error) {
-	if x.budget == 0 {
-		return 0, errHeaderTooLarge
+	if x.budget == 0 && x.err == nil {
+		x.err = errHeaderTooLarge
+	}
+	if x.err != nil {
+		return 0, x.err
 	}
 	if x.budget > 0 && int64(len(b)) > x.budget {
 		b = b[:x.budget]
@@ -158,11 +174,12 @@ func (x *exchange) Read(b []byte) (int, error) {
 	if x.read > 0 {
 		x.conn.SetReadDeadline(time.Now().Add(x.read))
 	}
-	n, err := x.conn.Read(b)
+	var n int
+	n, x.err = x.conn.Read(b)
 	if x.budget > 0 {
 		x.budget -= int64(n)
 	}
-	return n, err
+	return n, x.err
 }
 
 var readers = sync.Pool{New: func() any { return bufio.NewReader(nil) }}
@@ -184,9 +201,14 @@ func (p *Proxy) request(conn net.Conn, out *http.Request, w http.ResponseWriter)
 	x.br.Reset(x)
 	for {
 		res, err := http.ReadResponse(x.br, out)
+		if err == nil && res.StatusCode < 100 {
+			err = fmt.Errorf("status %d", res.StatusCode)
+		}
 		if err != nil {
-			if x.budget == 0 {
-				err = errHeaderTooLarge
+			if x.err == io.EOF {
+				err = io.ErrUnexpectedEOF
+			} else if x.err != nil {
+				err = x.err
 			}
 			x.release()
 			return nil, nil, fmt.Errorf("reading the answer: %w", err)
@@ -229,7 +251,7 @@ func informational(w http.ResponseWriter, res *http.Response) {
 // checkSwitch checks a 101 against what was asked (RFC 6455, section 4.1).
 func checkSwitch(res *http.Response, out *http.Request) error {
 	protocol := out.Header.Get("Upgrade")
-	if !res.ProtoAtLeast(1, 1) {
+	if res.ProtoMajor != 1 || res.ProtoMinor < 1 {
 		return badAnswer("answered 101 in %s, want HTTP/1.1", quote(res.Proto))
 	}
 	if got := res.Header["Upgrade"]; len(got) != 1 || !strings.EqualFold(got[0], protocol) {

@@ -3,6 +3,7 @@ package wsproxy_test
 import (
 	"bufio"
 	"context"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -45,6 +46,9 @@ func TestMain(m *testing.M) {
 	code := m.Run()
 	http.DefaultTransport.(*http.Transport).CloseIdleConnections()
 	settled := func() bool {
+		if f := flag.Lookup("test.fuzz"); f != nil && f.Value.String() != "" {
+			return true
+		}
 		return runtime.NumGoroutine() <= goroutines && openDescriptors() <= descriptors
 	}
 	for deadline := time.Now().Add(patience); !settled() && time.Now().Before(deadline); {

@@ -177,25 +177,32 @@ func (p *headerPolicy) client(r *http.Request) netip.Addr {
 
 // managed reports whether a client's field of this name must not pass: one
 // that the policy sets, one that only a trusted proxy may send, or an alias
-// of either, told apart by '_' or '.' for '-', that a server behind CGI or
-// WSGI conventions would read as the same variable.
+// of either, such as X_Real_IP, that a server behind CGI or WSGI conventions
+// would read as the same variable.
 func (p *headerPolicy) managed(name string, trusted bool) bool {
-	alias := strings.ContainsAny(name, "_.")
-	if alias {
-		name = textproto.CanonicalMIMEHeaderKey(aliases.Replace(name))
-	}
-	switch name {
+	plain := dashed(name)
+	alias := plain != name
+	switch plain {
 	case "Forwarded", "X-Real-Ip", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto":
 		return true
 	}
-	if strings.HasPrefix(name, "X-Forwarded-") {
+	if strings.HasPrefix(plain, "X-Forwarded-") {
 		return alias || !trusted
 	}
-	return alias && (strings.HasPrefix(name, "Sec-Websocket-") ||
-		slices.ContainsFunc(p.edits, func(e headerEdit) bool { return e.name == name }))
+	return alias && strings.HasPrefix(plain, "Sec-Websocket-") ||
+		slices.ContainsFunc(p.edits, func(e headerEdit) bool { return e.name != name && dashed(e.name) == plain })
 }
 
-var aliases = strings.NewReplacer("_", "-", ".", "-")
+// dashed is the name that a server would read for name if it took all
+// punctuation for the same.
+func dashed(name string) string {
+	return textproto.CanonicalMIMEHeaderKey(strings.Map(func(c rune) rune {
+		if 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' {
+			return c
+		}
+		return '-'
+	}, name))
+}
 
 // forwardedValue is the Forwarded field (RFC 7239) with this hop added. A
 // list whose quotes do not close would swallow what is added: it is dropped.

@@ -126,6 +126,9 @@ func (l *loop) post(r *loopRelay, what uint32) {
 }
 
 func (l *loop) postLocked(r *loopRelay, what uint32) {
+	if l.ended { // and the number of wake may be another's by now
+		return
+	}
 	if r.asked == 0 {
 		l.posted = append(l.posted, r)
 	}
@@ -180,7 +183,7 @@ func (l *loop) take() (park, more bool) {
 		r.seeing, r.asked = r.asked, 0
 	}
 	l.ended = l.live == 0
-	l.parked = len(l.taken) == 0 && len(l.ready) == 0
+	l.parked = !l.ended && len(l.taken) == 0 && len(l.ready) == 0
 	return l.parked, !l.ended
 }
 

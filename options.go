@@ -110,8 +110,10 @@ func WithReadTimeout(d time.Duration) Option {
 
 // WithSendTimeout sets how long a write may make no progress, to the upstream
 // or, on a tunnel, to either side: a tunnel ends with [SendTimeout], so that a
-// client that has stopped reading holds nothing for longer. The default is 60
-// seconds; zero disables it; New refuses a negative one.
+// client that has stopped reading holds nothing for longer. Under TLS, and over
+// connections of other kinds than plain sockets, progress is seen in steps of
+// 16 KiB. The default is 60 seconds; zero disables it; New
+// refuses a negative one.
 //
 // It is nginx's proxy_send_timeout and, toward the client, send_timeout.
 // Plain answers to the client are under http.Server's WriteTimeout instead.
@@ -201,6 +203,11 @@ func WithKeepAlive() Option {
 // and is the known way round exactly such rules.
 func WithUpgrades(protocols ...string) Option {
 	protocols = slices.Clone(protocols)
+	for i, name := range protocols {
+		if strings.EqualFold(name, "websocket") {
+			protocols[i] = "websocket"
+		}
+	}
 	return optionFunc(func(c *config) { c.upgrades = protocols })
 }
 
@@ -259,9 +266,9 @@ func WithHeader(name, value string) Option {
 // forwarding fields are believed: X-Forwarded-For is extended, X-Forwarded-*
 // kept, and X-Real-IP is the right-most address of X-Forwarded-For that is not
 // one of the prefixes. From every other peer all forwarding fields are dropped
-// before the proxy sets its own. Without this option the client's list is
-// extended whoever sent it, as the nginx recipe does, and its left part is
-// only a claim.
+// before the proxy sets its own. Without this option X-Forwarded-For is extended
+// whoever sent it, as the nginx recipe does, its left part being only a claim;
+// of the client's other forwarding fields none passes.
 //
 // A prefix is an address, a CIDR prefix, or "unix:" for peers on a unix
 // socket. No prefix at all means that no peer is believed. New refuses
@@ -477,7 +484,7 @@ func (c *config) headerPolicy() headerPolicy {
 }
 
 func parseTrusted(s string) (netip.Prefix, error) {
-	if addr, err := netip.ParseAddr(s); err == nil {
+	if addr, err := netip.ParseAddr(s); err == nil && !strings.Contains(s, "/") {
 		addr = addr.Unmap().WithZone("")
 		return netip.PrefixFrom(addr, addr.BitLen()), nil
 	}

@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"net/url"
 	"strings"
 )
 
@@ -39,7 +38,8 @@ func parseOrigin(s string) (origin, error) {
 	if rest, any := strings.CutSuffix(host, ":*"); any {
 		host, port = rest, "*"
 	}
-	if !isHost(strings.TrimPrefix(host, "*.")) {
+	name, wild := strings.CutPrefix(host, "*.")
+	if !isHost(name) || wild && strings.HasPrefix(name, "[") || strings.Contains(scheme, "*") {
 		return origin{}, malformed
 	}
 	if h, p, err := net.SplitHostPort(host); err == nil {
@@ -121,15 +121,21 @@ func isHost(s string) bool {
 		}
 	}
 	if strings.Contains(host, ":") {
-		_, err := netip.ParseAddr(host)
-		return err == nil && host != s
+		addr, err := netip.ParseAddr(host)
+		return err == nil && host != s && (addr.Zone() == "" || isToken(addr.Zone()))
 	}
-	if host == "" || strings.ContainsAny(host, `*/\?#@ "<>^`+"`{|}[]") || !isFieldValue(host) {
-		return false
+	for _, c := range []byte(host) {
+		alphanumeric := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
+		if !alphanumeric && strings.IndexByte("-._~!$&'()+,;=", c) < 0 { // no % and no *
+			return false
+		}
 	}
-	_, err := url.Parse("http://" + host)
-	return err == nil
+	return host != ""
 }
+
+// isHostField reports whether s can be sent as Host. An empty port is legal
+// there.
+func isHostField(s string) bool { return isHost(strings.TrimSuffix(s, ":")) }
 
 // isPort reports whether s is a port number one can connect to.
 func isPort(s string) bool {

@@ -16,6 +16,7 @@ func (p *Proxy) newPlainHandler() http.Handler {
 	p.transport = &http.Transport{
 		DialContext:            p.dialPlain,
 		DialTLSContext:         p.dialPlain,
+		DisableKeepAlives:      !p.keepAlive,
 		MaxIdleConnsPerHost:    64,
 		IdleConnTimeout:        60 * time.Second, // nginx's keepalive_timeout
 		ExpectContinueTimeout:  time.Second,
@@ -27,6 +28,7 @@ func (p *Proxy) newPlainHandler() http.Handler {
 		Rewrite:        p.Rewrite,
 		Transport:      plainTransport{p},
 		ModifyResponse: p.modifyResponse,
+		FlushInterval:  -1, // a proxy is not to hold back what it has
 		ErrorLog:       p.errorLog,
 		BufferPool:     bodyBuffers{},
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
@@ -38,6 +40,11 @@ func (p *Proxy) newPlainHandler() http.Handler {
 		},
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ContentLength != 0 {
+			// Or net/http would swallow the rest of the body when the answer
+			// begins before its end.
+			http.NewResponseController(w).EnableFullDuplex()
+		}
 		proxy.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), inboundKey{}, r)))
 	})
 }
@@ -79,6 +86,11 @@ func (t plainTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err != nil {
 		cancel(nil)
 		return nil, err
+	}
+	if res.StatusCode < 100 { // which net/http does not let a handler write
+		res.Body.Close()
+		cancel(nil)
+		return nil, badAnswer("answered with status %d", res.StatusCode)
 	}
 	if res.StatusCode == http.StatusSwitchingProtocols {
 		// httputil would tunnel it where neither side names a protocol, and

@@ -84,6 +84,11 @@ func (r *connRelay) drive(f *flow, src, dst net.Conn) {
 			src.SetReadDeadline(time.Time{})
 			err = nil
 		}
+		if err == io.EOF && f.back().stalled.Load() != 0 {
+			// A reset wakes the waiting writer too, and tells one of the two
+			// alone what it was: let the other say.
+			time.Sleep(time.Millisecond)
+		}
 		more = f.take(p, err)
 		in.release()
 	}
@@ -109,10 +114,20 @@ func newSource(conn net.Conn) source {
 	if raw := newRawSource(conn); raw != nil {
 		return raw
 	}
-	if secure, ok := conn.(*tls.Conn); ok {
+	if secure, ok := conn.(*tls.Conn); ok && hasDeadlines(secure.NetConn()) {
 		return &tlsSource{conn: secure}
 	}
 	return &connSource{conn: conn}
+}
+
+// hasDeadlines reports whether the deadlines of conn are sure to work, as those
+// of a wrapper or of a tunnel in something else may not.
+func hasDeadlines(conn net.Conn) bool {
+	switch conn.(type) {
+	case *net.TCPConn, *net.UnixConn:
+		return true
+	}
+	return false
 }
 
 func newSink(conn net.Conn, f *flow) sink {
@@ -234,7 +249,7 @@ func (h halfCloser) reset() {
 	if secure, ok := conn.(*tls.Conn); ok {
 		conn = secure.NetConn()
 	}
-	if tcp, ok := conn.(*net.TCPConn); ok {
+	if tcp, ok := conn.(interface{ SetLinger(sec int) error }); ok {
 		tcp.SetLinger(0)
 	}
 }

@@ -111,6 +111,10 @@ func (r *loopRelay) see() {
 	if r.over {
 		return
 	}
+	if r.seeing&doCut == doCut {
+		r.close()
+		return
+	}
 	if r.seeing&doAdopt != 0 {
 		r.adopt()
 	}
@@ -118,12 +122,10 @@ func (r *loopRelay) see() {
 		r.client.wake()
 		r.upstream.wake()
 	}
-	switch r.seeing & doCut {
-	case doCut:
-		r.close()
-	case doCutClient:
+	if r.seeing&doCutClient != 0 {
 		r.client.cut()
-	case doCutUpstream:
+	}
+	if r.seeing&doCutUpstream != 0 {
 		r.upstream.cut()
 	}
 	r.check()

@@ -123,7 +123,8 @@ type deadline struct {
 // limit moves the deadline nearer. Of two at once the later call's is the more
 // specific.
 func (d *deadline) limit(since int64, timeout time.Duration, reason Reason, dead *flow) {
-	if at := since + int64(timeout); timeout > 0 && since > 0 && (d.reason == 0 || at <= d.at) {
+	at := since + int64(timeout) // negative where that is beyond all clocks
+	if timeout > 0 && since > 0 && at > 0 && (d.reason == 0 || at <= d.at) {
 		d.at, d.reason, d.dead = at, reason, dead
 	}
 }
@@ -165,7 +166,10 @@ func (s *sweeper) ping(f *flow) (at int64, awaited bool) {
 		return never, false
 	}
 	heard := max(s.stamp(f.t.opened), f.heard.Load())
-	return heard + int64(s.pingInterval), f.pinged > heard
+	if at = heard + int64(s.pingInterval); at < 0 {
+		at = never
+	}
+	return at, f.pinged > heard
 }
 
 func (d deadline) carryOut() {

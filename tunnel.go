@@ -260,11 +260,9 @@ func (t *Tunnel) finish() {
 	t.log("tunnel closed", slog.String("reason", e.Reason.String()), slog.Any("error", e.Err),
 		slog.Duration("handshake", e.Handshake), slog.Duration("lifetime", e.Lifetime),
 		slog.Any("from_client", e.FromClient), slog.Any("from_upstream", e.FromUpstream))
-	t.hook("OnClose", func() {
-		if t.p.hooks.OnClose != nil {
-			t.p.hooks.OnClose(t, e)
-		}
-	})
+	if t.p.hooks.OnClose != nil {
+		t.hook("OnClose", func() { t.p.hooks.OnClose(t, e) })
+	}
 	t.p.tunnels.remove(t)
 }
 
@@ -275,13 +273,22 @@ func (t *Tunnel) log(message string, attrs ...slog.Attr) {
 	}
 }
 
-// hook calls a function of the user's, whose panic ends this tunnel alone.
+// hook calls a function of the user's. Its panic ends this tunnel alone, and
+// so does runtime.Goexit, as of a testing.T that fails, for which it has a
+// goroutine of its own.
 func (t *Tunnel) hook(name string, call func()) {
-	defer func() {
-		if v := recover(); v != nil {
-			t.p.logger.Error("hook panicked", "hook", name, "tunnel", t.id, "panic", v, "stack", string(debug.Stack()))
-			t.end(Failed, fmt.Errorf("wsproxy: %s panicked: %v", name, v))
-		}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		returned := false
+		defer func() {
+			if v := recover(); !returned {
+				t.p.logger.Error("hook failed", "hook", name, "tunnel", t.id, "panic", v, "stack", string(debug.Stack()))
+				t.end(Failed, fmt.Errorf("wsproxy: %s failed: %v", name, v))
+			}
+		}()
+		call()
+		returned = true
 	}()
-	call()
+	<-done
 }

@@ -21,13 +21,16 @@ type target struct {
 // parseTarget reads the forms of New's target, reporting every mistake.
 func parseTarget(s string) (*target, error) {
 	scheme, rest, ok := strings.Cut(s, "://")
+	if at := strings.LastIndexByte(rest, '@'); at >= 0 {
+		s = scheme + "://…" + rest[at:] // credentials are not for logs
+	}
 	if !ok {
 		return nil, fmt.Errorf("wsproxy: target %q has no scheme, want one such as %q", s, "http://localhost:3000")
 	}
 	if path, unix := strings.CutPrefix(rest, "unix:"); unix {
 		return parseUnixTarget(s, scheme, path)
 	}
-	u, err := url.Parse(s)
+	u, err := url.Parse(scheme + "://" + rest)
 	if err != nil {
 		var parse *url.Error
 		if errors.As(err, &parse) {
@@ -49,6 +52,9 @@ func parseTarget(s string) (*target, error) {
 	}
 	if u.Fragment != "" {
 		fail("has a fragment %q, which no request carries", u.Fragment)
+	}
+	if strings.Contains(u.RawQuery, " ") {
+		fail("has a space in its query, want %%20")
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
@@ -73,7 +79,7 @@ func parseUnixTarget(s, scheme, rest string) (*target, error) {
 		socketErr = fmt.Errorf("wsproxy: target %q has socket %q, want an absolute path", s, socket)
 	}
 	u, err := url.Parse(base)
-	if err != nil || u.Host != "" || base != "" && !strings.HasPrefix(base, "/") || u.Fragment != "" {
+	if err != nil || u.Host != "" || base != "" && !strings.HasPrefix(base, "/") || u.Fragment != "" || strings.Contains(u.RawQuery, " ") {
 		baseErr = fmt.Errorf("wsproxy: target %q has base %q after the socket, want a path", s, base)
 	}
 	if err := errors.Join(schemeErr, socketErr, baseErr); err != nil {

@@ -42,6 +42,7 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httputil"
+	"sync"
 	"time"
 )
 
@@ -143,9 +144,10 @@ func (p *Proxy) open(w http.ResponseWriter, r *http.Request, protocol string) (_
 		return nil, err
 	}
 	var t *Tunnel
+	release := sync.OnceFunc(func() { p.tunnels.release(clientIP) })
 	defer func() {
 		if t == nil {
-			p.tunnels.release(clientIP)
+			release()
 		}
 	}()
 
@@ -171,6 +173,7 @@ func (p *Proxy) open(w http.ResponseWriter, r *http.Request, protocol string) (_
 		return nil, upstreamError(ctx, err)
 	}
 	if res.StatusCode != http.StatusSwitchingProtocols {
+		release() // from here on it is a plain answer, which Shutdown does not wait for
 		p.relayAnswer(w, r, x, res)
 		return nil, nil
 	}
@@ -189,16 +192,18 @@ func (p *Proxy) open(w http.ResponseWriter, r *http.Request, protocol string) (_
 		return nil, upstreamError(ctx, context.Cause(ctx))
 	}
 	h := w.Header()
-	delete(h, "Connection")
+	kept := maps.Clone(h)
+	for _, name := range []string{"Connection", "Content-Length", "Transfer-Encoding", "Upgrade"} {
+		delete(h, name)
+	}
 	for name, values := range res.Header {
-		h[name] = append(h[name], values...)
+		h[name] = append(h[name][:len(h[name]):len(h[name])], values...)
 	}
 	head := appendSwitch(nil, h, protocol)
 	client, sent, err := hijack(w)
 	if err != nil {
-		for name := range res.Header {
-			delete(h, name)
-		}
+		clear(h)
+		maps.Copy(h, kept)
 		return nil, err
 	}
 	t = p.newTunnel(r, protocol, start, client, upstream)
@@ -210,11 +215,9 @@ func (p *Proxy) open(w http.ResponseWriter, r *http.Request, protocol string) (_
 		t.drain()
 	}
 	t.log("tunnel opened", slog.Duration("handshake", t.handshake))
-	t.hook("OnOpen", func() {
-		if p.hooks.OnOpen != nil {
-			p.hooks.OnOpen(t, r)
-		}
-	})
+	if p.hooks.OnOpen != nil {
+		t.hook("OnOpen", func() { p.hooks.OnOpen(t, r) })
+	}
 	return t, nil
 }
 
@@ -240,12 +243,14 @@ func (p *Proxy) modifySwitch(res *http.Response) error {
 // [httputil.ReverseProxy] of your own: use it as, or within, that proxy's
 // Rewrite. It routes pr.Out to the target, and sets Host, the forwarding
 // fields and Connection as for the Proxy's own requests; the protocols of
-// [WithUpgrades] are all that is left of an upgrade. It may be called from any
-// goroutine. The transport of that proxy is its own: a unix target, timeouts
+// [WithUpgrades] are all that is left of an upgrade. The query is the client's,
+// to the byte. It may be called from any goroutine. The transport of that proxy is its own: a unix target, timeouts
 // and TLS are not part of the policy.
 func (p *Proxy) Rewrite(pr *httputil.ProxyRequest) {
 	out := pr.Out
 	out.URL.RawQuery = pr.In.URL.RawQuery // httputil drops parameters that it cannot parse
+	out.Trailer = pr.In.Trailer           // filled in as the body is read, which the copy would not be
+	out.URL.Opaque = ""                   // of "GET x:/path", which would go upstream as it is
 	pr.SetURL(p.target.url)
 	switch {
 	case p.host.target:
@@ -319,6 +324,11 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 	case <-empty:
 		return nil
 	case <-ctx.Done():
+	}
+	select {
+	case <-empty: // of two things at once the better
+		return nil
+	default:
 	}
 	p.end(Shutdown)
 	<-empty

@@ -1,0 +1,77 @@
+package wsproxy_test
+
+import (
+	"io"
+	"net"
+	"runtime"
+	"testing"
+	"time"
+
+	"example.com/wsproxy"
+	"github.com/stretchr/testify/assert"
+)
+
+// makeDeaf opens a tunnel, one end of which never reads what the other sends
+// without end.
+func makeDeaf(t *testing.T, r *rig, deaf wsproxy.Reason) {
+	t.Helper()
+	client, server := r.tunnel(t)
+	to, from := inOrder(deaf, client, server)
+	if tcp, ok := to.socket().(*net.TCPConn); ok {
+		tcp.SetReadBuffer(4 << 10)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		io.Copy(from, endless{})
+	}()
+	t.Cleanup(func() {
+		abort(from)
+		<-done
+	})
+}
+
+// The two timeouts are equal by default too, and silence is all that a peer
+// leaves that does not read: the cause is to be named.
+func TestASocketThatIsNotReadEndsTheTunnelAtTheSendTimeout(t *testing.T) {
+	const timeout = 300 * time.Millisecond
+	overLinks(t, oneSocketOfEach, func(t *testing.T, l link) {
+		eachSide(t, func(t *testing.T, deaf wsproxy.Reason) {
+			ended := newEndings()
+			r := l.start(t, nil, ended.hook(), wsproxy.WithReadTimeout(timeout), wsproxy.WithSendTimeout(timeout))
+			makeDeaf(t, r, deaf)
+			ending := ended.next(t)
+			assert.Equal(t, wsproxy.SendTimeout, ending.Reason, "reason: %v", ending.Reason)
+			assert.NoError(t, ending.Err)
+			assert.GreaterOrEqual(t, ending.Lifetime, timeout)
+		})
+	})
+}
+
+func oneSocketOfEach(l link) bool { return l == plainLink || l.tlsClient != l.tlsUpstream }
+
+func TestAPeerThatDoesNotReadCostsOneBuffer(t *testing.T) {
+	overLinks(t, oneSocketOfEach, func(t *testing.T, l link) {
+		r := l.start(t, nil)
+		makeDeaf(t, r, wsproxy.ClientClosed)
+		awaitStall(t, r.p)
+		const n = 10
+		before := heapInUse()
+		for range n {
+			makeDeaf(t, r, wsproxy.ClientClosed)
+		}
+		awaitStall(t, r.p)
+		each := (heapInUse() - before) / n
+		assert.Less(t, each, int64(300<<10), "bytes of heap for a tunnel and its test's ends")
+	})
+}
+
+// heapInUse is what the garbage collector finds in use, pools emptied.
+func heapInUse() int64 {
+	for range 3 { // a sync.Pool keeps things for two collections
+		runtime.GC()
+	}
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}

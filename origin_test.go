@@ -1,0 +1,164 @@
+package wsproxy
+
+import (
+	"net/http"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func TestOriginPatternsAreRead(t *testing.T) {
+	for pattern, want := range map[string]origin{
+		"null":                      {opaque: true},
+		"example.com":               {host: "example.com"},
+		"EXAMPLE.com":               {host: "example.com"},
+		"example.com:8080":          {host: "example.com", port: "8080"},
+		"example.com:*":             {host: "example.com", port: "*"},
+		"https://example.com":       {scheme: "https", host: "example.com"},
+		"HTTPS://Example.COM:443":   {scheme: "https", host: "example.com", port: "443"},
+		"http://localhost:*":        {scheme: "http", host: "localhost", port: "*"},
+		"*.example.com":             {host: "*.example.com"},
+		"https://*.example.com:*":   {scheme: "https", host: "*.example.com", port: "*"},
+		"*.example.com:8443":        {host: "*.example.com", port: "8443"},
+		"192.0.2.1:80":              {host: "192.0.2.1", port: "80"},
+		"[2001:db8::1]":             {host: "2001:db8::1"},
+		"http://[2001:DB8::1]:8080": {scheme: "http", host: "2001:db8::1", port: "8080"},
+		"http://[::1]:*":            {scheme: "http", host: "::1", port: "*"},
+		"chrome-extension://abcdef": {scheme: "chrome-extension", host: "abcdef"},
+	} {
+		got, err := parseOrigin(pattern)
+		if assert.NoError(t, err, "pattern %q", pattern) {
+			assert.Equal(t, want, got, "pattern %q", pattern)
+		}
+	}
+}
+
+func TestMalformedOriginPatternsAreRefused(t *testing.T) {
+	for _, pattern := range []string{
+		"", "*", "*.", "*.*", "*.*.example.com", "a.*.example.com", "*example.com", "exam*ple.com", "example.*", "*:80", ":*", "*:*",
+		"https://", "https://*", "://example.com", "ht tp://example.com", "*://example.com", "https//example.com", "https:example.com",
+		"https://example.com/", "https://example.com/path", "https://example.com?x", "https://example.com#x", "https://example.com ",
+		" https://example.com", "https://user@example.com", "https://good.com@evil.com", "https://a.com,https://b.com", "https://a.com https://b.com",
+		"example.com:", "example.com:0", "example.com:65536", "example.com:http", "example.com:80:80", "example.com:80:*", "example.com:**", "example.com:-1",
+		"2001:db8::1", "[2001:db8::1", "2001:db8::1]", "[example.com]", "[192.0.2.1]", "[]", "[2001:db8::1]x", "[2001:db8::1]:", "[[::1]]",
+		"*.[2001:db8::1]", "*.[2001:db8::1]:80", "https://*.[2001:db8::1]:*",
+		"exam\nple.com", "exam\x00ple.com", "[::1%\r\n]", `example.com\`, `exam"ple.com`, "%zz.com", "https://https://example.com",
+	} {
+		got, err := parseOrigin(pattern)
+		assert.Error(t, err, "pattern %q was read as %+v", pattern, got)
+	}
+	_, err := parseOrigin("https://example.com/")
+	require.EqualError(t, err, `"https://example.com/" is not an origin, want [scheme://]host[:port]`)
+}
+
+func TestOriginsAreAllowedByPattern(t *testing.T) {
+	for _, test := range []struct {
+		pattern string
+		allowed []string
+		refused []string
+	}{
+		{"https://example.com",
+			[]string{"https://example.com", "https://EXAMPLE.com", "HTTPS://example.com", "https://example.com:443"},
+			[]string{"http://example.com", "https://example.com:8443", "https://example.com:80", "https://www.example.com", "https://example.com.evil.com",
+				"https://evilexample.com", "https://example.co", "https://example.comx", "https://example.com.", "https://example.com:0443",
+				"wss://example.com", "ws://example.com", "example.com", "//example.com", "null"}},
+		{"example.com",
+			[]string{"https://example.com", "http://example.com", "http://example.com:80", "https://example.com:443"},
+			[]string{"http://example.com:443", "https://example.com:80", "http://example.com:8080", "ftp://example.com", "chrome-extension://example.com", "example.com", "null"}},
+		{"example.com:8080",
+			[]string{"http://example.com:8080", "https://example.com:8080"},
+			[]string{"http://example.com", "https://example.com", "http://example.com:80"}},
+		{"example.com:443",
+			[]string{"https://example.com", "https://example.com:443", "http://example.com:443"},
+			[]string{"http://example.com"}},
+		{"http://localhost:*",
+			[]string{"http://localhost", "http://localhost:1", "http://localhost:65535"},
+			[]string{"https://localhost", "http://localhost:0", "http://localhost:65536", "http://localhost:*", "http://localhost:", "http://localhost.evil.com:80", "http://127.0.0.1"}},
+		{"*.example.com",
+			[]string{"https://www.example.com", "http://a.b.example.com", "https://A.Example.Com"},
+			[]string{"https://example.com", "https://evilexample.com", "https://.example.com", "https://www.example.com.evil.com", "https://www.example.com.",
+				"https://www.example.com:8443", "https://*.example.com", "https://www.example.com@evil.com", "https://evil.com/.example.com",
+				"https://evil.com?.example.com", "https://evil.com#.example.com", `https://evil.com\.example.com`, "https://evil.com%00.example.com",
+				"https://evil.com:80.example.com", "https://evil.com .example.com", "https://evil.com, www.example.com", "null"}},
+		{"https://*.example.com:*",
+			[]string{"https://www.example.com", "https://www.example.com:8443"},
+			[]string{"http://www.example.com", "https://example.com:8443"}},
+		{"https://good.com",
+			[]string{"https://good.com"},
+			[]string{"https://good.com@evil.com", "https://good.com:443@evil.com", "https://evil.com@good.com", "https://good.com:@evil.com", "https://good.com/", "https://good.com/x",
+				"https://good.com?", "https://good.com#", " https://good.com/ ", "https://good.com, https://evil.com", "https://good.com https://evil.com",
+				"https://https://good.com", "https:good.com", "https:/good.com", "https:///good.com", "", " ", "*", "https://*"}},
+		{"http://[2001:db8::1]:8080",
+			[]string{"http://[2001:db8::1]:8080", "http://[2001:DB8::1]:8080"},
+			[]string{"http://[2001:db8::1]", "http://2001:db8::1:8080", "http://[2001:db8::2]:8080", "http://[2001:db8::1"}},
+		{"192.0.2.1", []string{"http://192.0.2.1"}, []string{"http://192.0.2.1.evil.com", "http://0xc0000201", "http://192.0.2.10"}},
+		{"example.com.", []string{"http://example.com."}, []string{"http://example.com"}},
+		{"chrome-extension://abcdef", []string{"chrome-extension://abcdef"}, []string{"https://abcdef", "chrome-extension://abcdefg", "moz-extension://abcdef"}},
+		{"null", []string{"null"}, []string{"NULL", "https://null", "http://null", "nul", "null, null", ""}},
+	} {
+		pattern, err := parseOrigin(test.pattern)
+		require.NoError(t, err)
+		for _, header := range test.allowed {
+			assert.NoError(t, checkOrigin(from(header), []origin{pattern}), "pattern %q, Origin: %s", test.pattern, header)
+		}
+		for _, header := range test.refused {
+			err := checkOrigin(from(header), []origin{pattern})
+			if assert.ErrorIs(t, err, ErrForbiddenOrigin, "pattern %q, Origin: %s", test.pattern, header) {
+				assert.Equal(t, http.StatusForbidden, StatusCode(err))
+			}
+		}
+	}
+}
+
+// from is a request with these Origin lines.
+func from(origins ...string) *http.Request {
+	return &http.Request{Header: http.Header{"Origin": origins}}
+}
+
+func TestTwoOriginLinesAreRefusedAndNoneAtAllIsNot(t *testing.T) {
+	good, err := parseOrigin("https://good.com")
+	require.NoError(t, err)
+	other, err := parseOrigin("*.other.com")
+	require.NoError(t, err)
+	allowed := []origin{good, other}
+
+	assert.NoError(t, checkOrigin(from("https://evil.com"), nil), "no pattern, no check")
+	assert.NoError(t, checkOrigin(from("https://good.com", "https://evil.com"), nil), "no pattern, no check")
+	assert.NoError(t, checkOrigin(&http.Request{Header: http.Header{}}, allowed), "no browser sends no Origin")
+	assert.NoError(t, checkOrigin(from("https://good.com"), allowed), "the first pattern")
+	assert.NoError(t, checkOrigin(from("https://a.other.com"), allowed), "the second pattern")
+	for _, lines := range [][]string{
+		{"https://good.com", "https://good.com"},
+		{"https://good.com", "https://evil.com"},
+		{"https://evil.com", "https://good.com"},
+		{"https://good.com", ""},
+		{"", "https://good.com"},
+	} {
+		assert.ErrorIs(t, checkOrigin(from(lines...), allowed), ErrForbiddenOrigin, "two lines are no browser's: %q", lines)
+	}
+	assert.EqualError(t, checkOrigin(from("https://evil.com"), allowed), `wsproxy: origin not allowed: "https://evil.com"`)
+}
+
+func TestAHostIsANameOrAnAddressWithAnOptionalPort(t *testing.T) {
+	for _, host := range []string{
+		"localhost", "localhost:80", "example.com", "example.com.", "EXAMPLE.com:65535", "a-b_c.example:1", "xn--bcher-kva.example", "-",
+		"192.0.2.1", "192.0.2.1:8080", "[::1]", "[::1]:80", "[2001:db8::1]:443", "[fe80::1%eth0]", "[fe80::1%eth0]:80", "[::ffff:192.0.2.1]:80", "1",
+	} {
+		assert.True(t, isHost(host), "%q", host)
+	}
+	for _, s := range []string{
+		"", " ", ":", ":80", "a:", "a:0", "a:65536", "a:00000080", "a:http", "a:80:80", "a:-1", "a:+1", "a: 80", "a:８",
+		"::1", "::1:80", "[::1", "::1]", "[::1]80", "[::1]:", "[::1]:0", "[::1]:80:80", "[]", "[]:80", "[a]", "[a]:80", "[192.0.2.1]", "[192.0.2.1]:80", "[[::1]]", "[::1]]",
+		"a b", "a\tb", "a/b", "a?b", "a#b", "a@b", "a\\b", "a*b", "*", "a\"b", "a<b", "a>b", "a^b", "a`b", "a{b", "a|b", "a}b", "a[b", "a]b", "a%b", "a%41",
+		"a\r\nX: y", "a\nb", "a\x00b", "a\x7fb", "a\r\nX: y:80",
+	} {
+		assert.False(t, isHost(s), "%q", s)
+	}
+	// A zone may hold anything as far as netip is concerned; a Host may not.
+	for _, s := range []string{
+		"[::1%\r\nX: y]", "[::1%\r\nX: y]:80", "[::1%\n]", "[::1%\x00]", "[fe80::1% x]", "[fe80::1%a b]:80", "[fe80::1%a/b]", "[fe80::1%a@b]", "[fe80::1%a\x7f]", "[fe80::1%\xb0]",
+	} {
+		assert.False(t, isHost(s), "%q", s)
+	}
+}

@@ -1,0 +1,308 @@
+package wsproxy_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"example.com/wsproxy"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// refuse asks for the sample tunnel through the proxy at addr and lets the
+// upstream give answer, without closing its connection.
+func refuse(t testing.TB, addr string, u *upstream, answer string) (client, server *peer) {
+	t.Helper()
+	client = dial(t, addr)
+	client.send(t, sampleRequest)
+	server = u.accept(t)
+	server.request(t)
+	server.send(t, answer)
+	return client, server
+}
+
+func TestARefusalOfTheUpstreamReachesTheClient(t *testing.T) {
+	for _, c := range []struct {
+		name, answer string
+		status       int
+		header       http.Header
+		body         string
+	}{
+		{"200 with the fields of an upgrade", "HTTP/1.1 200 OK\r\nUpgrade: websocket\r\nConnection: Upgrade, X-Hop\r\n" +
+			"Sec-WebSocket-Accept: " + sampleAccept + "\r\nX-Hop: 1\r\nKeep-Alive: 5\r\nContent-Length: 4\r\n\r\npage",
+			200, http.Header{"Upgrade": nil, "X-Hop": nil, "Keep-Alive": nil, "Sec-Websocket-Accept": {sampleAccept}, "Content-Length": {"4"}}, "page"},
+		{"302", "HTTP/1.1 302 Found\r\nLocation: http://10.0.0.1:3000/a%2Fb?c#d\r\nContent-Length: 0\r\n\r\n",
+			302, http.Header{"Location": {"http://10.0.0.1:3000/a%2Fb?c#d"}}, ""},
+		{"401", "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"a\"\r\nWWW-Authenticate: Digest realm=\"b\"\r\n" +
+			"Set-Cookie: a=1; Path=/\r\nSet-Cookie: b=2\r\nContent-Length: 2\r\n\r\nno",
+			401, http.Header{"Www-Authenticate": {`Basic realm="a"`, `Digest realm="b"`}, "Set-Cookie": {"a=1; Path=/", "b=2"}}, "no"},
+		{"426", "HTTP/1.1 426 Upgrade Required\r\nSec-WebSocket-Version: 13, 8\r\nContent-Length: 3\r\n\r\nold",
+			426, http.Header{"Sec-Websocket-Version": {"13, 8"}}, "old"},
+		{"503 in chunks", "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 7\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nnot\r\n4\r\n now\r\n0\r\n\r\n",
+			503, http.Header{"Retry-After": {"7"}}, "not now"},
+		{"gzip that is none of the proxy's business", "HTTP/1.1 500 Oops\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\n\x1f\x8b\x00\xff",
+			500, http.Header{"Content-Encoding": {"gzip"}, "Content-Length": {"4"}}, "\x1f\x8b\x00\xff"},
+		{"204", "HTTP/1.1 204 No Content\r\n\r\n", 204, nil, ""},
+		{"304", "HTTP/1.1 304 Not Modified\r\nETag: \"a\"\r\n\r\n", 304, http.Header{"Etag": {`"a"`}}, ""},
+		{"a status nobody knows", "HTTP/1.1 799 Hm\r\nContent-Length: 0\r\n\r\n", 799, nil, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			u := newUpstream(t)
+			errs := newFailures()
+			p, addr := serveProxy(t, u.url, errs.option())
+			client, server := refuse(t, addr, u, c.answer)
+			res := client.answer(t)
+			assert.Equal(t, c.status, res.StatusCode)
+			for name, values := range c.header {
+				assert.Equal(t, values, res.Header[name], "field %s", name)
+			}
+			assert.Empty(t, res.Header["Upgrade"])
+			assert.Equal(t, c.body, body(t, res))
+			assert.True(t, res.Close, "the answer does not announce the end of the connection")
+			assert.Empty(t, client.gone(t, "the client's"))
+			assert.Empty(t, server.gone(t, "the upstream's"))
+			assert.Empty(t, errs, "an answer of the upstream's is no failure")
+			eventually(t, func() bool { return p.Stats() == wsproxy.Stats{} }, "the handshake is still counted")
+		})
+	}
+}
+
+func TestABodyThatEndsWithItsConnectionIsComplete(t *testing.T) {
+	u := newUpstream(t)
+	_, addr := serveProxy(t, u.url)
+	client, server := refuse(t, addr, u, "HTTP/1.0 403 Forbidden\r\n\r\nto the end")
+	server.Close()
+	assert.Equal(t, "to the end", body(t, client.answer(t)))
+}
+
+func TestALargeRefusalIsStreamedIntact(t *testing.T) {
+	blob := make([]byte, 10<<20)
+	rand.NewChaCha8([32]byte{1}).Read(blob)
+	for name, framing := range map[string]string{
+		"with its length": fmt.Sprintf("Content-Length: %d\r\n", len(blob)),
+		"to the end":      "",
+	} {
+		t.Run(name, func(t *testing.T) {
+			u := newUpstream(t)
+			u.script(func(server *peer) {
+				http.ReadRequest(server.br)
+				io.Copy(server, io.MultiReader(strings.NewReader("HTTP/1.1 500 Oops\r\n"+framing+"\r\n"), bytes.NewReader(blob)))
+			})
+			_, addr := serveProxy(t, u.url)
+			res, _ := ask(t, addr, sampleRequest)
+			assert.Equal(t, 500, res.StatusCode)
+			got := sha256.New()
+			_, err := io.Copy(got, res.Body)
+			require.NoError(t, err)
+			assert.Equal(t, sha256.Sum256(blob), [32]byte(got.Sum(nil)))
+		})
+	}
+}
+
+func TestARefusalIsPassedOnAsItComes(t *testing.T) {
+	for name, answer := range map[string][2]string{
+		"with its length": {"HTTP/1.1 403 Forbidden\r\nContent-Length: 11\r\n\r\nfirst ", "second"[:5]},
+		"in chunks":       {"HTTP/1.1 403 Forbidden\r\nTransfer-Encoding: chunked\r\n\r\n6\r\nfirst \r\n", "5\r\nsecon\r\n0\r\n\r\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			u := newUpstream(t)
+			_, addr := serveProxy(t, u.url)
+			client, server := refuse(t, addr, u, answer[0])
+			res := client.answer(t)
+			first := make([]byte, 6)
+			_, err := io.ReadFull(res.Body, first)
+			require.NoError(t, err)
+			assert.Equal(t, "first ", string(first))
+			server.send(t, answer[1])
+			assert.Equal(t, "secon", body(t, res))
+		})
+	}
+}
+
+func TestTheHeaderOfARefusalDoesNotWaitForItsBody(t *testing.T) {
+	u := newUpstream(t)
+	_, addr := serveProxy(t, u.url)
+	client, server := refuse(t, addr, u, "HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\n")
+	res := client.answer(t)
+	server.send(t, "no")
+	assert.Equal(t, "no", body(t, res))
+}
+
+func TestTheTrailersOfARefusalArePassedOn(t *testing.T) {
+	for name, announced := range map[string]string{"announced": "Trailer: X-Sum\r\n", "not announced": ""} {
+		t.Run(name, func(t *testing.T) {
+			u := newUpstream(t)
+			_, addr := serveProxy(t, u.url)
+			client, _ := refuse(t, addr, u, "HTTP/1.1 403 Forbidden\r\n"+announced+
+				"Transfer-Encoding: chunked\r\n\r\n2\r\nno\r\n0\r\nX-Sum: 42\r\n\r\n")
+			res := client.answer(t)
+			assert.Equal(t, "no", body(t, res))
+			assert.Equal(t, []string{"42"}, res.Trailer["X-Sum"])
+		})
+	}
+}
+
+func TestARefusalThatIsCutIsCutForTheClientToo(t *testing.T) {
+	for name, answer := range map[string]string{
+		"with its length":  "HTTP/1.1 403 Forbidden\r\nContent-Length: 100\r\n\r\npart",
+		"in chunks":        "HTTP/1.1 403 Forbidden\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\n",
+		"within a chunk":   "HTTP/1.1 403 Forbidden\r\nTransfer-Encoding: chunked\r\n\r\n9\r\npart",
+		"by a broken size": "HTTP/1.1 403 Forbidden\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\nzz\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			u := newUpstream(t)
+			p, addr := serveProxy(t, u.url)
+			client, server := refuse(t, addr, u, answer)
+			server.Close()
+			res := client.answer(t)
+			got, err := io.ReadAll(res.Body)
+			assert.Error(t, err, "the body looks complete")
+			assert.Equal(t, "part", string(got))
+			eventually(t, func() bool { return p.Stats() == wsproxy.Stats{} }, "the handshake is still counted")
+		})
+	}
+}
+
+func TestARefusalThatStallsIsCutAfterTheReadTimeout(t *testing.T) {
+	u := newUpstream(t)
+	_, addr := serveProxy(t, u.url, wsproxy.WithReadTimeout(30*time.Millisecond))
+	client, server := refuse(t, addr, u, "HTTP/1.1 403 Forbidden\r\nContent-Length: 100\r\n\r\npart")
+	res := client.answer(t)
+	got, err := io.ReadAll(res.Body)
+	assert.ErrorIs(t, err, io.ErrUnexpectedEOF)
+	assert.Equal(t, "part", string(got))
+	assert.Empty(t, server.gone(t, "the upstream's"))
+}
+
+// Otherwise a client could send requests of its own past the proxy's rules.
+func TestBytesAfterARefusedHandshakeReachNobody(t *testing.T) {
+	const smuggled = "GET /admin HTTP/1.1\r\nHost: server.example.com\r\n\r\n"
+	for name, answer := range map[string]string{
+		"a refusal":        "HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno",
+		"no body":          "HTTP/1.1 204 No Content\r\n\r\n",
+		"to be kept alive": "HTTP/1.1 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nok",
+		"a bad switch":     "HTTP/1.1 101 Switching Protocols\r\n\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			u := newUpstream(t)
+			_, addr := serveProxy(t, u.url)
+			client := dial(t, addr)
+			client.send(t, sampleRequest+smuggled)
+			server := u.accept(t)
+			server.request(t)
+			server.send(t, answer)
+			res := client.answer(t)
+			assert.NotEqual(t, 101, res.StatusCode)
+			io.Copy(io.Discard, res.Body)
+			assert.Empty(t, client.gone(t, "the client's"), "an answer to the second request")
+			assert.Empty(t, server.gone(t, "the upstream's"), "the second request went to the first one's connection")
+			assert.Empty(t, u.conns, "the second request went to the upstream")
+		})
+	}
+}
+
+func TestBytesAfterABadHandshakeReachNobody(t *testing.T) {
+	u := newUpstream(t)
+	_, addr := serveProxy(t, u.url)
+	res, client := ask(t, addr, sampleWith(t, "Version: 13", "Version: 12")+sampleRequest)
+	assert.Equal(t, 426, res.StatusCode)
+	io.Copy(io.Discard, res.Body)
+	assert.Empty(t, client.gone(t, "the client's"))
+	assert.Empty(t, u.conns)
+}
+
+func TestTheConnectionOfARefusalIsNeverReused(t *testing.T) {
+	u := newUpstream(t)
+	_, addr := serveProxy(t, u.url, wsproxy.WithKeepAlive())
+	client, first := refuse(t, addr, u, "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+	assert.Equal(t, 403, client.answer(t).StatusCode)
+	for _, request := range []string{sampleRequest, sampleWith(t, "Upgrade: websocket", "Upgrade: none")} {
+		client = dial(t, addr)
+		client.send(t, request)
+		server := u.accept(t) // a connection of its own
+		server.request(t)
+		server.send(t, sampleOK)
+		assert.Equal(t, 200, client.answer(t).StatusCode)
+	}
+	assert.Empty(t, first.gone(t, "the upstream's"))
+}
+
+func TestAClientThatLeavesARefusalFreesTheUpstream(t *testing.T) {
+	u := newUpstream(t)
+	p, addr := serveProxy(t, u.url)
+	client, server := refuse(t, addr, u, "HTTP/1.1 403 Forbidden\r\nContent-Length: 100\r\n\r\npart")
+	client.answer(t)
+	client.reset()
+	server.gone(t, "the upstream's")
+	eventually(t, func() bool { return p.Stats() == wsproxy.Stats{} }, "the handshake is still counted")
+}
+
+// A client that does not read must not keep Shutdown from returning after its
+// context has ended.
+func TestShutdownDoesNotWaitForAClientThatDoesNotReadARefusal(t *testing.T) {
+	u := newUpstream(t)
+	u.script(func(server *peer) {
+		http.ReadRequest(server.br)
+		io.WriteString(server, "HTTP/1.1 403 Forbidden\r\nContent-Length: 1000000000\r\n\r\n")
+		io.CopyN(server, zeros{}, 1_000_000_000)
+	})
+	p := newProxy(t, u.url)
+	writes := make(chan struct{}, 1)
+	addr := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		p.ServeHTTP(&tellingWriter{w, writes}, r)
+	}))
+	client := dial(t, addr)
+	client.send(t, sampleRequest)
+	for quiet := false; !quiet; {
+		select {
+		case <-writes:
+		case <-time.After(300 * time.Millisecond): // long for a write that makes progress
+			quiet = true
+		}
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	done := make(chan error, 1)
+	go func() { done <- p.Shutdown(ctx) }()
+	select {
+	case err := <-done:
+		assert.NoError(t, err, "a refusal is a plain answer, which http.Server.Shutdown waits for")
+	case <-time.After(2 * time.Second):
+		assert.Fail(t, "Shutdown hangs on a client that does not read")
+		client.Close()
+		<-done
+	}
+}
+
+// zeros is an endless source of bytes.
+type zeros struct{}
+
+func (zeros) Read(b []byte) (int, error) {
+	clear(b)
+	return len(b), nil
+}
+
+// A tellingWriter tells of each write that is done.
+type tellingWriter struct {
+	http.ResponseWriter
+	writes chan<- struct{}
+}
+
+func (w *tellingWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w *tellingWriter) Write(p []byte) (int, error) {
+	n, err := w.ResponseWriter.Write(p)
+	select {
+	case w.writes <- struct{}{}:
+	default:
+	}
+	return n, err
+}

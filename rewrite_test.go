@@ -1,0 +1,120 @@
+package wsproxy_test
+
+import (
+	"net/http"
+	"net/http/httputil"
+	"strings"
+	"testing"
+
+	"example.com/wsproxy"
+	"github.com/stretchr/testify/assert"
+)
+
+func TestTheRequestTargetSurvivesToTheByteBehindTheTargetsBase(t *testing.T) {
+	parameters := "p0=0"
+	for range 9_999 {
+		parameters += "&p=%2F+%20"
+	}
+	u := newUpstream(t)
+	for _, test := range []struct{ base, uri, want string }{
+		{"", "/", "/"},
+		{"/", "/", "/"},
+		{"", "/chat", "/chat"},
+		{"/base", "/chat", "/base/chat"},
+		{"/base/", "/chat", "/base/chat"},
+		{"/base/", "/chat/", "/base/chat/"},
+		{"/base", "/", "/base/"},
+		{"/base", "//chat//", "/base//chat//"},
+		{"", "//host/chat", "//host/chat"},
+		{"", "/a%2Fb%2fc", "/a%2Fb%2fc"},
+		{"/x%2Fy", "/a%2fb", "/x%2Fy/a%2fb"},
+		{"/x%2Fy/", "/ab", "/x%2Fy/ab"},
+		{"/base", "/%41%7e%c3%A9/!$&'()*+,;=:@~", "/base/%41%7e%c3%A9/!$&'()*+,;=:@~"},
+		{"", "/a;b=1?c;d=2", "/a;b=1?c;d=2"},
+		{"", "/?", "/?"},
+		{"", "/a?", "/a?"},
+		{"", "/a??b?", "/a??b?"},
+		{"", "/a?x=1&x=2;y=%zz&%&=&&", "/a?x=1&x=2;y=%zz&%&=&&"},
+		{"", `/a?"<>\^{|}[]` + "\xff", `/a?"<>\^{|}[]` + "\xff"},
+		{"?k=1", "/a", "/a?k=1"},
+		{"?k=1", "/a?", "/a?k=1"},
+		{"/base?k=%zz;", "/a?x=%zz;", "/base/a?k=%zz;&x=%zz;"},
+		{"", "/a?" + parameters, "/a?" + parameters},
+		{"/base", "http://other.example/chat?x", "/base/chat?x"},
+		{"/base", "http://user:pass@other.example?x", "/base/?x"},
+	} {
+		name := test.base + " and " + test.uri
+		t.Run(name[:min(len(name), 80)], func(t *testing.T) {
+			_, addr := serveProxy(t, u.url+test.base)
+			bothKinds(t, func(t *testing.T, request func(string, ...string) string, _ func(http.Header) http.Header) {
+				line, _, _ := strings.Cut(u.received(t, addr, request(test.uri)), "\r\n")
+				assert.Equal(t, "GET "+test.want+" HTTP/1.1", line)
+			})
+		})
+	}
+}
+
+// viaReverseProxy serves an httputil.ReverseProxy of a user's own with p's
+// policy.
+func viaReverseProxy(t testing.TB, p *wsproxy.Proxy) string {
+	t.Helper()
+	transport := &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: -1}
+	t.Cleanup(transport.CloseIdleConnections)
+	return serve(t, &httputil.ReverseProxy{Rewrite: p.Rewrite, Transport: transport})
+}
+
+func TestRewriteWithinAReverseProxySendsWhatTheProxySends(t *testing.T) {
+	u := newUpstream(t)
+	for _, test := range []struct {
+		name string
+		opts []wsproxy.Option
+	}{
+		{"no options", nil},
+		{"keepalive", []wsproxy.Option{wsproxy.WithKeepAlive()}},
+		{"trust", []wsproxy.Option{wsproxy.WithTrustedProxies("127.0.0.1"), wsproxy.WithForwarded()}},
+		{"distrust", []wsproxy.Option{wsproxy.WithTrustedProxies("10.0.0.1"), wsproxy.WithForwarded()}},
+		{"hosts and fields", []wsproxy.Option{wsproxy.WithHost("app.example"), wsproxy.WithHeader("X-Set", "1"), wsproxy.WithHeader("Cookie", "")}},
+		{"the target's host", []wsproxy.Option{wsproxy.WithTargetHost()}},
+		{"a rewrite", []wsproxy.Option{wsproxy.WithRewrite(func(pr *httputil.ProxyRequest) { pr.Out.Header.Set("X-Saw", pr.Out.Header.Get("X-Real-IP")) })}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			p, addr := serveProxy(t, u.url+"/base?k=1", test.opts...)
+			own := viaReverseProxy(t, p)
+			bothKinds(t, func(t *testing.T, request func(string, ...string) string, _ func(http.Header) http.Header) {
+				asked := request("/a%2Fb?x=%zz;y&z", "User-Agent: x", "Cookie: a=1", "X-Set: client", "X_Set: alias", "X-Hop: 1", "Connection: X-Hop, X-Forwarded-For",
+					"X-Real-IP: 203.0.113.1", "X_Real_IP: 203.0.113.1", "X-Forwarded-For: 203.0.113.2, 203.0.113.3", "X-Forwarded-Proto: https", "X-Forwarded-Port: 443", "Forwarded: for=203.0.113.4",
+					"Keep-Alive: x", "Proxy-Authorization: x", "Sec-WebSocket-Protocol: chat", "Sec-WebSocket-Extensions: permessage-deflate")
+				want, got := u.receives(t, addr, asked), u.receives(t, own, asked)
+				assert.Equal(t, want.Header, got.Header)
+				assert.Equal(t, want.Host, got.Host)
+				assert.Equal(t, want.RequestURI, got.RequestURI)
+			})
+		})
+	}
+}
+
+func TestRewriteWithinAReverseProxyForwardsAllowedUpgradesAlone(t *testing.T) {
+	u := newUpstream(t)
+	p := newProxy(t, u.url)
+	addr := viaReverseProxy(t, p)
+	for _, lines := range [][]string{
+		{"Upgrade: h2c", "HTTP2-Settings: AAMAAABk", "Connection: Upgrade, HTTP2-Settings"},
+		{"Upgrade: h2c", "HTTP2-Settings: AAMAAABk", "Connection: Upgrade"},
+		{"Upgrade: spdy/3.1", "Connection: Upgrade"},
+		{"Upgrade: websocket"},
+	} {
+		raw := strings.ToLower(u.received(t, addr, plainGet("/", lines...)))
+		assert.NotContains(t, raw, "upgrade", "for %q", lines)
+		assert.NotContains(t, raw, "http2-settings", "for %q", lines)
+		assert.Contains(t, raw, "\r\nconnection: close\r\n", "for %q", lines)
+	}
+	for _, lines := range [][]string{{"Upgrade: websocket, h2c"}, {"Upgrade: h2c", "Upgrade: websocket"}, {"Upgrade: WebSocket"}} {
+		raw := u.received(t, addr, plainGet("/", append(lines, "Connection: Upgrade, HTTP2-Settings", "HTTP2-Settings: AAMAAABk")...))
+		assert.Contains(t, raw, "\r\nUpgrade: websocket\r\n", "for %q", lines)
+		assert.NotContains(t, strings.ToLower(raw), "h2c", "for %q", lines)
+		assert.NotContains(t, strings.ToLower(raw), "http2-settings", "for %q", lines)
+	}
+	client, server := tunnel(t, addr, u)
+	client.send(t, "ping")
+	server.expect(t, "ping")
+}

@@ -1,0 +1,71 @@
+package wsproxy
+
+import (
+	"net"
+	"net/netip"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// addTunnel puts an idle tunnel into p's registry as if it had been opened.
+func addTunnel(t *testing.T, p *Proxy) *Tunnel {
+	t.Helper()
+	client, _ := net.Pipe()
+	upstream, _ := net.Pipe()
+	require.NoError(t, p.tunnels.reserve(netip.Addr{}))
+	tunnel := &Tunnel{p: p, opened: time.Now()}
+	tunnel.relay = &connRelay{tunnel, client, upstream}
+	draining, cutFor := p.tunnels.add(tunnel)
+	require.False(t, draining)
+	require.Zero(t, cutFor)
+	return tunnel
+}
+
+func TestNoTimerIsLeftWhenNoTunnelIsLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, err := New("http://upstream")
+		require.NoError(t, err)
+		assert.Nil(t, p.tunnels.timer, "a timer before the first tunnel")
+		for range 3 {
+			first, second := addTunnel(t, p), addTunnel(t, p)
+			time.Sleep(25 * time.Second) // with the least timeout of 10 s: two sweeps
+			p.tunnels.remove(first)
+			p.tunnels.remove(second)
+			assert.False(t, p.tunnels.timer.Stop(), "the timer runs on without tunnels")
+		}
+
+		// A sweep that fires as the last tunnel goes must not set it again.
+		last := addTunnel(t, p)
+		p.tunnels.remove(last)
+		p.tunnels.sweep()
+		assert.False(t, p.tunnels.timer.Stop(), "a late sweep sets the timer again")
+	})
+}
+
+func TestATunnelThatIsAddedAfterTheLastOneLeftIsTimed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, err := New("http://upstream")
+		require.NoError(t, err)
+		for range 3 {
+			tunnel := addTunnel(t, p)
+			one := make([]byte, 1)
+			start := time.Now()
+			_, err := tunnel.relay.(*connRelay).client.Read(one) // until the sweeper cuts it
+			require.Error(t, err)
+			assert.Equal(t, time.Minute, time.Since(start))
+			assert.Equal(t, ReadTimeout, tunnel.reason)
+			p.tunnels.remove(tunnel)
+		}
+	})
+}
+
+func TestTheDefaultTimeoutsAreNginxs(t *testing.T) {
+	p, err := New("http://upstream")
+	require.NoError(t, err)
+	assert.Equal(t, time.Minute, p.connectTimeout)
+	assert.Equal(t, timeouts{read: time.Minute, send: time.Minute, close: 10 * time.Second}, p.timeouts())
+}
