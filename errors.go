@@ -38,6 +38,11 @@ var (
 	ErrShutdown = errors.New("wsproxy: proxy is shutting down")
 )
 
+// ErrCut is the error in the [Ending] of a tunnel whose connections the proxy
+// closed before both ends had: at the close timeout, or at the end of the
+// context given to [Proxy.Shutdown].
+var ErrCut = errors.New("wsproxy: cut before both ends had closed")
+
 // statusClientClosedRequest is nginx's, for a client that left before the
 // answer. It reaches logs and error handlers; there is nobody to receive it.
 const statusClientClosedRequest = 499

@@ -129,7 +129,7 @@ func (d *deadline) limit(since int64, timeout time.Duration, reason Reason, dead
 	}
 }
 
-// cutNow as a reason cuts a tunnel whose own reason is settled.
+// cutNow as a reason is for a tunnel whose own is settled.
 const cutNow = Failed
 
 func (s *sweeper) deadline(t *Tunnel) deadline {
@@ -181,6 +181,8 @@ func (d deadline) carryOut() {
 	case PingTimeout:
 		d.t.goAway(PingTimeout, codeGoingAway, "other end is gone")
 		d.t.relay.cutSrc(d.dead)
+	case cutNow:
+		d.t.cutShort(cutNow)
 	default:
 		d.t.end(d.reason, nil)
 	}

@@ -75,7 +75,7 @@ func TestAnIdleTunnelEndsAtTheReadTimeout(t *testing.T) {
 				assert.Equal(t, test.want, time.Since(start), "the Close frames come after")
 				ending := endsAfter(t, r, unanswered, wsproxy.ReadTimeout)
 				assert.Equal(t, test.want+unanswered, ending.Lifetime)
-				assert.NoError(t, ending.Err)
+				assert.ErrorIs(t, ending.Err, wsproxy.ErrCut)
 				client.expectEOF(t, "")
 			})
 		})

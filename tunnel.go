@@ -68,9 +68,9 @@ type FlowStats struct {
 type Ending struct {
 	Reason Reason
 
-	// Err is what failed, if anything did: a reset, the panic of a hook. It is
-	// nil for a tunnel that its peers closed in order or that ran into a
-	// timeout.
+	// Err is what failed, if anything did: a reset, the panic of a hook, or
+	// [ErrCut] where the tunnel had to be cut because an end did not close in
+	// time. It is nil for a tunnel that closed in order.
 	Err error
 
 	// Handshake is the time from the request to the upstream's 101, and
@@ -247,11 +247,28 @@ func (t *Tunnel) end(reason Reason, err error) {
 	t.relay.cut()
 }
 
+// cutShort is end for a tunnel that may have begun to close in order, and has
+// not come to it.
+func (t *Tunnel) cutShort(reason Reason) {
+	t.mu.Lock()
+	if t.reason == 0 {
+		t.reason = reason
+	}
+	if t.err == nil {
+		t.err = ErrCut
+	}
+	t.mu.Unlock()
+	t.relay.cut()
+}
+
 // finish makes the ending known; the relay is done.
 func (t *Tunnel) finish() {
+	t.mu.Lock()
+	reason, err := t.reason, t.err
+	t.mu.Unlock()
 	e := Ending{
-		Reason:       t.reason,
-		Err:          t.err,
+		Reason:       reason,
+		Err:          err,
 		Handshake:    t.handshake,
 		Lifetime:     time.Since(t.opened),
 		FromClient:   t.FromClient(),

@@ -210,7 +210,7 @@ func (p *Proxy) open(w http.ResponseWriter, r *http.Request, protocol string) (_
 	t.fromClient.early = sent
 	t.fromUpstream.head, t.fromUpstream.early = head, answered
 	if draining, cutFor := p.tunnels.add(t); cutFor != 0 {
-		t.end(cutFor, nil)
+		t.cutShort(cutFor)
 	} else if draining {
 		t.drain()
 	}
@@ -305,8 +305,8 @@ func defaultErrorHandler(w http.ResponseWriter, _ *http.Request, err error) {
 
 // Shutdown refuses new tunnels from now on, with 503 and [ErrShutdown], sends
 // both ends of those there are a Close frame with code 1001, and waits for them
-// to end. When ctx ends first, it cuts what is left and returns ctx's error once
-// that is gone. A tunnel of another protocol than WebSocket cannot be told and
+// to end. When ctx ends first, it cuts what is left, whose endings tell with
+// [ErrCut], and returns ctx's error once that is gone. A tunnel of another protocol than WebSocket cannot be told and
 // has until then to end by itself. Plain requests are not concerned;
 // [http.Server.Shutdown] waits for those.
 //
@@ -350,7 +350,7 @@ func (p *Proxy) Close() error {
 func (p *Proxy) end(reason Reason) {
 	p.cut(ErrShutdown)
 	for _, t := range p.tunnels.cut(reason) {
-		t.end(reason, nil)
+		t.cutShort(reason)
 	}
 }
 

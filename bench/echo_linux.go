@@ -1,0 +1,300 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// The upstream's paths.
+const (
+	echoPath   = "/echo"   // every message comes back
+	answerPath = "/answer" // every message is thrown away unread, and answered with serverFrame of its size
+	streamPath = "/stream" // the first message starts an endless stream of streamFrame
+)
+
+// streamFrame is the size of a streamed message.
+const streamFrame = 64 << 10
+
+// An upstream is the server behind the proxies: one thread over epoll, which
+// copies no message that it does not have to.
+type upstream struct {
+	epoll, listener int
+	conns           []*upstreamConn // by descriptor
+	buf             []byte
+	stream          []byte         // several frames, so that a write takes much
+	answers         map[int][]byte // by size
+}
+
+type upstreamConn struct {
+	fd    int
+	serve func(*upstreamConn) error
+	in    []byte // what is not a whole request or message yet
+	left  int    // of a message that is thrown away
+	size  int    // of that message
+	out   []byte // what the socket did not take
+	at    int    // in upstream.stream
+}
+
+// runUpstream is the role of the upstream. It listens at the address args[0]
+// and takes one-line commands: "reset" resets all connections.
+func runUpstream(args []string) error {
+	u := &upstream{buf: make([]byte, 256<<10), answers: map[int][]byte{}}
+	u.stream = bytes.Repeat(serverFrame(streamFrame), 8)
+	var err error
+	if u.listener, err = listen(args[0]); err != nil {
+		return err
+	}
+	if u.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
+		return err
+	}
+	for _, fd := range []int{u.listener, int(os.Stdin.Fd())} {
+		if err := u.watch(unix.EPOLL_CTL_ADD, fd, unix.EPOLLIN); err != nil {
+			return err
+		}
+	}
+	events := make([]unix.EpollEvent, 1024)
+	for {
+		n, err := unix.EpollWait(u.epoll, events, -1)
+		if err != nil && err != unix.EINTR {
+			return err
+		}
+		for _, event := range events[:max(n, 0)] {
+			switch fd := int(event.Fd); fd {
+			case u.listener:
+				err = u.accept()
+			case int(os.Stdin.Fd()):
+				err = u.command()
+			default:
+				if c := u.conns[fd]; c != nil {
+					u.handle(c)
+				}
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func listen(addr string) (int, error) {
+	to, err := sockaddr(addr)
+	if err != nil {
+		return 0, err
+	}
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, err
+	}
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
+		return 0, err
+	}
+	if err := unix.Bind(fd, to); err != nil {
+		return 0, fmt.Errorf("listening on %s: %w", addr, err)
+	}
+	return fd, unix.Listen(fd, 4096)
+}
+
+func (u *upstream) watch(op, fd int, events uint32) error {
+	return unix.EpollCtl(u.epoll, op, fd, &unix.EpollEvent{Events: events, Fd: int32(fd)})
+}
+
+// command obeys the parent, whose end is the upstream's end too.
+func (u *upstream) command() error {
+	n, err := unix.Read(0, u.buf)
+	if err != nil || n == 0 {
+		os.Exit(0)
+	}
+	for range strings.Count(string(u.buf[:n]), "\n") {
+		for _, c := range u.conns {
+			if c != nil {
+				unix.SetsockoptLinger(c.fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+				u.close(c)
+			}
+		}
+		if _, err := os.Stdout.WriteString("{}\n"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (u *upstream) accept() error {
+	for {
+		fd, _, err := unix.Accept4(u.listener, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+		switch err {
+		case nil:
+		case unix.EAGAIN, unix.ECONNABORTED, unix.EINTR:
+			return nil
+		default:
+			return fmt.Errorf("accept: %w", err)
+		}
+		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+		for len(u.conns) <= fd {
+			u.conns = append(u.conns, nil)
+		}
+		u.conns[fd] = &upstreamConn{fd: fd, serve: u.request}
+		if err := u.watch(unix.EPOLL_CTL_ADD, fd, unix.EPOLLIN); err != nil {
+			return err
+		}
+	}
+}
+
+func (u *upstream) close(c *upstreamConn) {
+	u.conns[c.fd] = nil
+	unix.Close(c.fd)
+}
+
+// handle serves a connection that is ready, to read or to take what is left
+// for it: never both, so that nothing piles up.
+func (u *upstream) handle(c *upstreamConn) {
+	var err error
+	if len(c.out) > 0 {
+		rest := c.out
+		c.out = nil
+		if err = u.write(c, rest); err == nil && len(c.out) == 0 {
+			err = u.watch(unix.EPOLL_CTL_MOD, c.fd, unix.EPOLLIN)
+		}
+	} else {
+		err = c.serve(c)
+	}
+	if err != nil && err != unix.EAGAIN {
+		u.close(c)
+	}
+}
+
+// write sends p, which the connection keeps where the socket is full.
+func (u *upstream) write(c *upstreamConn, p []byte) error {
+	n, err := rawWrite(c.fd, p)
+	if err != nil && err != unix.EAGAIN {
+		return err
+	}
+	if n < len(p) {
+		c.out = p[n:]
+		return u.watch(unix.EPOLL_CTL_MOD, c.fd, unix.EPOLLOUT)
+	}
+	return nil
+}
+
+// request answers the handshake.
+func (u *upstream) request(c *upstreamConn) error {
+	n, err := rawRead(c.fd, u.buf)
+	if err != nil {
+		return err
+	}
+	c.in = append(c.in, u.buf[:n]...)
+	if !bytes.HasSuffix(c.in, []byte("\r\n\r\n")) {
+		return nil
+	}
+	request := string(c.in)
+	c.in = nil
+	_, path, _ := strings.Cut(request, " ")
+	path, _, _ = strings.Cut(path, " ")
+	switch path {
+	case echoPath:
+		c.serve = u.echo
+	case answerPath:
+		c.serve = u.answer
+	case streamPath:
+		c.serve = u.startStream
+	default:
+		return fmt.Errorf("no such path: %q", path)
+	}
+	return u.write(c, []byte("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"+
+		"Sec-WebSocket-Accept: "+acceptFor(headerField(request, "Sec-WebSocket-Key"))+"\r\n\r\n"))
+}
+
+// echo sends the next message back from where it was received: the header
+// without a mask is shorter, and fits before the payload.
+func (u *upstream) echo(c *upstreamConn) error {
+	n, err := rawRead(c.fd, u.buf)
+	if err != nil {
+		return err
+	}
+	b := u.buf[:n]
+	if len(c.in) > 0 {
+		c.in = append(c.in, b...)
+		b = c.in
+	}
+	h, ok := parseHeader(b)
+	if !ok || len(b) < h.size+h.length {
+		c.in = append(c.in[:0], b...)
+		return nil
+	}
+	if len(b) > h.size+h.length || !h.masked {
+		return fmt.Errorf("not one masked message at a time")
+	}
+	body := b[h.size:]
+	mask(body, h.key)
+	var short [maxFrameHeader]byte
+	header := appendHeader(short[:0], h.first, h.length, nil)
+	start := h.size - len(header)
+	copy(b[start:], header)
+	if err := u.write(c, b[start:]); err != nil {
+		return err
+	}
+	if h.first == closeFrame { // it is the server that closes first
+		return fmt.Errorf("closed")
+	}
+	if len(c.out) > 0 {
+		c.out = bytes.Clone(c.out)
+	}
+	c.in = c.in[:0]
+	return nil
+}
+
+// answer throws a message away and sends the prepared one of the same size.
+func (u *upstream) answer(c *upstreamConn) error {
+	if c.left == 0 {
+		b := u.buf[:maxFrameHeader-len(c.in)]
+		n, err := rawRead(c.fd, b)
+		if err != nil {
+			return err
+		}
+		c.in = append(c.in, b[:n]...)
+		h, ok := parseHeader(c.in)
+		if !ok {
+			return nil
+		}
+		c.in = c.in[:0]
+		if h.size != maxFrameHeader {
+			return fmt.Errorf("a message too small for " + answerPath)
+		}
+		c.left, c.size = h.length, h.length
+	}
+	n, err := rawDiscard(c.fd, u.buf, c.left)
+	if err != nil {
+		return err
+	}
+	if c.left -= n; c.left > 0 {
+		return nil
+	}
+	frame := u.answers[c.size]
+	if frame == nil {
+		frame = serverFrame(c.size)
+		u.answers[c.size] = frame
+	}
+	return u.write(c, frame)
+}
+
+// startStream waits for the message that asks for the stream.
+func (u *upstream) startStream(c *upstreamConn) error {
+	if _, err := rawRead(c.fd, u.buf); err != nil {
+		return err
+	}
+	c.serve = u.streamOn
+	return u.watch(unix.EPOLL_CTL_MOD, c.fd, unix.EPOLLOUT)
+}
+
+// streamOn writes once what the socket takes.
+func (u *upstream) streamOn(c *upstreamConn) error {
+	n, err := rawWrite(c.fd, u.stream[c.at:])
+	if err != nil {
+		return err
+	}
+	c.at = (c.at + n) % len(u.stream)
+	return nil
+}

@@ -1,0 +1,191 @@
+package main
+
+import (
+	"crypto/tls"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// roundTrips has every client send a message as soon as the last one is back.
+func (l *load) roundTrips() (res result, err error) {
+	path := echoPath
+	if l.Size >= 1<<16 {
+		path = answerPath
+		if err := l.checkEcho(); err != nil {
+			return res, err
+		}
+	}
+	if err := l.openAll(path); err != nil {
+		return res, err
+	}
+	res.TLS = l.negotiated()
+	epoll, err := l.watch()
+	defer unix.Close(epoll)
+	if err != nil {
+		return res, err
+	}
+	frame := clientFrame(l.Size)
+	header := appendHeader(nil, binaryFrame, l.Size, nil)
+	size := len(header) + l.Size
+	left, sent := make([]int, len(l.clients)), make([]time.Time, len(l.clients))
+	send := func(i int, now time.Time) error {
+		left[i], sent[i] = size, now
+		_, err := l.clients[i].Write(frame)
+		return err
+	}
+	for i := range l.clients {
+		if err := send(i, time.Now()); err != nil {
+			return res, err
+		}
+	}
+	took := make([]time.Duration, 0, 1<<20)
+	err = l.drive(epoll, &res, func(i int, measured bool) error {
+		for left[i] > 0 {
+			n, err := l.clients[i].take(l.buf, left[i], left[i] == size)
+			if err == errAgain {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			if left[i] == size && n >= len(header) && string(l.buf[:len(header)]) != string(header) {
+				return fmt.Errorf("a wrong frame came back")
+			}
+			if left[i] -= n; left[i] > 0 && !l.TLS && n > shortRead {
+				return nil // epoll tells when there is more
+			}
+		}
+		now := time.Now()
+		if measured {
+			res.Count++
+			took = append(took, now.Sub(sent[i]))
+		}
+		return send(i, now)
+	})
+	res.Bytes = res.Count * int64(l.Size)
+	slices.Sort(took)
+	res.P50, res.P99 = quantile(took, 0.5), quantile(took, 0.99)
+	return res, err
+}
+
+const (
+	smallMessage = 4 << 10
+	shortRead    = 64 // has a frame's header
+)
+
+// take reads up to left bytes of a message, into buf where it is TLS or the
+// message's start, and otherwise anywhere.
+func (c *client) take(buf []byte, left int, first bool) (int, error) {
+	switch {
+	case c.secure || left <= smallMessage:
+		return c.Read(buf[:min(left, len(buf))])
+	case first:
+		return c.Read(buf[:shortRead])
+	default:
+		n, err := rawDiscard(c.socket.fd, buf, left)
+		if err == unix.EAGAIN {
+			err = errAgain
+		}
+		return n, err
+	}
+}
+
+// checkEcho has one message of the size come back byte for byte.
+func (l *load) checkEcho() error {
+	c, err := open(l.Addr, echoPath, l.config)
+	if err != nil {
+		return err
+	}
+	defer c.abort()
+	return c.exchange(clientFrame(l.Size), serverFrame(l.Size))
+}
+
+// negotiated names the version and the cipher of TLS.
+func (l *load) negotiated() string {
+	if len(l.clients) == 0 || !l.TLS {
+		return ""
+	}
+	state := l.clients[0].Conn.(*tls.Conn).ConnectionState()
+	return tls.VersionName(state.Version) + " " + tls.CipherSuiteName(state.CipherSuite) + " " + state.CurveID.String()
+}
+
+// stream counts what an endless stream brings.
+func (l *load) stream() (res result, err error) {
+	if err := l.openAll(streamPath); err != nil {
+		return res, err
+	}
+	epoll, err := l.watch()
+	defer unix.Close(epoll)
+	if err != nil {
+		return res, err
+	}
+	err = l.drive(epoll, &res, func(i int, measured bool) error {
+		for range 64 { // TLS: what is left of the last record as well
+			n, err := l.clients[i].take(l.buf, 1<<20, false)
+			if err == errAgain {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			if measured {
+				res.Bytes += int64(n)
+				res.Count++
+			}
+			if !l.TLS {
+				return nil
+			}
+		}
+		return nil
+	})
+	return res, err
+}
+
+// handshakes opens and closes clients, Conns at a time.
+func (l *load) handshakes() (res result, err error) {
+	var (
+		done   atomic.Int64
+		stop   atomic.Bool
+		failed atomic.Pointer[error]
+		group  sync.WaitGroup
+	)
+	for range l.Conns {
+		group.Go(func() {
+			for !stop.Load() {
+				c, err := open(l.Addr, echoPath, l.config)
+				if err == nil {
+					err = c.hangUp()
+				}
+				if err != nil {
+					failed.CompareAndSwap(nil, &err)
+					return
+				}
+				done.Add(1)
+			}
+		})
+	}
+	time.Sleep(l.Warm)
+	before := done.Load()
+	err = l.begin()
+	time.Sleep(l.Window)
+	for begun := time.Now(); done.Load() == before && failed.Load() == nil && time.Since(begun) < stuck; {
+		time.Sleep(time.Millisecond)
+	}
+	res.Count = done.Load() - before
+	if endErr := l.end(&res); err == nil {
+		err = endErr
+	}
+	stop.Store(true)
+	group.Wait()
+	if f := failed.Load(); f != nil {
+		err = *f
+	} else if res.Count == 0 && err == nil {
+		err = errStuck
+	}
+	return res, err
+}

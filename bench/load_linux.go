@@ -1,0 +1,203 @@
+package main
+
+import (
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A job is what the parent asks of the load generator, one line of JSON.
+type job struct {
+	Kind string // see load.do
+	Addr string
+	TLS  bool
+	Size int // of messages
+	// Conns is the number of connections, or of concurrent handshakes.
+	Conns        int
+	Warm, Window time.Duration
+	PIDs         []int // whose CPU to take
+}
+
+// A result answers a job.
+type result struct {
+	Count    int64 // of round trips, handshakes or reads
+	Bytes    int64
+	Window   time.Duration // as it was
+	CPU      time.Duration // of PIDs in the window
+	P50, P99 time.Duration // of round trips
+	TLS      string        // what was negotiated
+	Error    string
+}
+
+// A load is the load generator.
+type load struct {
+	job
+	config  *tls.Config
+	clients []*client
+	ready   []unix.EpollEvent
+	buf     []byte
+	begun   time.Time
+	cpu     time.Duration // at begun
+}
+
+// runLoad is the role of the load generator: jobs in, results out.
+func runLoad() error {
+	l := &load{ready: make([]unix.EpollEvent, 256), buf: make([]byte, 256<<10)}
+	in, out := json.NewDecoder(os.Stdin), json.NewEncoder(os.Stdout)
+	for {
+		l.job = job{}
+		if err := in.Decode(&l.job); err != nil {
+			return nil // the parent is gone
+		}
+		res, err := l.do()
+		if err != nil {
+			res.Error = fmt.Sprintf("%s: %v", l.Kind, err)
+		}
+		if err := out.Encode(res); err != nil {
+			return err
+		}
+	}
+}
+
+func (l *load) do() (res result, err error) {
+	l.config = nil
+	if l.TLS {
+		// The same curve for all, which the oldest peer knows too; and no
+		// time for the certificate.
+		l.config = &tls.Config{InsecureSkipVerify: true, CurvePreferences: []tls.CurveID{tls.X25519}}
+	}
+	if l.Kind == "close" {
+		l.closeAll()
+		return res, nil
+	}
+	if l.Kind == "open" { // more, up to Conns in all
+		err = l.openAll(echoPath)
+		return res, err
+	}
+	l.closeAll()
+	switch l.Kind {
+	case "roundtrip":
+		return l.roundTrips()
+	case "stream":
+		return l.stream()
+	case "handshake":
+		return l.handshakes()
+	}
+	return res, fmt.Errorf("unknown")
+}
+
+func (l *load) closeAll() {
+	for _, c := range l.clients {
+		c.abort()
+	}
+	l.clients = l.clients[:0]
+}
+
+// openAll opens clients until there are Conns, and has each pass a message
+// there and back.
+func (l *load) openAll(path string) error {
+	frame, want := clientFrame(max(l.Size, 1)), serverFrame(max(l.Size, 1))
+	if path == streamPath {
+		want = serverFrame(streamFrame)
+	}
+	var (
+		mu     sync.Mutex
+		failed error
+		group  sync.WaitGroup
+		left   atomic.Int64
+	)
+	left.Store(int64(l.Conns - len(l.clients)))
+	for range 16 {
+		group.Go(func() {
+			for left.Add(-1) >= 0 {
+				c, err := open(l.Addr, path, l.config)
+				if err == nil {
+					if err = c.exchange(frame, want); err != nil {
+						c.abort()
+					}
+				}
+				mu.Lock()
+				if err == nil {
+					l.clients = append(l.clients, c)
+				} else {
+					failed = err
+					left.Store(0)
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	group.Wait()
+	return failed
+}
+
+// stuck is how long a window may last beyond its time until something comes.
+const stuck = 10 * time.Second
+
+var errStuck = errors.New("nothing came through")
+
+// begin starts the window, and end ends it.
+func (l *load) begin() (err error) {
+	l.cpu, err = cpuTime(l.PIDs)
+	l.begun = time.Now()
+	return err
+}
+
+func (l *load) end(res *result) (err error) {
+	res.Window = time.Since(l.begun)
+	res.CPU, err = cpuTime(l.PIDs)
+	res.CPU -= l.cpu
+	return err
+}
+
+// watch detaches all clients and has them watched: events carry their index.
+func (l *load) watch() (epoll int, err error) {
+	if epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
+		return 0, err
+	}
+	for i, c := range l.clients {
+		if err := c.detach(); err != nil {
+			return epoll, err
+		}
+		if err := unix.EpollCtl(epoll, unix.EPOLL_CTL_ADD, c.socket.fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(i)}); err != nil {
+			return epoll, err
+		}
+	}
+	return epoll, nil
+}
+
+// drive calls handle for clients that have something to read, through the
+// warm-up and the window, and says which of them it is.
+func (l *load) drive(epoll int, res *result, handle func(i int, measured bool) error) error {
+	start, measured := time.Now(), false
+	for {
+		n, err := epollWait(epoll, l.ready, stuck)
+		if err != nil {
+			return err
+		}
+		for _, event := range l.ready[:n] {
+			if err := handle(int(event.Fd), measured); err != nil {
+				return err
+			}
+		}
+		now := time.Now()
+		switch {
+		case !measured && now.Sub(start) >= l.Warm:
+			measured = true
+			if err := l.begin(); err != nil {
+				return err
+			}
+		case measured && now.Sub(l.begun) >= l.Window && res.Count > 0:
+			return l.end(res)
+		case now.Sub(start) > l.Warm+l.Window+stuck:
+			return errStuck
+		}
+	}
+}

@@ -1,0 +1,134 @@
+// Bench measures wsproxy beside other WebSocket proxies on the machine it runs
+// on. One command does it all:
+//
+//	go run .
+//
+// It starts an echo upstream, a load generator and one proxy after another,
+// each a process of its own: the proxy pinned to one core, load and upstream
+// to another, where there are two. It prints a table, and writes results.json
+// and plots to the directory of -out.
+//
+// The peers are nginx with the well-known recipe and HAProxy, where they are
+// installed, Caddy and httputil.ReverseProxy, which are processes of this same
+// program, and "direct", no proxy at all: the limit that load and upstream
+// set. wsproxy runs twice, blocking and detached. With -peers the portable
+// relay can be added: it is built with the tag wsproxy_portable first.
+//
+// Every sample takes a fresh proxy, and the peers take turns within each
+// measure, so that whatever else the machine does meets them all. Shown are
+// medians over the rounds, and ratios of a round to the same round. CPU is the
+// proxy's own, all its processes, by the kernel's clock of them. Memory is the
+// growth of the proxy's PSS by idle tunnels; Go programs are first made to
+// return what they have freed, as they do by themselves after minutes.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+)
+
+// settings are the command line.
+type settings struct {
+	quick   bool
+	rounds  int
+	window  time.Duration
+	peers   []string
+	only    []string
+	tls     string
+	out     string
+	verbose bool
+}
+
+func parseFlags(args []string) (settings, error) {
+	var s settings
+	var peers, only string
+	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
+	flags.BoolVar(&s.quick, "quick", false, "a smoke run of some seconds, whose figures mean nothing")
+	flags.IntVar(&s.rounds, "rounds", 5, "how often each sample is taken")
+	flags.DurationVar(&s.window, "time", time.Second, "how long a sample of traffic takes")
+	flags.StringVar(&peers, "peers", strings.Join(defaultPeers, ","), "the peers to run; "+portablePeer+" may be added")
+	flags.StringVar(&only, "only", "", "run only measures whose name contains one of these, separated by commas: "+strings.Join(measureNames(), ", "))
+	flags.StringVar(&s.tls, "tls", "both", "plain, tls or both")
+	flags.StringVar(&s.out, "out", "results", "the directory for results.json and the plots; with -quick, results/quick")
+	flags.BoolVar(&s.verbose, "v", false, "print every sample")
+	if err := flags.Parse(args); err != nil {
+		return s, err
+	}
+	if s.quick && s.out == flags.Lookup("out").DefValue {
+		s.out += "/quick" // not over figures that mean something
+	}
+	s.peers = split(peers)
+	s.only = split(only)
+	for _, name := range s.peers {
+		if name != portablePeer && !slices.Contains(defaultPeers, name) {
+			return s, fmt.Errorf("unknown peer %q", name)
+		}
+	}
+	switch {
+	case flags.NArg() > 0:
+		return s, fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	case s.rounds < 1:
+		return s, fmt.Errorf("-rounds is %d, want 1 or more", s.rounds)
+	case s.window <= 0:
+		return s, fmt.Errorf("-time is %v, want more than 0", s.window)
+	case !slices.Contains([]string{"plain", "tls", "both"}, s.tls):
+		return s, fmt.Errorf("-tls is %q, want plain, tls or both", s.tls)
+	case len(s.selected()) == 0:
+		return s, fmt.Errorf("-only %q names no measure", only)
+	}
+	if s.quick {
+		s.rounds, s.window = 1, 20*time.Millisecond
+	}
+	return s, nil
+}
+
+// split takes a list apart; an empty string is an empty list.
+func split(list string) []string {
+	return strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == ' ' })
+}
+
+// transports returns plain, tls or both of them.
+func (s settings) transports() []string {
+	if s.tls == "both" {
+		return []string{"plain", "tls"}
+	}
+	return []string{s.tls}
+}
+
+// selected returns the measures to take.
+func (s settings) selected() []measure {
+	var chosen []measure
+	for _, m := range measures {
+		if len(s.only) == 0 || slices.ContainsFunc(s.only, func(part string) bool { return strings.Contains(m.name, part) }) {
+			chosen = append(chosen, m)
+		}
+	}
+	return chosen
+}
+
+func main() {
+	if len(os.Args) > 2 && os.Args[1] == "-role" {
+		exit(runRole(os.Args[2], os.Args[3:]))
+	}
+	s, err := parseFlags(os.Args[1:])
+	if err == flag.ErrHelp {
+		return
+	}
+	if err == nil {
+		err = run(s)
+	}
+	exit(err)
+}
+
+// exit ends the process, with a line where something failed.
+func exit(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}

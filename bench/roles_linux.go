@@ -1,0 +1,129 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"runtime"
+	"runtime/debug"
+
+	"example.com/wsproxy"
+	"github.com/caddyserver/caddy/v2"
+	_ "github.com/caddyserver/caddy/v2/modules/caddyhttp"              // the http app
+	_ "github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy" // its proxy
+	_ "github.com/caddyserver/caddy/v2/modules/caddytls"               // the tls app
+)
+
+// runRole is what a child of this program does.
+func runRole(name string, args []string) error {
+	switch name {
+	case "upstream":
+		return runUpstream(args)
+	case "load":
+		return runLoad()
+	case "proxy":
+		return runProxy(args)
+	}
+	return fmt.Errorf("no role %q", name)
+}
+
+// runProxy is the role of the proxies written in Go: the peer's name, its
+// address, the upstream's, and for TLS the files of certificate and key.
+func runProxy(args []string) error {
+	if len(args) != 3 && len(args) != 5 {
+		return fmt.Errorf("a proxy takes 3 or 5 arguments, not %d", len(args))
+	}
+	name, addr, upstream := args[0], args[1], args[2]
+	if name == "caddy" {
+		if err := runCaddy(addr, upstream, args[3:]); err != nil {
+			return err
+		}
+		return settle()
+	}
+	handler, err := newHandler(name, "http://"+upstream)
+	if err != nil {
+		return err
+	}
+	listener, err := net.Listen("tcp", addr)
+	if err != nil {
+		return err
+	}
+	server := &http.Server{Handler: handler, ErrorLog: log.New(io.Discard, "", 0)}
+	go func() {
+		if len(args) == 5 {
+			exit(server.ServeTLS(listener, args[3], args[4]))
+		}
+		exit(server.Serve(listener))
+	}()
+	return settle()
+}
+
+// settle has every line of the parent's answered once this process has
+// returned its free memory, as idleness would make it in some minutes. It ends
+// with the parent's end.
+func settle() error {
+	lines := bufio.NewScanner(os.Stdin)
+	for lines.Scan() {
+		runtime.GC() // sync.Pool gives up in two steps
+		runtime.GC()
+		debug.FreeOSMemory()
+		if _, err := os.Stdout.WriteString("{}\n"); err != nil {
+			return err
+		}
+	}
+	return lines.Err()
+}
+
+func newHandler(name, target string) (http.Handler, error) {
+	switch name {
+	case "wsproxy", portablePeer:
+		return wsproxy.New(target)
+	case "wsproxy-detached":
+		return wsproxy.New(target, wsproxy.WithDetached())
+	case "httputil":
+		to, err := url.Parse(target)
+		return &httputil.ReverseProxy{
+			Rewrite: func(r *httputil.ProxyRequest) {
+				r.SetURL(to)
+				r.SetXForwarded()
+				r.Out.Host = r.In.Host
+			},
+			ErrorLog: log.New(io.Discard, "", 0),
+		}, err
+	}
+	return nil, fmt.Errorf("no proxy %q", name)
+}
+
+// runCaddy starts Caddy with a reverse_proxy and nothing else.
+func runCaddy(addr, upstream string, files []string) error {
+	type object = map[string]any
+	server := object{
+		"listen":          []string{addr},
+		"automatic_https": object{"disable": true},
+		"routes": []object{{"handle": []object{{
+			"handler":   "reverse_proxy",
+			"upstreams": []object{{"dial": upstream}},
+		}}}},
+	}
+	apps := object{"http": object{"servers": object{"bench": server}}}
+	if len(files) == 2 {
+		server["tls_connection_policies"] = []object{{}}
+		apps["tls"] = object{"certificates": object{"load_files": []object{{"certificate": files[0], "key": files[1]}}}}
+	}
+	config, err := json.Marshal(object{
+		"admin":   object{"disabled": true, "config": object{"persist": false}},
+		"logging": object{"logs": object{"default": object{"level": "ERROR"}}},
+		"apps":    apps,
+	})
+	if err != nil {
+		return err
+	}
+	return caddy.Load(config, true)
+}

@@ -1,0 +1,200 @@
+package main
+
+import (
+	"errors"
+	"os"
+	"time"
+)
+
+// sample starts a peer, takes its measures and ends it.
+func (b *bench) sample(p peer, transport string, group []measure) []sample {
+	t := trial{bench: b, addr: b.upstreamAddr, tls: transport == "tls"}
+	started := t.start(p)
+	defer t.stop()
+	defer t.hangUp()
+	var samples []sample
+	for _, m := range group {
+		s, err := sample{Transport: transport, Measure: m.name, Peer: p.name}, started
+		if err == nil {
+			s.Values, s.TLS, err = t.take(m)
+			t.hangUp()
+		}
+		if err != nil {
+			s.Error = err.Error()
+		}
+		samples = append(samples, s)
+	}
+	return samples
+}
+
+// A trial is a proxy that runs and is measured.
+type trial struct {
+	*bench
+	addr  string
+	tls   bool
+	dir   string
+	proxy *child // nil: none
+	pids  []int
+}
+
+func (t *trial) start(p peer) (err error) {
+	if p.command == nil {
+		return nil
+	}
+	if t.dir, err = os.MkdirTemp(t.bench.dir, "proxy-"); err != nil {
+		return err
+	}
+	t.addr = freeAddr()
+	at := place{addr: t.addr, upstream: t.upstreamAddr, dir: t.dir, files: t.files, core: t.proxyCore}
+	if t.tls {
+		at.cert = &t.cert
+	}
+	c, err := p.command(at)
+	if err != nil {
+		return err
+	}
+	if t.proxy, err = start(t.ctx, c); err != nil {
+		return err
+	}
+	if err := t.await(t.proxy, t.addr); err != nil {
+		return err
+	}
+	if p.name == "nginx" { // the master listens before there is a worker
+		if err := t.do(&result{}, job{Kind: "open", Conns: 1, Size: 1}); err != nil {
+			return err
+		}
+		if err := t.do(&result{}, job{Kind: "close"}); err != nil {
+			return err
+		}
+	}
+	t.pids = family(t.proxy.cmd.Process.Pid)
+	return nil
+}
+
+// hangUp ends all tunnels, from the upstream's side: no port is left waiting,
+// and no proxy goes on to take a stream that has lost its client.
+func (t *trial) hangUp() {
+	var answer struct{}
+	if t.upstream.ask("reset", &answer) == nil {
+		t.load.ask(job{Kind: "close"}, &result{})
+	}
+}
+
+// stop ends the proxy.
+func (t *trial) stop() {
+	if t.proxy != nil {
+		t.proxy.stop()
+	}
+	if t.dir != "" {
+		os.RemoveAll(t.dir)
+	}
+}
+
+// do has the load generator do a job.
+func (t *trial) do(res *result, j job) error {
+	j.Addr, j.TLS, j.PIDs = t.addr, t.tls, t.pids
+	if err := t.load.ask(j, res); err != nil {
+		return err
+	}
+	if res.Error != "" {
+		err := errors.New(res.Error)
+		if t.proxy != nil {
+			return t.proxy.failed(err)
+		}
+		return err
+	}
+	return nil
+}
+
+// take takes one measure.
+func (t *trial) take(m measure) (values map[string]float64, tls string, err error) {
+	if m.kind == "open" {
+		values, err = t.idle(m)
+		return values, "", err
+	}
+	var res result
+	j := job{Kind: m.kind, Size: m.size, Conns: m.conns, Window: t.window, Warm: t.window / 4}
+	if t.quick {
+		j.Conns = min(j.Conns, 16)
+	}
+	if err := t.do(&res, j); err != nil {
+		return nil, "", err
+	}
+	micro := func(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1e3 }
+	amount := float64(res.Count)
+	values = map[string]float64{}
+	switch m.kind {
+	case "stream":
+		amount = float64(res.Bytes) / 1e6
+		values["mbps"] = amount / res.Window.Seconds()
+	case "roundtrip":
+		values["p50"], values["p99"] = micro(res.P50), micro(res.P99)
+		values["rate"] = amount / res.Window.Seconds()
+	default:
+		values["rate"] = amount / res.Window.Seconds()
+	}
+	if t.proxy != nil {
+		values["cpu"] = micro(res.CPU) / amount
+		values["busy"] = 100 * res.CPU.Seconds() / res.Window.Seconds()
+	}
+	return values, res.TLS, nil
+}
+
+// idle opens tunnels, and takes the memory that they add and the CPU that they
+// cost while nothing happens.
+func (t *trial) idle(m measure) (map[string]float64, error) {
+	if t.proxy == nil {
+		return map[string]float64{}, nil
+	}
+	// What the first tunnels ever make a proxy load is not theirs.
+	if err := t.do(&result{}, job{Kind: "open", Size: m.size, Conns: 8}); err != nil {
+		return nil, err
+	}
+	if err := t.do(&result{}, job{Kind: "close"}); err != nil {
+		return nil, err
+	}
+	before, err := t.settled()
+	if err != nil {
+		return nil, err
+	}
+	values := map[string]float64{}
+	for _, step := range []struct {
+		name  string
+		conns int
+	}{{"few", t.tunnels(fewTunnels)}, {"many", t.tunnels(manyTunnels)}} {
+		if err := t.do(&result{}, job{Kind: "open", Size: m.size, Conns: step.conns}); err != nil {
+			return nil, err
+		}
+		now, err := t.settled()
+		if err != nil {
+			return nil, err
+		}
+		values[step.name] = float64(now-before) / float64(step.conns) / 1e3
+	}
+	begun := time.Now()
+	used, err := cpuTime(t.pids)
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case <-time.After(3 * t.window):
+	case <-t.ctx.Done():
+	}
+	after, err := cpuTime(t.pids)
+	values["cpu"] = float64((after - used).Microseconds()) / 1e3 / time.Since(begun).Seconds()
+	return values, err
+}
+
+// settled returns the proxy's memory, some time after all is quiet.
+func (t *trial) settled() (int64, error) {
+	pause := t.window / 4
+	time.Sleep(pause)
+	if t.proxy.in != nil {
+		var answer struct{}
+		if err := t.proxy.ask("settle", &answer); err != nil {
+			return 0, err
+		}
+		time.Sleep(pause)
+	}
+	return memory(t.pids)
+}

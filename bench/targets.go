@@ -1,0 +1,79 @@
+package main
+
+// A target is what wsproxy is held to: a ratio to a peer, or a bound of its
+// own where that is "".
+type target struct {
+	label                      string
+	transport, measure, metric string
+	subject, peer              string
+	least                      bool // the bound is a lower one
+	bound                      float64
+}
+
+// against returns one target for each peer and bound.
+func against(label, measure, metric string, least bool, bounds map[string]float64) []target {
+	var list []target
+	for _, peer := range defaultPeers {
+		if bound, ok := bounds[peer]; ok {
+			list = append(list, target{label, "plain", measure, metric, "wsproxy", peer, least, bound})
+		}
+	}
+	return list
+}
+
+// targets returns all of them, in the table's order.
+func targets() []target {
+	type bounds = map[string]float64
+	var list []target
+	add := func(more ...target) { list = append(list, more...) }
+	add(against("CPU/round trip, 128 B, 64 connections", "rt-128-64", "cpu", false, bounds{"nginx": 1, "httputil": 0.85})...)
+	add(against("CPU/round trip, 128 B, 1000 connections", "rt-128-1000", "cpu", false, bounds{"nginx": 0.92, "haproxy": 0.75, "httputil": 0.7})...)
+	add(against("p50, 128 B, 1 connection", "rt-128-1", "p50", false, bounds{"nginx": 1.05})...)
+	add(against("throughput, 64 KiB round trips", "rt-64k-16", "rate", true, bounds{"nginx": 3, "haproxy": 1.3, "caddy": 1.3, "httputil": 1.3})...)
+	add(against("throughput, 64 KiB stream", "stream", "mbps", true, bounds{"nginx": 3, "haproxy": 1.3, "caddy": 1.3, "httputil": 1.3})...)
+	add(against("CPU/round trip, 1 MiB", "rt-1m-4", "cpu", false, bounds{"caddy": 0.75, "httputil": 0.75})...)
+	for _, memory := range []struct {
+		subject, transport string
+		bound              float64
+	}{
+		{"wsproxy-detached", "plain", 2.5}, {"wsproxy-detached", "tls", 20}, {"wsproxy", "plain", 20}, {"wsproxy", "tls", 45},
+	} {
+		add(target{"kB/idle tunnel of " + memory.subject, memory.transport, "idle", "many", memory.subject, "", false, memory.bound})
+	}
+	add(against("CPU/handshake", "handshake", "cpu", false, bounds{"nginx": 1.4, "httputil": 0.5})...)
+	return list
+}
+
+// A verdict is a target and how it went.
+type verdict struct {
+	Target    string  `json:"target"`
+	Transport string  `json:"transport"`
+	Against   string  `json:"against,omitempty"`
+	Value     float64 `json:"value"`
+	Bound     float64 `json:"bound"`
+	Least     bool    `json:"least,omitempty"`
+	Met       bool    `json:"met"`
+}
+
+// judge holds what was measured to the targets, leaving out those that lack
+// figures.
+func judge(cells map[cell]series) []verdict {
+	var verdicts []verdict
+	for _, t := range targets() {
+		subject := cells[cell{t.transport, t.measure, t.metric, t.subject}]
+		value, _, _ := subject.summary()
+		ok := len(subject) > 0
+		if t.peer != "" {
+			value, ok = ratio(subject, cells[cell{t.transport, t.measure, t.metric, t.peer}])
+		}
+		if !ok {
+			continue
+		}
+		met := value <= t.bound
+		if t.least {
+			met = value >= t.bound
+		}
+		verdicts = append(verdicts, verdict{t.label, t.transport, t.peer, value, t.bound, t.least, met})
+	}
+	return verdicts
+}

@@ -1,0 +1,197 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"time"
+
+	"example.com/wsproxy"
+)
+
+// settings are what the arguments say.
+type settings struct {
+	listen    string
+	cert, key string
+	wait      time.Duration // -drain
+	level     slog.Level
+	target    string // "": the demo
+	options   []wsproxy.Option
+}
+
+// values are the flags that become options of the Proxy or need a check.
+type values struct {
+	connect, read, send, close, lifetime time.Duration
+	keepAlive, targetHost, detached      bool
+	origins, trusted                     []string
+	headers                              [][2]string
+	level                                string
+}
+
+// flagSet defines every flag, each with the nginx directive it answers to.
+func flagSet(s *settings, v *values) *flag.FlagSet {
+	f := flag.NewFlagSet("wsproxy", flag.ContinueOnError)
+	f.SetOutput(io.Discard) // run prints errors and help
+	f.StringVar(&s.listen, "listen", "localhost:8080",
+		"nginx listen: `address` to listen on; port 0 takes a free one, no host is every address")
+	f.StringVar(&s.cert, "tls-cert", "",
+		"nginx ssl_certificate: PEM `file` with the certificate chain, to serve https and wss")
+	f.StringVar(&s.key, "tls-key", "",
+		"nginx ssl_certificate_key: PEM `file` with the certificate's key")
+	f.DurationVar(&v.connect, "connect-timeout", 60*time.Second,
+		"nginx proxy_connect_timeout: longest time to connect to the target, TLS included;\n0 for no limit")
+	f.DurationVar(&v.read, "read-timeout", 60*time.Second,
+		"nginx proxy_read_timeout: longest silence of an answer, or of both sides of a tunnel;\n0 for no limit")
+	f.DurationVar(&v.send, "send-timeout", 60*time.Second,
+		"nginx proxy_send_timeout and, for tunnels, send_timeout: longest time a write may make\n"+
+			"no progress; 0 for no limit")
+	f.DurationVar(&v.close, "close-timeout", 10*time.Second,
+		"no nginx directive (it closes both sides at the first end): longest time for the second\n"+
+			"side of a tunnel to end after the first; 0 for no limit")
+	f.DurationVar(&v.lifetime, "max-lifetime", 0,
+		"no nginx directive: longest life of a tunnel, busy or not; 0 for no limit (default 0s)")
+	f.BoolVar(&v.keepAlive, "keep-alive", false,
+		"nginx keepalive, with '' in place of close in the map: reuse connections to the target\n"+
+			"for plain requests")
+	f.Func("origin", "no nginx directive (it takes an if on $http_origin): take upgrades from pages of this\n"+
+		"origin only, a `pattern` such as https://example.com, *.example.com or http://localhost:*;\n"+
+		"repeatable", func(pattern string) error {
+		v.origins = append(v.origins, pattern)
+		return nil
+	})
+	f.Func("trusted-proxy", "nginx set_real_ip_from, with real_ip_recursive on: believe the forwarding fields of\n"+
+		"peers in `prefix`, an address or a CIDR prefix, and of nobody else; repeatable", func(prefix string) error {
+		v.trusted = append(v.trusted, prefix)
+		return nil
+	})
+	f.BoolVar(&v.targetHost, "target-host", false,
+		"nginx proxy_set_header Host $proxy_host: send the target's host as Host, not the client's")
+	f.Func("header", "nginx proxy_set_header: set a `field` of every request to the target, as \"Name: value\",\n"+
+		"or remove it, as \"Name:\"; repeatable", func(field string) error {
+		name, value, found := strings.Cut(field, ":")
+		if !found || strings.TrimSpace(name) == "" {
+			return errors.New(`want "Name: value"`)
+		}
+		v.headers = append(v.headers, [2]string{strings.TrimSpace(name), strings.TrimSpace(value)})
+		return nil
+	})
+	f.BoolVar(&v.detached, "detached", false,
+		"no nginx directive (its connections are always so): keep no goroutine and no buffers of\n"+
+			"the server's for a tunnel, which suits very many idle ones")
+	f.DurationVar(&s.wait, "drain", 30*time.Second,
+		"nginx worker_shutdown_timeout: how long tunnels and requests may take to end on SIGINT\n"+
+			"or SIGTERM; 0 cuts at once")
+	f.StringVar(&v.level, "log", "info",
+		"nginx error_log's level: least `level` to log: debug, info, warn or error")
+	return f
+}
+
+// usage prints the help that -h asks for.
+func usage(w io.Writer) {
+	f := flagSet(new(settings), new(values))
+	f.SetOutput(w)
+	fmt.Fprint(w, `usage: wsproxy [flags] [target]
+
+wsproxy proxies WebSockets, and the plain requests beside them, to target: an
+http, https, ws or wss URL, or http://unix:/run/app.sock:/base. Without a target
+it runs a demo upstream of its own.
+
+`)
+	f.PrintDefaults()
+}
+
+var levels = map[string]slog.Level{
+	"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError,
+}
+
+// parse reads the arguments. Its errors are errors of usage, or flag.ErrHelp;
+// the target is checked with them, but alone it is no such error.
+func parse(args []string) (*settings, error) {
+	s, v := &settings{}, &values{}
+	f := flagSet(s, v)
+	if err := f.Parse(args); err != nil {
+		return nil, err
+	}
+	s.target = f.Arg(0)
+	var errs []error
+	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+
+	switch extra := f.Arg(1); {
+	case strings.HasPrefix(extra, "-"):
+		fail("%q comes after the target, want flags before it", extra)
+	case f.NArg() > 1:
+		fail("%d targets, want one at most", f.NArg())
+	case f.NArg() == 1 && s.target == "":
+		fail("the target is empty; for the demo give none")
+	}
+	if (s.cert == "") != (s.key == "") {
+		fail("-tls-cert and -tls-key go together")
+	}
+	if s.wait < 0 {
+		fail("-drain: %q is negative, want a duration or 0 to cut at once", s.wait)
+	}
+	var known bool
+	if s.level, known = levels[v.level]; !known {
+		fail("-log: %q is no level, want debug, info, warn or error", v.level)
+	}
+
+	s.options = v.options()
+	if _, err := wsproxy.New("http://localhost", s.options...); err != nil {
+		if s.target != "" {
+			_, err = wsproxy.New(s.target, s.options...) // all mistakes at once
+		}
+		errs = append(errs, err)
+	}
+	return s, errors.Join(errs...)
+}
+
+// inFlags puts New's errors in terms of the flags.
+var inFlags = strings.NewReplacer(
+	"WithConnectTimeout:", "-connect-timeout:",
+	"WithReadTimeout:", "-read-timeout:",
+	"WithSendTimeout:", "-send-timeout:",
+	"WithCloseTimeout:", "-close-timeout:",
+	"WithMaxLifetime:", "-max-lifetime:",
+	"WithOrigins:", "-origin:",
+	"WithTrustedProxies:", "-trusted-proxy:",
+	"WithHeader:", "-header:",
+	"WithHost:", "-header Host:",
+	`WithHeader("Authorization", …)`, `-header "Authorization: …"`,
+)
+
+// options are the Proxy's for these flags.
+func (v *values) options() []wsproxy.Option {
+	options := []wsproxy.Option{
+		wsproxy.WithConnectTimeout(v.connect),
+		wsproxy.WithReadTimeout(v.read),
+		wsproxy.WithSendTimeout(v.send),
+		wsproxy.WithCloseTimeout(v.close),
+		wsproxy.WithMaxLifetime(v.lifetime),
+	}
+	if v.keepAlive {
+		options = append(options, wsproxy.WithKeepAlive())
+	}
+	if v.origins != nil {
+		options = append(options, wsproxy.WithOrigins(v.origins...))
+	}
+	if v.trusted != nil {
+		options = append(options, wsproxy.WithTrustedProxies(v.trusted...))
+	}
+	if v.targetHost {
+		options = append(options, wsproxy.WithTargetHost())
+	}
+	for _, field := range v.headers {
+		if strings.EqualFold(field[0], "Host") {
+			options = append(options, wsproxy.WithHost(field[1]))
+		} else {
+			options = append(options, wsproxy.WithHeader(field[0], field[1]))
+		}
+	}
+	if v.detached {
+		options = append(options, wsproxy.WithDetached())
+	}
+	return options
+}

@@ -1,0 +1,324 @@
+package main
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"flag"
+	"io"
+	"log/slog"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
+// certificate makes a key pair for localhost and returns its files.
+func certificate(t *testing.T) (certFile, keyFile string, roots *x509.CertPool) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{"localhost"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
+	cert, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	require.NoError(t, err)
+	secret, err := x509.MarshalPKCS8PrivateKey(key)
+	require.NoError(t, err)
+
+	dir := t.TempDir()
+	certFile, keyFile = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	certPEM := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert})
+	require.NoError(t, os.WriteFile(certFile, certPEM, 0o600))
+	require.NoError(t, os.WriteFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret}), 0o600))
+	roots = x509.NewCertPool()
+	roots.AppendCertsFromPEM(certPEM)
+	return certFile, keyFile, roots
+}
+
+// fields is an upstream that answers with the header fields it got.
+func fields(t *testing.T) string {
+	return serve(t, func(w http.ResponseWriter, r *http.Request) {
+		io.WriteString(w, "Host: "+r.Host+"\r\n")
+		r.Header.Write(w)
+	})
+}
+
+// silence listens, accepts what comes and says nothing.
+func silence(t *testing.T) (addr string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "localhost:0") // the system accepts for us
+	require.NoError(t, err)
+	t.Cleanup(func() { l.Close() })
+	return l.Addr().String()
+}
+
+func TestErrorsOfUsageExitWith2(t *testing.T) {
+	for _, test := range []struct {
+		args string
+		want string
+	}{
+		{"-frob", "flag provided but not defined: -frob"},
+		{"-read-timeout soon", `invalid value "soon" for flag -read-timeout: parse error`},
+		{"-detached=maybe", `invalid boolean value "maybe" for -detached: parse error`},
+		{"http://a http://b", "2 targets, want one at most"},
+		{"http://a -listen :0", `"-listen" comes after the target, want flags before it`},
+		{"-tls-cert cert.pem", "-tls-cert and -tls-key go together"},
+		{"-tls-key key.pem", "-tls-cert and -tls-key go together"},
+		{"-header X-Test", `invalid value "X-Test" for flag -header: want "Name: value"`},
+		{"-header :value", `invalid value ":value" for flag -header: want "Name: value"`},
+		{"-header Bad@Name:value", `-header: "Bad@Name" is not a field name`},
+		{"-header Connection:close", `-header: "Connection" is the proxy's own to set`},
+		{"-header Host:a/b", `-header Host: "a/b" is not a host with an optional port`},
+		{"-origin http://", `-origin: "http://" is not an origin, want [scheme://]host[:port]`},
+		{"-trusted-proxy me", `-trusted-proxy: "me" is neither an address, a CIDR prefix nor "unix:"`},
+		{"-log loud", `-log: "loud" is no level, want debug, info, warn or error`},
+		{"-drain -1s", `-drain: "-1s" is negative, want a duration or 0 to cut at once`},
+		{"-connect-timeout -1s", `-connect-timeout: "-1s" is negative, want a duration or 0 for none`},
+	} {
+		t.Run(test.args, func(t *testing.T) {
+			code, stdout, stderr := status(t, strings.Fields(test.args)...)
+			require.Equal(t, 2, code)
+			require.Empty(t, stdout)
+			require.Equal(t, "wsproxy: "+test.want+"\nusage: wsproxy [flags] [target]; wsproxy -h explains the flags\n", stderr)
+		})
+	}
+	code, _, stderr := status(t, "")
+	require.Equal(t, 2, code)
+	require.Contains(t, stderr, "the target is empty")
+}
+
+func TestAllErrorsOfUsageAreToldAtOnce(t *testing.T) {
+	code, _, stderr := status(t, "-log", "loud", "-read-timeout", "-1s", "-origin", "http://", "-tls-cert", "x", "ftp://host")
+	require.Equal(t, 2, code)
+	for _, want := range []string{"-log", "-read-timeout", "-origin", "-tls-cert", "target"} {
+		require.Regexp(t, "(?m)^wsproxy: "+want, stderr)
+	}
+	require.Equal(t, 6, strings.Count(stderr, "\n"), stderr)
+}
+
+func TestHelpNamesTheDirectiveThatEachFlagAnswersTo(t *testing.T) {
+	code, stdout, stderr := status(t, "-h")
+	require.Zero(t, code)
+	require.Empty(t, stderr)
+	directive := regexp.MustCompile(`^(nginx [a-z_]+|no nginx directive)`)
+	flagSet(new(settings), new(values)).VisitAll(func(f *flag.Flag) {
+		require.Contains(t, stdout, "  -"+f.Name)
+		require.Regexp(t, directive, f.Usage, "-"+f.Name)
+	})
+}
+
+func TestTheFirstLineSaysWhereItListensAndWhatItProxies(t *testing.T) {
+	certFile, keyFile, _ := certificate(t)
+	for _, test := range []struct {
+		args string
+		want string
+	}{
+		{"-listen localhost:0", `^wsproxy: http://localhost:[1-9]\d+ -> demo upstream\n$`},
+		{"-listen 127.0.0.1:0 http://localhost:3000/app?token=secret", `^wsproxy: http://127\.0\.0\.1:[1-9]\d+ -> http://localhost:3000/app\n$`},
+		{"-listen :0", `^wsproxy: http://localhost:[1-9]\d+ \(on every address\) -> demo upstream\n$`},
+		{"-listen 0.0.0.0:0", `^wsproxy: http://localhost:[1-9]\d+ \(on every address\) -> demo upstream\n$`},
+		{"-listen localhost:0 -tls-cert " + certFile + " -tls-key " + keyFile, `^wsproxy: https://localhost:[1-9]\d+ -> demo upstream\n$`},
+	} {
+		t.Run(test.want, func(t *testing.T) {
+			var stdout, stderr output
+			signals := make(chan os.Signal, 1)
+			signals <- os.Interrupt // ends it as soon as it listens
+			require.Zero(t, run(signals, strings.Fields(test.args), &stdout, &stderr), stderr.String())
+			require.Regexp(t, test.want, stdout.String())
+		})
+	}
+}
+
+func TestTLSServesHTTP1AloneSoThatBrowsersCanUpgrade(t *testing.T) {
+	certFile, keyFile, roots := certificate(t)
+	url, conns := switches(t)
+	c := start(t, "-tls-cert", certFile, "-tls-key", keyFile, url)
+	conn, err := tls.Dial("tcp", c.addr, &tls.Config{RootCAs: roots, NextProtos: []string{"h2", "http/1.1"}})
+	require.NoError(t, err)
+	conn.Close()
+	require.Equal(t, "http/1.1", conn.ConnectionState().NegotiatedProtocol)
+	_, err = tls.Dial("tcp", c.addr, &tls.Config{RootCAs: roots, NextProtos: []string{"h2"}})
+	require.ErrorContains(t, err, "no application protocol")
+
+	client, server := c.tunnel(t, conns)
+	io.WriteString(server, "over TLS")
+	server.Close()
+	got, err := io.ReadAll(client.br)
+	require.NoError(t, err)
+	require.Equal(t, "over TLS", string(got))
+}
+
+func TestConnectTimeoutBoundsTheWayToTheTarget(t *testing.T) {
+	c := start(t, "-connect-timeout", "20ms", "https://"+silence(t)) // a TLS handshake without an answer
+	code, _ := c.get(t, "/", "")
+	require.Equal(t, http.StatusGatewayTimeout, code)
+}
+
+func TestReadTimeoutEndsASilentTunnel(t *testing.T) {
+	url, conns := switches(t)
+	c := start(t, "-read-timeout", "20ms", "-log", "debug", url)
+	client, _ := c.tunnel(t, conns)
+	client.ended(t)
+	c.stderr.await(t, `reason="read timeout"`)
+}
+
+func TestSendTimeoutEndsATunnelWhoseClientStopsReading(t *testing.T) {
+	url, conns := switches(t)
+	c := start(t, "-send-timeout", "50ms", "-read-timeout", "0", "-log", "debug", url)
+	_, server := c.tunnel(t, conns)
+	var err error
+	for flood := make([]byte, 1<<20); err == nil; {
+		_, err = server.Write(flood)
+	}
+	require.NotErrorIs(t, err, os.ErrDeadlineExceeded, "the tunnel stays open")
+	c.stderr.await(t, `reason="send timeout"`)
+}
+
+func TestCloseTimeoutBoundsTheSecondSideOfATunnel(t *testing.T) {
+	url, conns := switches(t)
+	c := start(t, "-close-timeout", "20ms", "-read-timeout", "0", url)
+	client, server := c.tunnel(t, conns)
+	client.SetDeadline(time.Now().Add(patience / 2)) // less than the default
+	require.NoError(t, client.Conn.(*net.TCPConn).CloseWrite())
+	n, err := server.Read(make([]byte, 1))
+	require.Zero(t, n)
+	require.ErrorIs(t, err, io.EOF)
+	client.ended(t) // although the server has not closed its side
+}
+
+func TestMaxLifetimeEndsATunnel(t *testing.T) {
+	url, conns := switches(t)
+	c := start(t, "-max-lifetime", "20ms", "-log", "debug", url)
+	client, _ := c.tunnel(t, conns)
+	client.ended(t)
+	c.stderr.await(t, `reason="max lifetime"`)
+}
+
+func TestKeepAliveReusesConnectionsForPlainRequests(t *testing.T) {
+	url := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		io.WriteString(w, r.RemoteAddr+" "+r.Header.Get("Connection"))
+	})
+	for _, keep := range []bool{false, true} {
+		args := []string{url}
+		if keep {
+			args = []string{"-keep-alive", url}
+		}
+		c := start(t, args...)
+		_, first := c.get(t, "/", "")
+		_, second := c.get(t, "/", "")
+		require.Equal(t, keep, first == second, "%q then %q", first, second)
+		require.Equal(t, !keep, strings.HasSuffix(first, " close"), first)
+	}
+}
+
+func TestOriginTakesUpgradesFromTheListedOnesAlone(t *testing.T) {
+	url, conns := switches(t)
+	c := start(t, "-origin", "https://one.example", "-origin", "*.two.example", url)
+	for origin, want := range map[string]int{
+		"https://one.example":    http.StatusSwitchingProtocols,
+		"http://www.two.example": http.StatusSwitchingProtocols,
+		"https://three.example":  http.StatusForbidden,
+	} {
+		client, res := c.ask(t, "/", upgradeFields+"Origin: "+origin+"\r\n")
+		require.Equal(t, want, res.StatusCode, origin)
+		client.Close()
+		if want == http.StatusSwitchingProtocols {
+			(<-conns).Close()
+		}
+	}
+}
+
+func TestTrustedProxyBelievesTheListedPeersAlone(t *testing.T) {
+	const claims = "X-Forwarded-For: 198.51.100.7, 203.0.113.9\r\nX-Forwarded-Proto: https\r\n"
+	url := fields(t)
+	for _, test := range []struct {
+		args []string
+		want []string
+	}{
+		{nil, []string{"X-Real-Ip: 127.0.0.1\r\n", "X-Forwarded-For: 198.51.100.7, 203.0.113.9, 127.0.0.1\r\n", "X-Forwarded-Proto: http\r\n"}},
+		{[]string{"-trusted-proxy", "192.0.2.1"}, []string{"X-Real-Ip: 127.0.0.1\r\n", "X-Forwarded-For: 127.0.0.1\r\n"}},
+		{[]string{"-trusted-proxy", "127.0.0.1", "-trusted-proxy", "203.0.113.0/24"},
+			[]string{"X-Real-Ip: 198.51.100.7\r\n", "X-Forwarded-Proto: https\r\n"}},
+	} {
+		c := start(t, append(append([]string{"-listen", "127.0.0.1:0"}, test.args...), url)...)
+		_, got := c.get(t, "/", claims)
+		for _, want := range test.want {
+			require.Contains(t, got, want, test.args)
+		}
+	}
+}
+
+func TestTargetHostReplacesTheClientsHost(t *testing.T) {
+	url := fields(t)
+	c := start(t, url)
+	_, got := c.get(t, "/", "")
+	require.True(t, strings.HasPrefix(got, "Host: "+c.addr+"\r\n"), got)
+	c = start(t, "-target-host", url)
+	_, got = c.get(t, "/", "")
+	require.True(t, strings.HasPrefix(got, "Host: "+strings.TrimPrefix(url, "http://")+"\r\n"), got)
+}
+
+func TestHeaderSetsAndRemovesFields(t *testing.T) {
+	c := start(t, "-header", "X-Set: a: b", "-header", "X-Removed:", "-header", "host: name.example", fields(t))
+	_, got := c.get(t, "/", "X-Set: the client's\r\nX-Removed: the client's\r\nX-Kept: the client's\r\n")
+	require.Contains(t, got, "X-Set: a: b\r\n")
+	require.Contains(t, got, "X-Kept: the client's\r\n")
+	require.NotContains(t, got, "X-Removed")
+	require.True(t, strings.HasPrefix(got, "Host: name.example\r\n"), "Host is set as proxy_set_header Host sets it")
+}
+
+func TestDetachedKeepsNoGoroutineOfTheServersForATunnel(t *testing.T) {
+	serving := func() bool { return strings.Contains(stacks(), "wsproxy.(*Proxy).ServeHTTP(") }
+	url, conns := switches(t)
+	c := start(t, url)
+	client, server := c.tunnel(t, conns)
+	require.True(t, serving(), "without the flag the tunnel is served where it began")
+	client.Close()
+	server.Close()
+	require.Eventually(t, func() bool { return !serving() }, patience, time.Millisecond)
+
+	c = start(t, "-detached", url)
+	_, server = c.tunnel(t, conns)
+	require.Eventually(t, func() bool { return !serving() }, patience, time.Millisecond, "ServeHTTP does not return")
+	_, err := io.WriteString(server, "alive")
+	require.NoError(t, err)
+}
+
+func TestLogSaysHowMuchIsLogged(t *testing.T) {
+	closed, err := net.Listen("tcp", "localhost:0")
+	require.NoError(t, err)
+	closed.Close()
+	for level, want := range map[string][]string{
+		"debug": {"DEBUG", "INFO", "WARN"},
+		"info":  {"INFO", "WARN"},
+		"warn":  {"WARN"},
+		"error": nil,
+	} {
+		t.Run(level, func(t *testing.T) {
+			c := start(t, "-log", level, "http://"+closed.Addr().String())
+			code, _ := c.get(t, "/", "") // a warning
+			require.Equal(t, http.StatusBadGateway, code)
+			_, res := c.ask(t, "/", upgradeFields+"Content-Length: 1\r\n") // a client's mistake, for debugging
+			require.Equal(t, http.StatusBadRequest, res.StatusCode)
+			c.signals <- os.Interrupt // information
+			c.signals <- os.Interrupt
+			c.exit(t)
+			for _, l := range []string{"DEBUG", "INFO", "WARN"} {
+				require.Equal(t, slices.Contains(want, l), strings.Contains(c.stderr.String(), "level="+l), "%s:\n%s", l, c.stderr)
+			}
+		})
+	}
+}

@@ -1,0 +1,232 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// patience bounds every wait of a test that should not have to wait.
+const patience = 10 * time.Second
+
+// TestMain fails the run if a goroutine is left after all tests.
+func TestMain(m *testing.M) {
+	before := runtime.NumGoroutine()
+	code := m.Run()
+	for deadline := time.Now().Add(patience); runtime.NumGoroutine() > before && time.Now().Before(deadline); {
+		time.Sleep(10 * time.Millisecond)
+	}
+	if code == 0 && runtime.NumGoroutine() > before {
+		fmt.Fprintf(os.Stderr, "goroutines left behind:\n%s\n", stacks())
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func stacks() string {
+	b := make([]byte, 1<<20)
+	return string(b[:runtime.Stack(b, true)])
+}
+
+// A command is run as a test drives it.
+type command struct {
+	url, addr string // what the first line of standard output says
+	signals   chan os.Signal
+	stderr    *output
+	exited    chan int
+}
+
+// output is what was written so far.
+type output struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.String()
+}
+
+// await waits until s was written.
+func (o *output) await(t *testing.T, s string) {
+	t.Helper()
+	require.Eventually(t, func() bool { return strings.Contains(o.String(), s) }, patience, time.Millisecond,
+		"nothing says %q", s)
+}
+
+// start runs the command on a free port until the test ends it, or ends.
+func start(t *testing.T, args ...string) *command {
+	t.Helper()
+	r, stdout := io.Pipe()
+	c := &command{signals: make(chan os.Signal, 4), stderr: &output{}, exited: make(chan int, 1)}
+	go func() {
+		c.exited <- run(c.signals, append([]string{"-listen", "localhost:0"}, args...), stdout, c.stderr)
+		stdout.Close()
+	}()
+	line, err := bufio.NewReader(r).ReadString('\n')
+	require.NoError(t, err, c.stderr)
+	t.Cleanup(func() {
+		c.signals <- os.Interrupt
+		c.signals <- os.Interrupt
+		c.exit(t)
+	})
+	c.setURL(t, line)
+	return c
+}
+
+func (c *command) setURL(t *testing.T, line string) {
+	rest, ok := strings.CutPrefix(line, "wsproxy: ")
+	require.True(t, ok, line)
+	c.url, _, _ = strings.Cut(rest, " ")
+	_, c.addr, _ = strings.Cut(c.url, "://")
+}
+
+// exit waits for the command to exit and returns its status.
+func (c *command) exit(t *testing.T) int {
+	t.Helper()
+	select {
+	case status := <-c.exited:
+		c.exited <- status
+		return status
+	case <-time.After(patience):
+		require.Fail(t, "the command does not exit", stacks())
+		return -1
+	}
+}
+
+// status runs the command with arguments that do not let it start.
+func status(t *testing.T, args ...string) (status int, stdout, stderr string) {
+	t.Helper()
+	var out, errs output
+	exited := make(chan int, 1)
+	signals := make(chan os.Signal, 2)
+	go func() { exited <- run(signals, args, &out, &errs) }()
+	select {
+	case status = <-exited:
+		return status, out.String(), errs.String()
+	case <-time.After(patience):
+		signals <- os.Interrupt
+		signals <- os.Interrupt
+		<-exited
+		require.Fail(t, "the command started: "+out.String())
+		return -1, "", ""
+	}
+}
+
+// serve runs an upstream and returns its URL.
+func serve(t *testing.T, h http.HandlerFunc) string {
+	t.Helper()
+	s := httptest.NewServer(h)
+	t.Cleanup(func() {
+		s.CloseClientConnections()
+		s.Close()
+	})
+	return s.URL
+}
+
+// The sample handshake of RFC 6455, section 1.3.
+const (
+	upgradeFields = "Connection: Upgrade\r\nUpgrade: websocket\r\n" +
+		"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+	switching = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
+		"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
+)
+
+// switches is an upstream that takes every upgrade and hands its end of the
+// tunnel to the test.
+func switches(t *testing.T) (url string, conns <-chan net.Conn) {
+	t.Helper()
+	ends := make(chan net.Conn, 100)
+	url = serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		conn, _, err := http.NewResponseController(w).Hijack()
+		if assert.NoError(t, err) {
+			io.WriteString(conn, switching)
+			ends <- conn
+		}
+	})
+	t.Cleanup(func() {
+		for len(ends) > 0 {
+			(<-ends).Close()
+		}
+	})
+	return url, ends
+}
+
+// A peer is the client's end of a connection to the command.
+type peer struct {
+	net.Conn
+	br *bufio.Reader
+}
+
+// dial connects to the command; patience bounds every read and write.
+func (c *command) dial(t *testing.T) *peer {
+	t.Helper()
+	conn, err := net.Dial("tcp", c.addr)
+	require.NoError(t, err)
+	t.Cleanup(func() { conn.Close() })
+	conn.SetDeadline(time.Now().Add(patience))
+	if strings.HasPrefix(c.url, "https:") {
+		conn = tls.Client(conn, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2", "http/1.1"}})
+	}
+	return &peer{conn, bufio.NewReader(conn)}
+}
+
+// ask sends a GET with the given field lines and returns the answer's header.
+func (c *command) ask(t *testing.T, path, fields string) (*peer, *http.Response) {
+	t.Helper()
+	p := c.dial(t)
+	_, err := io.WriteString(p, "GET "+path+" HTTP/1.1\r\nHost: "+c.addr+"\r\n"+fields+"\r\n")
+	require.NoError(t, err)
+	res, err := http.ReadResponse(p.br, nil)
+	require.NoError(t, err)
+	return p, res
+}
+
+// tunnel opens a tunnel and returns both its ends.
+func (c *command) tunnel(t *testing.T, conns <-chan net.Conn) (client *peer, server net.Conn) {
+	t.Helper()
+	client, res := c.ask(t, "/", upgradeFields)
+	require.Equal(t, http.StatusSwitchingProtocols, res.StatusCode)
+	server = <-conns
+	t.Cleanup(func() { server.Close() })
+	server.SetDeadline(time.Now().Add(patience))
+	return client, server
+}
+
+// get fetches a path of the command.
+func (c *command) get(t *testing.T, path, fields string) (status int, body string) {
+	t.Helper()
+	p, res := c.ask(t, path, "Connection: close\r\n"+fields)
+	defer p.Close()
+	b, err := io.ReadAll(res.Body)
+	require.NoError(t, err)
+	return res.StatusCode, string(b)
+}
+
+// ended waits until the client's end of a tunnel is closed.
+func (p *peer) ended(t *testing.T) {
+	t.Helper()
+	_, err := io.Copy(io.Discard, p.br)
+	require.NotErrorIs(t, err, os.ErrDeadlineExceeded, "the tunnel stays open")
+}

@@ -1,0 +1,279 @@
+// Command wsproxy is a WebSocket reverse proxy, ready to run: what nginx does
+// with its map of $http_upgrade to $connection_upgrade, as one process.
+//
+//	wsproxy [flags] [target]
+//
+// The target is an http, https, ws or wss URL, or nginx's form for a unix
+// socket, http://unix:/run/app.sock:/base. Upgrades are checked, asked of the
+// target and relayed both ways; every other request is proxied beside them.
+// Without a target wsproxy proxies a demo upstream of its own, a page that
+// shows echo, round-trip times and the header fields that arrive.
+//
+//	wsproxy                                          # the demo on http://localhost:8080
+//	wsproxy http://localhost:3000                    # a proxy in front of port 3000
+//	wsproxy -listen :443 -tls-cert cert.pem -tls-key key.pem \
+//		-origin https://example.com -read-timeout 300s http://unix:/run/app.sock
+//
+// Once it listens, it says on standard output where, with the real port where
+// -listen asked for port 0. It logs to standard error.
+//
+// # Flags
+//
+// Each answers to an nginx directive, which wsproxy -h names with it:
+//
+//	-listen address          where to listen (default localhost:8080)
+//	-tls-cert, -tls-key file serve https and wss with this certificate and key
+//	-connect-timeout d       connecting to the target, TLS included (60s)
+//	-read-timeout d          silence, of an answer or of a whole tunnel (60s)
+//	-send-timeout d          a write that makes no progress (60s)
+//	-close-timeout d         the second side of a tunnel after the first (10s)
+//	-max-lifetime d          a whole tunnel (0: no limit)
+//	-keep-alive              reuse connections to the target for plain requests
+//	-origin pattern          take upgrades from this origin alone; repeatable
+//	-trusted-proxy prefix    believe forwarding fields of these peers; repeatable
+//	-target-host             send the target's host as Host, not the client's
+//	-header "Name: value"    set a field of every request; repeatable
+//	-detached                keep no goroutine of the server's for a tunnel
+//	-drain d                 how long tunnels may take to end on shutdown (30s)
+//	-log level               debug, info, warn or error (info)
+//
+// Flags go before the target. An empty value after the colon of -header
+// removes the field. A timeout of 0 is none, but -drain 0 cuts at once.
+//
+// # Signals
+//
+// SIGINT or SIGTERM begins the drain: wsproxy stops listening, and tunnels and
+// requests under way may end by themselves until -drain is over. What is left
+// then is cut. A second signal cuts at once.
+//
+// # Exit status
+//
+//	0  everything ended in time
+//	1  the drain cut something, or wsproxy could not start: a bad target, a
+//	   busy port, a missing certificate
+//	2  the flags or arguments make no sense
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/signal"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"example.com/wsproxy"
+)
+
+func main() {
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	os.Exit(run(signals, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// run is the command, from its arguments to its exit status.
+func run(signals <-chan os.Signal, args []string, stdout, stderr io.Writer) int {
+	s, err := parse(args)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		usage(stdout)
+		return 0
+	case err != nil:
+		complain(stderr, err)
+		fmt.Fprintln(stderr, "usage: wsproxy [flags] [target]; wsproxy -h explains the flags")
+		return 2
+	}
+	if err := s.serve(signals, stdout, stderr); err != nil {
+		complain(stderr, err)
+		return 1
+	}
+	return 0
+}
+
+// complain prints a line for each of the errors that err joins.
+func complain(w io.Writer, err error) {
+	for line := range strings.SplitSeq(err.Error(), "\n") {
+		fmt.Fprintln(w, "wsproxy: "+inFlags.Replace(strings.TrimPrefix(line, "wsproxy: ")))
+	}
+}
+
+// serve proxies until a signal has ended it. An error is why it could not
+// start or go on, or what the drain had to cut.
+func (s *settings) serve(signals <-chan os.Signal, stdout, stderr io.Writer) error {
+	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: s.level}))
+	v := &service{settings: s, log: log}
+	target, shown := s.target, s.target
+	if target == "" {
+		demo, err := startDemo(log)
+		if err != nil {
+			return fmt.Errorf("demo upstream: %w", err)
+		}
+		defer demo.close()
+		v.onDrain = demo.drain
+		target, shown = demo.url, "demo upstream"
+	}
+
+	var err error
+	v.proxy, err = wsproxy.New(target, append(s.options, wsproxy.WithLogger(log),
+		wsproxy.WithHooks(wsproxy.Hooks{OnClose: v.count}))...)
+	if err != nil {
+		return err
+	}
+	v.server = v.newServer()
+	if s.cert != "" {
+		pair, err := tls.LoadX509KeyPair(s.cert, s.key)
+		if err != nil {
+			return fmt.Errorf("-tls-cert, -tls-key: %w", err)
+		}
+		v.server.TLSConfig.Certificates = []tls.Certificate{pair}
+	}
+	l, err := net.Listen("tcp", s.listen)
+	if err != nil {
+		return err
+	}
+	shown, _, _ = strings.Cut(shown, "?") // a query may be a secret
+	fmt.Fprintf(stdout, "wsproxy: %s -> %s\n", s.url(l), shown)
+
+	failed := make(chan error, 1)
+	go func() {
+		if s.cert != "" {
+			failed <- v.server.ServeTLS(l, "", "")
+		} else {
+			failed <- v.server.Serve(l)
+		}
+	}()
+	select {
+	case err := <-failed:
+		v.proxy.Close()
+		v.server.Close()
+		return err
+	case <-signals:
+		err := v.drain(signals)
+		<-failed // http.ErrServerClosed
+		return err
+	}
+}
+
+// url is where a browser finds what listens on l, by the name that -listen
+// gave it.
+func (s *settings) url(l net.Listener) string {
+	scheme, note := "http://", ""
+	if s.cert != "" {
+		scheme = "https://"
+	}
+	host, _, _ := net.SplitHostPort(s.listen)
+	if ip, err := netip.ParseAddr(host); host == "" || err == nil && ip.IsUnspecified() {
+		host, note = "localhost", " (on every address)"
+	}
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	return scheme + net.JoinHostPort(host, port) + note
+}
+
+// A service is the command while it runs.
+type service struct {
+	*settings
+	log     *slog.Logger
+	proxy   *wsproxy.Proxy
+	server  *http.Server
+	onDrain func() // closes what the upstream itself holds open, or nil
+
+	requests sync.Map     // connections with a plain request or a handshake under way
+	cut      atomic.Int64 // tunnels that the drain did not let end
+}
+
+// newServer returns the server in front of the proxy. It has no WriteTimeout
+// and no ReadTimeout, which would cut plain streams in the middle: the proxy
+// watches those for silence.
+func (v *service) newServer() *http.Server {
+	// Upgrades need HTTP/1.1: a browser that had negotiated h2 could open no
+	// WebSocket here. NextProtos alone would not do, as ServeTLS adds the h2 of
+	// a server's default Protocols.
+	var http1 http.Protocols
+	http1.SetHTTP1(true)
+	return &http.Server{
+		Handler:           v.proxy,
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       75 * time.Second, // nginx's keepalive_timeout
+		Protocols:         &http1,
+		TLSConfig:         &tls.Config{NextProtos: []string{"http/1.1"}},
+		ErrorLog:          slog.NewLogLogger(v.log.Handler(), slog.LevelWarn),
+		ConnState: func(conn net.Conn, state http.ConnState) {
+			if state == http.StateActive {
+				v.requests.Store(conn, nil)
+			} else {
+				v.requests.Delete(conn)
+			}
+		},
+	}
+}
+
+// count is the hook that notes which tunnels the drain cut.
+func (v *service) count(_ *wsproxy.Tunnel, e wsproxy.Ending) {
+	if e.Reason == wsproxy.Shutdown {
+		v.cut.Add(1)
+	}
+}
+
+// drain lets what is under way end until -drain is over or another signal
+// comes. Its error says what was cut then.
+func (v *service) drain(signals <-chan os.Signal) error {
+	v.log.Info("draining; another signal cuts at once", "tunnels", v.proxy.Stats().Live, "for", v.wait)
+	ctx, stop := context.WithCancelCause(context.Background())
+	defer stop(nil)
+	ctx, cancel := context.WithTimeoutCause(ctx, v.wait, fmt.Errorf("still open after %v", v.wait))
+	defer cancel()
+	go func() {
+		select {
+		case <-signals:
+			stop(errors.New("a second signal came"))
+		case <-ctx.Done():
+		}
+	}()
+	if v.onDrain != nil {
+		v.onDrain()
+	}
+
+	// http.Server.Shutdown knows nothing of hijacked connections, and
+	// Proxy.Shutdown nothing of plain requests. Both at once: the one closes
+	// the listener while the other refuses what is still on its way in.
+	unfinished := make(chan int, 1)
+	go func() {
+		n := 0
+		if v.server.Shutdown(ctx) != nil {
+			v.requests.Range(func(any, any) bool { n++; return true })
+			v.server.Close()
+		}
+		unfinished <- n
+	}()
+	v.proxy.Shutdown(ctx) // an error may be about a handshake, which is a request
+	var cut []string
+	requests := <-unfinished
+	if n := v.cut.Load(); n > 0 || requests > 0 {
+		cut = append(cut, plural(int(n), "tunnel"))
+	}
+	if requests > 0 {
+		cut = append(cut, plural(requests, "request"))
+	}
+	if cut == nil {
+		return nil
+	}
+	return fmt.Errorf("cut %s: %w", strings.Join(cut, " and "), context.Cause(ctx))
+}
+
+func plural(n int, noun string) string {
+	if n != 1 {
+		noun += "s"
+	}
+	return fmt.Sprint(n, " ", noun)
+}

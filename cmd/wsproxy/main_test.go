@@ -1,0 +1,209 @@
+package main
+
+import (
+	"bufio"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestASignalLetsTunnelsEndByThemselves(t *testing.T) {
+	url, conns := switches(t)
+	c := start(t, url)
+	client, server := c.tunnel(t, conns)
+	c.signals <- syscall.SIGTERM
+	c.stderr.await(t, "draining")
+	require.Eventually(t, func() bool {
+		conn, err := net.Dial("tcp", c.addr)
+		if err == nil {
+			conn.Close()
+		}
+		return err != nil
+	}, patience, time.Millisecond, "it goes on listening")
+
+	_, err := io.WriteString(server, "still here")
+	require.NoError(t, err)
+	got := make([]byte, len("still here"))
+	_, err = io.ReadFull(client.br, got)
+	require.NoError(t, err)
+	require.Equal(t, "still here", string(got))
+	require.Empty(t, c.exited, "it exits before the tunnel has ended")
+	client.Close()
+	server.Close()
+	require.Zero(t, c.exit(t), c.stderr)
+}
+
+func TestWithoutTunnelsASignalEndsIt(t *testing.T) {
+	url, _ := switches(t)
+	c := start(t, "-drain", "1h", url)
+	c.signals <- os.Interrupt
+	require.Zero(t, c.exit(t), c.stderr)
+}
+
+func TestTheEndOfTheDrainCutsTunnelsAndCountsThem(t *testing.T) {
+	for _, detached := range []string{"-detached=false", "-detached"} {
+		t.Run(detached, func(t *testing.T) {
+			url, conns := switches(t)
+			c := start(t, "-drain", "10ms", detached, url)
+			first, _ := c.tunnel(t, conns)
+			second, _ := c.tunnel(t, conns)
+			c.signals <- os.Interrupt
+			require.Equal(t, 1, c.exit(t))
+			require.Contains(t, c.stderr.String(), "\nwsproxy: cut 2 tunnels: still open after 10ms\n")
+			first.ended(t)
+			second.ended(t)
+		})
+	}
+}
+
+func TestASecondSignalCutsAtOnce(t *testing.T) {
+	url, conns := switches(t)
+	c := start(t, "-drain", "1h", url)
+	client, _ := c.tunnel(t, conns)
+	c.signals <- os.Interrupt
+	c.stderr.await(t, "draining")
+	c.signals <- os.Interrupt
+	require.Equal(t, 1, c.exit(t))
+	require.Contains(t, c.stderr.String(), "\nwsproxy: cut 1 tunnel: a second signal came\n")
+	client.ended(t)
+}
+
+func TestAPlainRequestIsPartOfTheDrain(t *testing.T) {
+	answer := make(chan string)
+	url := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		http.NewResponseController(w).Flush()
+		select {
+		case s := <-answer:
+			io.WriteString(w, s)
+		case <-r.Context().Done():
+		}
+	})
+	t.Run("which waits for it", func(t *testing.T) {
+		c := start(t, url)
+		_, res := c.ask(t, "/", "")
+		c.signals <- os.Interrupt
+		c.stderr.await(t, "draining")
+		answer <- "whole"
+		b, err := io.ReadAll(res.Body)
+		require.NoError(t, err)
+		require.Equal(t, "whole", string(b))
+		require.Zero(t, c.exit(t), c.stderr)
+	})
+	t.Run("and cut at its end", func(t *testing.T) {
+		c := start(t, "-drain", "0", url)
+		c.ask(t, "/", "")
+		c.signals <- os.Interrupt
+		require.Equal(t, 1, c.exit(t))
+		require.Contains(t, c.stderr.String(), "\nwsproxy: cut 0 tunnels and 1 request: still open after 0s\n")
+	})
+}
+
+func TestWhatCannotStartSaysSoInOneLine(t *testing.T) {
+	busy, err := net.Listen("tcp", "localhost:0")
+	require.NoError(t, err)
+	defer busy.Close()
+	missing := filepath.Join(t.TempDir(), "missing.pem")
+	for _, test := range []struct {
+		name, want string
+		args       []string
+	}{
+		{"a busy port", "wsproxy: listen tcp", []string{"-listen", busy.Addr().String()}},
+		{"a busy port with a target", "wsproxy: listen tcp", []string{"-listen", busy.Addr().String(), "http://localhost"}},
+		{"no port", "wsproxy: listen tcp", []string{"-listen", "localhost"}},
+		{"a bad target", `wsproxy: target "localhost:3000" has no scheme`, []string{"localhost:3000"}},
+		{"a missing certificate", "wsproxy: -tls-cert, -tls-key: open " + missing, []string{"-tls-cert", missing, "-tls-key", missing}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			code, stdout, stderr := status(t, test.args...)
+			require.Equal(t, 1, code)
+			require.Empty(t, stdout)
+			require.True(t, strings.HasPrefix(stderr, test.want), stderr)
+			require.Equal(t, 1, strings.Count(stderr, "\n"), stderr)
+		})
+	}
+}
+
+func TestEveryMistakeInATargetHasALine(t *testing.T) {
+	code, _, stderr := status(t, "ftp://user:password@/#top")
+	require.Equal(t, 1, code)
+	lines := strings.Split(strings.TrimSuffix(stderr, "\n"), "\n")
+	require.Greater(t, len(lines), 1)
+	for _, line := range lines {
+		require.True(t, strings.HasPrefix(line, "wsproxy: target "), line)
+	}
+}
+
+func TestTheServerIsFitForTheOpenInternet(t *testing.T) {
+	s := (&service{log: discard()}).newServer()
+	require.Equal(t, 10*time.Second, s.ReadHeaderTimeout)
+	require.NotZero(t, s.IdleTimeout)
+	require.Zero(t, s.WriteTimeout, "it would cut plain streams")
+	require.Zero(t, s.ReadTimeout, "it would cut uploads")
+}
+
+func TestTheServersErrorsAreLogged(t *testing.T) {
+	certFile, keyFile, _ := certificate(t)
+	c := start(t, "-tls-cert", certFile, "-tls-key", keyFile)
+	conn, err := net.Dial("tcp", c.addr)
+	require.NoError(t, err)
+	defer conn.Close()
+	io.WriteString(conn, "this is no TLS\r\n\r\n")
+	c.stderr.await(t, `level=WARN msg="http: TLS handshake error`)
+}
+
+func TestTheProcessObeysRealSignals(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("windows has no such signals to send")
+	}
+	goTool, err := exec.LookPath("go")
+	if err != nil {
+		t.Skip("no go command to build it with")
+	}
+	binary := filepath.Join(t.TempDir(), "wsproxy")
+	out, err := exec.Command(goTool, "build", "-o", binary, ".").CombinedOutput()
+	require.NoError(t, err, string(out))
+
+	spawn := func(t *testing.T, args ...string) (*exec.Cmd, *command) {
+		cmd := exec.Command(binary, append([]string{"-listen", "localhost:0"}, args...)...)
+		c := &command{stderr: &output{}}
+		cmd.Stderr = c.stderr
+		stdout, err := cmd.StdoutPipe()
+		require.NoError(t, err)
+		require.NoError(t, cmd.Start())
+		t.Cleanup(func() { cmd.Process.Kill() })
+		line, err := bufio.NewReader(stdout).ReadString('\n')
+		require.NoError(t, err)
+		c.setURL(t, line)
+		return cmd, c
+	}
+	t.Run("SIGTERM ends it with 0", func(t *testing.T) {
+		cmd, c := spawn(t)
+		code, _ := c.get(t, "/", "")
+		require.Equal(t, http.StatusOK, code)
+		require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
+		require.NoError(t, cmd.Wait(), c.stderr)
+	})
+	t.Run("two SIGINTs cut a tunnel and end it with 1", func(t *testing.T) {
+		url, conns := switches(t)
+		cmd, c := spawn(t, "-drain", "1h", url)
+		client, _ := c.tunnel(t, conns)
+		require.NoError(t, cmd.Process.Signal(os.Interrupt))
+		c.stderr.await(t, "draining")
+		require.NoError(t, cmd.Process.Signal(os.Interrupt))
+		var exit *exec.ExitError
+		require.ErrorAs(t, cmd.Wait(), &exit)
+		require.Equal(t, 1, exit.ExitCode())
+		require.Contains(t, c.stderr.String(), "wsproxy: cut 1 tunnel: a second signal came\n")
+		client.ended(t)
+	})
+}
