@@ -46,7 +46,7 @@ import (
 )
 
 // A Proxy is an [http.Handler] that proxies WebSockets, and the plain requests
-// beside them, to one target. Make one with [New]. Its methods may be called
+// beside them, to one target or the servers behind it. Make one with [New]. Its methods may be called
 // from any goroutine; it must not be copied.
 type Proxy struct {
 	config
@@ -85,6 +85,9 @@ func New(target string, opts ...Option) (*Proxy, error) {
 		return nil, err
 	}
 	p.target.useTLS(p.tls)
+	if p.upstream == nil {
+		p.upstream = singleServer(p.target)
+	}
 	p.policy = p.headerPolicy()
 	for _, pattern := range p.origins {
 		allowed, _ := parseOrigin(pattern)
@@ -153,39 +156,29 @@ func (p *Proxy) open(w http.ResponseWriter, r *http.Request, protocol string) (_
 	defer cancel(nil)
 	defer context.AfterFunc(p.closing, func() { cancel(context.Cause(p.closing)) })()
 
-	upstream, err := p.dial(ctx)
+	x, err := p.handshake(ctx, r, p.outgoingRequest(ctx, r, protocol), clientIP, w)
 	if err != nil {
 		return nil, err
 	}
 	defer func() {
 		if t == nil {
-			upstream.Close()
+			x.close()
 		}
 	}()
-	unwatch := context.AfterFunc(ctx, func() { cutConn(upstream) })
-	defer unwatch()
-
-	out := p.outgoingRequest(ctx, r, protocol)
-	x, res, err := p.request(upstream, out, w)
-	if err != nil {
-		return nil, upstreamError(ctx, err)
-	}
+	res := x.res
 	if res.StatusCode != http.StatusSwitchingProtocols {
-		p.relayAnswer(w, r, x, res)
+		p.relayAnswer(w, r, x)
 		return nil, nil
 	}
 	answered := x.early()
-	upstream.SetDeadline(time.Time{}) // from here on the sweeper keeps time
-	if err := checkSwitch(res, out); err != nil {
-		return nil, err
-	}
+	x.conn.SetDeadline(time.Time{}) // from here on the sweeper keeps time
 	if err := p.modifySwitch(res); err != nil {
 		return nil, err
 	}
 	if p.tunnels.refusing() {
 		return nil, unavailable(ErrShutdown, nil)
 	}
-	if !unwatch() {
+	if !x.unwatch() {
 		return nil, upstreamError(ctx, context.Cause(ctx))
 	}
 	h := w.Header()
@@ -201,7 +194,8 @@ func (p *Proxy) open(w http.ResponseWriter, r *http.Request, protocol string) (_
 		}
 		return nil, err
 	}
-	t = p.newTunnel(r, protocol, start, client, upstream)
+	t = p.newTunnel(r, protocol, start, client, x.conn)
+	t.server = x.server
 	t.fromClient.early = sent
 	t.fromUpstream.head, t.fromUpstream.early = head, answered
 	if draining, cutFor := p.tunnels.add(t); cutFor != 0 {
