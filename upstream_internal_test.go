@@ -5,6 +5,7 @@ import (
 	"math"
 	"net/http"
 	"net/netip"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -152,24 +153,26 @@ func TestRendezvousFollowsTheWeights(t *testing.T) {
 }
 
 func TestRendezvousMovesOnlyTheKeysOfAServerThatGoes(t *testing.T) {
-	const keys = 100_000
+	const keys = 20_000
 	servers := numbered(10)
 	u := newTestUpstream(t, byHost(), servers...)
 	before := byKey(u, keys)
 	gone := servers[3].Addr
 	require.NoError(t, u.SetServers(append(servers[:3:3], servers[4:]...)...))
 	heirs := map[string]int{}
+	moved := 0
 	for i, owner := range byKey(u, keys) {
 		if before[i] == gone {
 			heirs[owner]++
-		} else {
-			require.Equal(t, before[i], owner, "key %d moved", i)
+		} else if before[i] != owner {
+			moved++
 		}
 	}
+	assert.Zero(t, moved, "keys of others moved")
 	assert.Len(t, heirs, 9, "all others inherit")
 
 	require.NoError(t, u.SetServers(servers...))
-	assert.Equal(t, before, byKey(u, keys), "and get back what was theirs")
+	assert.True(t, slices.Equal(before, byKey(u, keys)), "and it gets back what it had")
 }
 
 func TestReplicasHashAlike(t *testing.T) {
