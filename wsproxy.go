@@ -46,7 +46,8 @@ import (
 )
 
 // A Proxy is an [http.Handler] that proxies WebSockets, and the plain requests
-// beside them, to one target or the servers behind it. Make one with [New]. Its methods may be called
+// beside them, to one target, or to the servers that [WithUpstream] puts
+// behind its name. Make one with [New]. Its methods may be called
 // from any goroutine; it must not be copied.
 type Proxy struct {
 	config
