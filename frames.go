@@ -88,7 +88,7 @@ func (s *scanner) boundary() bool { return !s.off && s.have == 0 && s.left == 0 
 // scanHeader takes bytes of p until the header is complete, which have tells
 // by being 0 again.
 func (s *scanner) scanHeader(p []byte) (n int) {
-	for want := 2; ; {
+	for want := max(2, s.have); ; {
 		took := copy(s.header[s.have:want], p[n:])
 		n += took
 		s.have += took
