@@ -5,7 +5,10 @@ import (
 	"math"
 	"net/http"
 	"net/netip"
+	"runtime"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -340,6 +343,43 @@ func TestCountsAndHealthOfServersThatStaySurviveASwap(t *testing.T) {
 	require.Zero(t, u.Servers()[0].Tunnels)
 	require.NoError(t, u.SetServers(Server{Addr: "b:1"}))
 	require.Len(t, u.states, 1, "a former server without tunnels is forgotten")
+}
+
+func TestTheMostTunnelsAreExactWhileTheSetChanges(t *testing.T) {
+	const places, requests, swaps = 3, 8, 2000
+	limited, other := Server{Addr: "a:1", MaxTunnels: places}, Server{Addr: "b:1", Backup: true}
+	u := newTestUpstream(t, RoundRobin(), limited, other)
+	var held, most atomic.Int64
+	var stop atomic.Bool
+	var all sync.WaitGroup
+	for range requests {
+		all.Go(func() {
+			for !stop.Load() {
+				l, ok := (&route{upstream: u, tunnel: true}).next()
+				if !ok {
+					continue
+				}
+				if l.Addr() == limited.Addr {
+					n := held.Add(1)
+					for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
+					}
+					runtime.Gosched()
+					held.Add(-1)
+				}
+				l.release()
+			}
+		})
+	}
+	for i := 0; i < swaps || most.Load() < places; i++ {
+		assert.NoError(t, u.SetServers(other))
+		assert.NoError(t, u.SetServers(limited, other))
+	}
+	stop.Store(true)
+	all.Wait()
+	assert.EqualValues(t, places, most.Load())
+	for _, s := range u.Servers() {
+		assert.Zero(t, s.Tunnels, s.Addr)
+	}
 }
 
 func TestMistakesInServersAreAllReported(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -306,6 +307,41 @@ func TestAFaultOfTheRequestIsNoServersFault(t *testing.T) {
 	require.Equal(t, http.StatusBadGateway, res.StatusCode)
 	require.Zero(t, u.Servers()[0].Fails)
 	require.Zero(t, u.Servers()[1].Fails)
+}
+
+func TestTheConnectTimeoutIsEachServersOwn(t *testing.T) {
+	healthy := serve(t, switching("healthy"))
+	for _, request := range []string{sampleRequest, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody"} {
+		u := newUpstreams(t, wsproxy.RoundRobin(), wsproxy.Server{Addr: "192.0.2.1:80"}, wsproxy.Server{Addr: "192.0.2.2:80"},
+			wsproxy.Server{Addr: healthy, Backup: true})
+		_, proxy := serveProxy(t, "http://app.example", wsproxy.WithUpstream(u), wsproxy.WithConnectTimeout(50*time.Millisecond),
+			wsproxy.WithDialContext(func(ctx context.Context, network, addr string) (net.Conn, error) {
+				if addr == healthy {
+					return new(net.Dialer).DialContext(ctx, network, addr)
+				}
+				<-ctx.Done() // as a host that answers nothing
+				return nil, ctx.Err()
+			}))
+		res, _ := ask(t, proxy, request)
+		require.Less(t, res.StatusCode, 300)
+		require.False(t, u.Servers()[0].Available)
+		require.False(t, u.Servers()[1].Available)
+	}
+}
+
+func TestPlainRequestsReuseEachServersConnections(t *testing.T) {
+	var dials atomic.Int64
+	u := newUpstreams(t, wsproxy.RoundRobin(), wsproxy.Server{Addr: serve(t, switching("a"))}, wsproxy.Server{Addr: serve(t, switching("b"))})
+	_, proxy := serveProxy(t, "http://app.example", wsproxy.WithUpstream(u), wsproxy.WithKeepAlive(),
+		wsproxy.WithDialContext(func(ctx context.Context, network, addr string) (net.Conn, error) {
+			dials.Add(1)
+			return new(net.Dialer).DialContext(ctx, network, addr)
+		}))
+	for i := range 6 {
+		res, _ := ask(t, proxy, "GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+		require.Equal(t, "ab"[i%2:i%2+1]+" got GET h ", body(t, res))
+	}
+	require.EqualValues(t, 2, dials.Load())
 }
 
 func TestServersOnUnixSocketsTakeUpgradesAndPlainRequests(t *testing.T) {

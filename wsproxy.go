@@ -46,9 +46,9 @@ import (
 )
 
 // A Proxy is an [http.Handler] that proxies WebSockets, and the plain requests
-// beside them, to one target, or to the servers that [WithUpstream] puts
-// behind its name. Make one with [New]. Its methods may be called
-// from any goroutine; it must not be copied.
+// beside them, to one target, or to the servers that [WithUpstream] puts behind
+// its name. Make one with [New]. Its methods may be called from any goroutine;
+// it must not be copied.
 type Proxy struct {
 	config
 	target    *target
@@ -236,8 +236,8 @@ func (p *Proxy) modifySwitch(res *http.Response) error {
 // Rewrite. It routes pr.Out to the target, and sets Host, the forwarding
 // fields and Connection as for the Proxy's own requests; the protocols of
 // [WithUpgrades] are all that is left of an upgrade. It may be called from any
-// goroutine. The transport of that proxy is its own: a unix target, timeouts
-// and TLS are not part of the policy.
+// goroutine. The transport of that proxy is its own: the servers of
+// [WithUpstream], a unix target, timeouts and TLS are not part of the policy.
 func (p *Proxy) Rewrite(pr *httputil.ProxyRequest) {
 	out := pr.Out
 	out.URL.RawQuery = pr.In.URL.RawQuery // httputil drops parameters that it cannot parse
