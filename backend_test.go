@@ -22,6 +22,9 @@ const backendVariable = "WSPROXY_TEST_BACKEND"
 // runBackend serves until the test that started it is gone.
 func runBackend(addr string) {
 	l, err := net.Listen("tcp", addr)
+	for deadline := time.Now().Add(patience); err != nil && time.Now().Before(deadline); l, err = net.Listen("tcp", addr) {
+		time.Sleep(10 * time.Millisecond) // its old port is somebody's for a moment
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)

@@ -102,13 +102,20 @@ func serveConns(t testing.TB, l net.Listener, handle func(net.Conn)) {
 	})
 }
 
-// refusing returns an address that nobody listens at.
+// refusing returns an address that nobody listens at until the test's end: it
+// is the client's of a connection.
 func refusing(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer l.Close()
-	return l.Addr().String()
+	conn, err := net.Dial("tcp", l.Addr().String())
+	require.NoError(t, err)
+	t.Cleanup(func() { conn.Close() })
+	other, err := l.Accept()
+	require.NoError(t, err)
+	t.Cleanup(func() { other.Close() })
+	return conn.LocalAddr().String()
 }
 
 // faults are the ways in which a server fails before the 101.
