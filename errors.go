@@ -22,12 +22,18 @@ var (
 	ErrForbiddenOrigin = errors.New("wsproxy: origin not allowed")
 
 	// ErrUpstream is an upstream that could not be reached or did not answer
-	// as HTTP or RFC 6455 ask: status 502.
+	// as HTTP or RFC 6455 ask: status 502. Where several servers were tried the
+	// error names each with what it failed with, and the last one decides
+	// whether it is this or ErrUpstreamTimeout.
 	ErrUpstream = errors.New("wsproxy: upstream failed")
 
 	// ErrUpstreamTimeout is an upstream that took longer than a timeout
 	// allows before its answer: status 504.
 	ErrUpstreamTimeout = errors.New("wsproxy: upstream timed out")
+
+	// ErrNoServer is a request that no server of its [Upstream] could be tried
+	// for: all are down or, for an upgrade, full. Status 503.
+	ErrNoServer = errors.New("wsproxy: no server available")
 
 	// ErrTooManyTunnels is an upgrade over [WithMaxTunnels] or
 	// [WithMaxTunnelsPerIP]: status 503.

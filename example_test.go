@@ -109,6 +109,35 @@ func ExampleWithPlainHandler() {
 	// hello
 }
 
+// Several servers: what fails before the 101 goes to the next one, and the
+// server that failed is left alone for a while.
+func ExampleWithUpstream() {
+	a, b := newEchoServer(), newEchoServer()
+	defer b.Close()
+	u, err := wsproxy.NewUpstream(wsproxy.LeastTunnels(),
+		wsproxy.Server{Addr: a.Listener.Addr().String(), FailTimeout: time.Minute},
+		wsproxy.Server{Addr: b.Listener.Addr().String(), Backup: true})
+	if err != nil {
+		log.Fatal(err)
+	}
+	proxy, err := wsproxy.New("http://chat", wsproxy.WithUpstream(u))
+	if err != nil {
+		log.Fatal(err)
+	}
+	server := httptest.NewServer(proxy)
+	defer server.Close()
+
+	a.Close() // it crashes
+	fmt.Println(echo(server.URL, "hello"))
+	for _, s := range u.Servers() {
+		fmt.Println("backup:", s.Backup, "available:", s.Available, "fails:", s.Fails)
+	}
+	// Output:
+	// hello
+	// backup: false available: false fails: 1
+	// backup: true available: true fails: 0
+}
+
 // A ReverseProxy that is there already takes over the proxy's header policy.
 func ExampleProxy_Rewrite() {
 	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httputil"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -111,17 +112,25 @@ func appendRequest(b []byte, r *http.Request) ([]byte, error) {
 		return nil, badAnswer("cannot send Host %s", quote(r.Host))
 	}
 	b = append(b, r.Method+" "+uri+" HTTP/1.1\r\nHost: "+r.Host+"\r\n"...)
-	for name, values := range r.Header {
-		for _, value := range values {
-			if !isToken(name) || !isFieldValue(value) {
-				return nil, badAnswer("cannot send field %s with value %s", quote(name), quote(value))
-			}
-		}
+	if err := checkFields(r.Header); err != nil {
+		return nil, err
 	}
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		r.Header["Content-Length"] = []string{"0"}
 	}
 	return append(appendHeader(b, r.Header), "\r\n"...), nil
+}
+
+// checkFields refuses a header that cannot be sent.
+func checkFields(h http.Header) error {
+	for name, values := range h {
+		for _, value := range values {
+			if !isToken(name) || !isFieldValue(value) {
+				return badAnswer("cannot send field %s with value %s", quote(name), quote(value))
+			}
+		}
+	}
+	return nil
 }
 
 // appendHeader appends the wire form of h in a fixed order, WebSocket's fields
@@ -146,14 +155,17 @@ func appendHeader(b []byte, h http.Header) []byte {
 
 var lineBreaks = strings.NewReplacer("\r", " ", "\n", " ")
 
-// An exchange is the one request on a connection to the upstream and the
-// answer to it.
+// An exchange is the one request on a connection to a server and the answer to
+// it.
 type exchange struct {
-	conn   net.Conn
-	read   time.Duration // the read timeout
-	budget int64         // bytes of header still accepted; negative: no limit
-	err    error         // of the last read
-	br     *bufio.Reader
+	server  lease
+	conn    net.Conn
+	unwatch func() bool   // stops closing conn when the request's context ends
+	read    time.Duration // the read timeout
+	budget  int64         // bytes of header still accepted; negative: no limit
+	err     error         // of the last read
+	br      *bufio.Reader
+	res     *http.Response
 }
 
 var errHeaderTooLarge = fmt.Errorf("answer's header is larger than %d bytes", maxAnswerHeader)
@@ -184,20 +196,49 @@ func (x *exchange) Read(b []byte) (int, error) {
 
 var readers = sync.Pool{New: func() any { return bufio.NewReader(nil) }}
 
-// request sends out and returns the upstream's final answer, passing
-// informational ones on to w. An error leaves the connection to its owner.
-func (p *Proxy) request(conn net.Conn, out *http.Request, w http.ResponseWriter) (*exchange, *http.Response, error) {
-	b, err := appendRequest(make([]byte, 0, 1024), out)
+// handshake sends the upgrade request out to the servers for in until one
+// answers, and returns that exchange, to be closed unless a tunnel takes it
+// over.
+func (p *Proxy) handshake(ctx context.Context, in, out *http.Request, clientIP netip.Addr, w http.ResponseWriter) (*exchange, error) {
+	wire, err := appendRequest(make([]byte, 0, 1024), out)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
+	var x *exchange
+	r := route{upstream: p.upstream, request: in, client: clientIP, tunnel: true}
+	_, err = p.send(ctx, &r, true, func(s lease) (_ *http.Response, err error) {
+		x, err = p.ask(ctx, s, wire, out, w)
+		if err != nil {
+			return nil, err
+		}
+		return x.res, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// ask sends the upgrade request to one server and reads its final answer,
+// passing informational ones on to w.
+func (p *Proxy) ask(ctx context.Context, s lease, wire []byte, out *http.Request, w http.ResponseWriter) (_ *exchange, err error) {
+	x := &exchange{server: s, read: p.readTimeout, budget: maxAnswerHeader}
+	defer func() {
+		if x.res == nil {
+			x.close()
+		}
+	}()
+	if x.conn, err = p.dial(ctx, s.Candidate); err != nil {
+		return nil, err
+	}
+	x.unwatch = context.AfterFunc(ctx, func() { cutConn(x.conn) })
 	if p.sendTimeout > 0 {
-		conn.SetWriteDeadline(time.Now().Add(p.sendTimeout))
+		x.conn.SetWriteDeadline(time.Now().Add(p.sendTimeout))
 	}
-	if _, err := conn.Write(b); err != nil {
-		return nil, nil, fmt.Errorf("sending the request: %w", err)
+	if _, err := x.conn.Write(wire); err != nil {
+		return nil, fmt.Errorf("sending the request: %w", err)
 	}
-	x := &exchange{conn: conn, read: p.readTimeout, budget: maxAnswerHeader, br: readers.Get().(*bufio.Reader)}
+	x.br = readers.Get().(*bufio.Reader)
 	x.br.Reset(x)
 	for {
 		res, err := http.ReadResponse(x.br, out)
@@ -210,23 +251,45 @@ func (p *Proxy) request(conn net.Conn, out *http.Request, w http.ResponseWriter)
 			} else if x.err != nil {
 				err = x.err
 			}
-			x.release()
-			return nil, nil, fmt.Errorf("reading the answer: %w", err)
+			return nil, fmt.Errorf("reading the answer: %w", err)
 		}
-		if res.StatusCode >= 200 || res.StatusCode == http.StatusSwitchingProtocols {
-			x.budget = -1
-			return x, res, nil
+		switch {
+		case res.StatusCode == http.StatusSwitchingProtocols:
+			if err := checkSwitch(res, out); err != nil {
+				return nil, err
+			}
+		case res.StatusCode < 200:
+			removeHopByHop(res.Header)
+			informational(w, res)
+			continue
 		}
-		removeHopByHop(res.Header)
-		informational(w, res)
+		x.budget = -1
+		res.Body = &answerBody{res.Body, x}
+		x.res = res
+		return x, nil
 	}
+}
+
+// close ends the exchange. It may be called more than once.
+func (x *exchange) close() {
+	if x.unwatch != nil {
+		x.unwatch()
+	}
+	if x.conn != nil {
+		x.conn.Close()
+	}
+	x.release()
+	x.server.release()
+	x.server.tunnel = false
 }
 
 // release gives back the reader, which nothing may use any longer.
 func (x *exchange) release() {
-	x.br.Reset(nil)
-	readers.Put(x.br)
-	x.br = nil
+	if x.br != nil {
+		x.br.Reset(nil)
+		readers.Put(x.br)
+		x.br = nil
+	}
 }
 
 // early returns the bytes that came glued to a 101, and releases the reader.
@@ -281,12 +344,10 @@ func appendSwitch(b []byte, h http.Header, protocol string) []byte {
 
 // relayAnswer gives the client an answer that is no 101 as httputil gives any:
 // streamed, with its trailers, and cut where the upstream cuts it.
-func (p *Proxy) relayAnswer(w http.ResponseWriter, r *http.Request, x *exchange, res *http.Response) {
-	defer x.release()
-	res.Body = &answerBody{res.Body, x.conn}
+func (p *Proxy) relayAnswer(w http.ResponseWriter, r *http.Request, x *exchange) {
 	(&httputil.ReverseProxy{
 		Rewrite:        func(*httputil.ProxyRequest) {},
-		Transport:      roundTripFunc(func(*http.Request) (*http.Response, error) { return res, nil }),
+		Transport:      roundTripFunc(func(*http.Request) (*http.Response, error) { return x.res, nil }),
 		ModifyResponse: p.modifyResponse,
 		FlushInterval:  -1,
 		BufferPool:     bodyBuffers{},
@@ -305,10 +366,13 @@ func (f roundTripFunc) RoundTrip(r *http.Request) (*http.Response, error) { retu
 // rather than reading the rest of the body first.
 type answerBody struct {
 	io.Reader
-	conn net.Conn
+	x *exchange
 }
 
-func (b *answerBody) Close() error { return b.conn.Close() }
+func (b *answerBody) Close() error {
+	b.x.close()
+	return nil
+}
 
 // hijack takes the client's connection over, with the bytes it sent early.
 func hijack(w http.ResponseWriter) (net.Conn, []byte, error) {

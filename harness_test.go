@@ -38,6 +38,9 @@ const patience = 10 * time.Second
 // TestMain fails the run if a goroutine or a descriptor is left after all
 // tests have cleaned up.
 func TestMain(m *testing.M) {
+	if addr := os.Getenv(backendVariable); addr != "" {
+		runBackend(addr) // a server of its own process, for a test in another
+	}
 	if l, err := net.Listen("tcp", "127.0.0.1:0"); err == nil {
 		l.Close() // the runtime's poller has descriptors of its own, made once
 	}

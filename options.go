@@ -52,6 +52,7 @@ type config struct {
 	rewrite        func(*httputil.ProxyRequest)
 	modifyResponse func(*http.Response) error
 
+	upstream    *Upstream
 	tls         *tls.Config
 	dialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 
@@ -85,7 +86,7 @@ func defaultConfig() config {
 }
 
 // WithConnectTimeout sets how long the connection to the upstream may take,
-// TLS handshake included. The default is 60 seconds; zero means no limit of
+// TLS handshake included; where there are several servers, each one's. The default is 60 seconds; zero means no limit of
 // the proxy's own; New refuses a negative one. The client gets 504 with
 // [ErrUpstreamTimeout].
 //
@@ -309,6 +310,29 @@ func WithModifyResponse(f func(*http.Response) error) Option {
 	return optionFunc(func(c *config) {
 		c.modifyResponse = f
 		c.require("WithModifyResponse", f != nil)
+	})
+}
+
+// WithUpstream sends requests to the servers of u. The target then only names
+// them: its address is not connected to, its host is what [WithTargetHost]
+// sends and what the certificates of an https target are for, its path and
+// query are put before each request's. The client gets 503 with [ErrNoServer]
+// where no server can be tried.
+//
+// Upgrades, which have no body, go to the next server for each that fails
+// before the 101; see [Server.MaxFails] for what that is. So do plain requests
+// that [net/http.Transport] would replay: those without a body and with the
+// method GET, HEAD, OPTIONS or TRACE, or with an Idempotency-Key. Others do
+// only where no connection could be made. Nothing is retried after a 101.
+//
+// The default is the target itself as the only server. New refuses nil and an
+// Upstream that [NewUpstream] did not make. It is nginx's proxy_pass to an
+// upstream, with "proxy_next_upstream error timeout invalid_header http_502
+// http_503 http_504".
+func WithUpstream(u *Upstream) Option {
+	return optionFunc(func(c *config) {
+		c.upstream = u
+		c.require("WithUpstream", u != nil && u.policy != nil)
 	})
 }
 

@@ -53,8 +53,13 @@ func (p *Proxy) newPlainHandler() http.Handler {
 // ErrorHandler the outgoing one.
 type inboundKey struct{}
 
+// serverKey is the context key of the server that a plain request goes to. The
+// Transport dials with the context of a request that wants a connection to the
+// same server, by its poolName.
+type serverKey struct{}
+
 func (p *Proxy) dialPlain(ctx context.Context, _, _ string) (net.Conn, error) {
-	conn, err := p.dial(ctx)
+	conn, err := p.dial(ctx, ctx.Value(serverKey{}).(*Candidate))
 	if err != nil || p.sendTimeout == 0 {
 		return conn, err
 	}
@@ -72,36 +77,100 @@ func (c *sendTimeoutConn) Write(b []byte) (int, error) {
 	return c.Conn.Write(b)
 }
 
-// plainTransport keeps plain requests plain and their bodies within the read
-// timeout.
+// plainTransport sends plain requests to the servers, keeping them plain and
+// their bodies within the read timeout.
 type plainTransport struct{ p *Proxy }
 
-func (t plainTransport) RoundTrip(r *http.Request) (*http.Response, error) {
-	ctx, cancel := context.WithCancelCause(r.Context())
-	out := r.WithContext(ctx)
-	u := *r.URL
-	u.Scheme, u.Host = t.p.target.url.Scheme, t.p.target.url.Host
-	out.URL = &u
-	res, err := t.p.transport.RoundTrip(out)
-	if err != nil {
-		cancel(nil)
+func (t plainTransport) RoundTrip(out *http.Request) (*http.Response, error) {
+	in := out.Context().Value(inboundKey{}).(*http.Request)
+	if err := checkPlain(in, out); err != nil {
 		return nil, err
 	}
-	if res.StatusCode < 100 { // which net/http does not let a handler write
-		res.Body.Close()
-		cancel(nil)
-		return nil, badAnswer("answered with status %d", res.StatusCode)
+	ctx, cancel := context.WithCancelCause(out.Context())
+	body := out.Body
+	if body != nil && body != http.NoBody {
+		body = &requestBody{body, cancel}
 	}
-	if res.StatusCode == http.StatusSwitchingProtocols {
-		// httputil would tunnel it where neither side names a protocol, and
-		// leak the connection where one does (golang/go#80875).
-		res.Body.Close()
+	host := out.Host
+	if host == "" {
+		host = t.p.target.url.Host // and not a server's, which the Transport would take
+	}
+	r := route{upstream: t.p.upstream, request: in, client: t.p.policy.client(in)}
+	res, err := t.p.send(ctx, &r, replayable(out), func(s lease) (*http.Response, error) {
+		attempt := out.WithContext(context.WithValue(ctx, serverKey{}, s.Candidate))
+		u := *out.URL
+		u.Scheme, u.Host = t.p.target.url.Scheme, s.poolName
+		attempt.URL, attempt.Host, attempt.Body = &u, host, body
+		return t.roundTrip(attempt)
+	})
+	if err != nil {
+		if cause := context.Cause(ctx); cause != nil && out.Context().Err() == nil {
+			err = cause // the client's body failed
+		}
 		cancel(nil)
-		return nil, badAnswer("answered 101 to a request that asked for no upgrade")
+		return nil, err
 	}
 	res.Body = &timedBody{ReadCloser: res.Body, timeout: t.p.readTimeout, cancel: cancel}
 	return res, nil
 }
+
+// roundTrip asks one server.
+func (t plainTransport) roundTrip(r *http.Request) (*http.Response, error) {
+	res, err := t.p.transport.RoundTrip(r)
+	switch {
+	case err != nil:
+		return nil, err
+	case res.StatusCode == http.StatusSwitchingProtocols:
+		// httputil would tunnel it where neither side names a protocol, and
+		// leak the connection where one does (golang/go#80875).
+		err = badAnswer("answered 101 to a request that asked for no upgrade")
+	case res.StatusCode < 100: // which net/http does not let a handler write
+		err = badAnswer("answered with status %d", res.StatusCode)
+	default:
+		return res, nil
+	}
+	res.Body.Close()
+	return nil, err
+}
+
+// checkPlain refuses what the Transport would not send, so that no server has
+// to answer for it.
+func checkPlain(in, out *http.Request) error {
+	if out.Host != "" && out.Host != in.Host && !isHostField(out.Host) {
+		return badAnswer("cannot send Host %s", quote(out.Host))
+	}
+	return checkFields(out.Header)
+}
+
+// replayable reports whether a request may be sent twice, by net/http's rule.
+func replayable(r *http.Request) bool {
+	if r.Body != nil && r.Body != http.NoBody {
+		return false
+	}
+	switch r.Method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:
+		return true
+	}
+	return r.Header["Idempotency-Key"] != nil || r.Header["X-Idempotency-Key"] != nil
+}
+
+// requestBody is a client's. The Transport closes it when it fails to connect,
+// after which another server is still to get it: closing is left to httputil.
+// When it cannot be read, which is no server's fault, the request ends.
+type requestBody struct {
+	io.Reader
+	cancel context.CancelCauseFunc
+}
+
+func (b *requestBody) Read(p []byte) (int, error) {
+	n, err := b.Reader.Read(p)
+	if err != nil && err != io.EOF {
+		b.cancel(fmt.Errorf("reading the request's body: %w", err))
+	}
+	return n, err
+}
+
+func (b *requestBody) Close() error { return nil }
 
 // timedBody cancels its request if one read takes longer than the timeout.
 type timedBody struct {

@@ -211,7 +211,7 @@ func TestAHalfClosedTunnelEndsAtTheCloseTimeout(t *testing.T) {
 						go io.Copy(io.Discard, from)
 					}
 					ending := endsAfter(t, r, 10*time.Second, first)
-					assert.NoError(t, ending.Err)
+					assert.ErrorIs(t, ending.Err, wsproxy.ErrCut)
 				})
 			})
 		}

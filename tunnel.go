@@ -106,6 +106,7 @@ type Tunnel struct {
 	handshake time.Duration
 	frames    bool // a WebSocket, whose frames are followed
 
+	server                   lease // the one that switched
 	relay                    relay
 	fromClient, fromUpstream flow
 
@@ -146,8 +147,9 @@ func (t *Tunnel) ClientIP() netip.Addr { return t.clientIP }
 // Path returns the path that the client asked for, without the query.
 func (t *Tunnel) Path() string { return t.path }
 
-// Server returns the address of the upstream: host:port or a socket's path.
-func (t *Tunnel) Server() string { return t.p.target.addr }
+// Server returns the address of the upstream's server as [Server.Addr] has it:
+// host:port or unix:/path.
+func (t *Tunnel) Server() string { return t.server.Addr() }
 
 // Opened returns when the upstream switched.
 func (t *Tunnel) Opened() time.Time { return t.opened }
@@ -280,6 +282,7 @@ func (t *Tunnel) finish() {
 	if t.p.hooks.OnClose != nil {
 		t.hook("OnClose", func() { t.p.hooks.OnClose(t, e) })
 	}
+	t.server.release()
 	t.p.tunnels.remove(t)
 }
 

@@ -1,139 +1,268 @@
 package wsproxy
 
 import (
-	"context"
-	"crypto/tls"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"math"
 	"net"
-	"net/url"
 	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
 )
 
-// A target is where a Proxy sends its requests.
-type target struct {
-	url     *url.URL // what ProxyRequest.SetURL joins: http or https, host, path, query
-	network string   // "tcp" or "unix"
-	addr    string   // host:port or a socket's path
-	tls     *tls.Config
+// NeverDown is the [Server.MaxFails] of a server that is tried however often
+// it has failed. It is nginx's max_fails=0.
+const NeverDown = math.MaxInt
+
+// maxWeight is that of an SRV record, and keeps sums from overflowing.
+const maxWeight = 1<<16 - 1
+
+// A Server is one address of an [Upstream]. It is a value: an Upstream keeps
+// copies.
+type Server struct {
+	// Addr is host:port, or unix:/path for a unix socket. The names of servers
+	// are compared as they are written, and hashed so: replicas that are to
+	// agree (see [HashBy]) have to write them alike.
+	Addr string
+
+	// Weight is the server's share, relative to the others', at most 65535.
+	// Zero means 1. It is nginx's weight.
+	Weight int
+
+	// MaxTunnels is how many tunnels the server may have at once, handshakes
+	// under way included and those of every Proxy that shares the Upstream;
+	// when it has, upgrades go to others. Zero means any number. Plain
+	// requests are neither counted nor limited. It is nginx's max_conns.
+	MaxTunnels int
+
+	// MaxFails is how many failures within FailTimeout take the server down.
+	// Zero means 1; see [NeverDown] for no number. It is nginx's max_fails.
+	//
+	// What fails is a connection that cannot be made or takes longer than the
+	// connect timeout, an answer that is malformed or does not come within the
+	// read timeout, and the answers 502, 503 and 504. The only server of an
+	// Upstream is never down.
+	MaxFails int
+
+	// FailTimeout is the time, from the first of them, within which MaxFails
+	// failures take the server down, and how long it is down. After that one
+	// request is sent to it, which decides whether it is up, or down for
+	// another FailTimeout. Zero means 10 seconds. It is nginx's fail_timeout.
+	FailTimeout time.Duration
+
+	// Backup keeps the server for when no other can be tried. It is nginx's
+	// backup.
+	Backup bool
+
+	// Down keeps new requests from the server; its tunnels live on. It is
+	// nginx's down.
+	Down bool
 }
 
-// parseTarget reads the forms of New's target, reporting every mistake.
-func parseTarget(s string) (*target, error) {
-	scheme, rest, ok := strings.Cut(s, "://")
-	if at := strings.LastIndexByte(rest, '@'); at >= 0 {
-		s = scheme + "://…" + rest[at:] // credentials are not for logs
+// A ServerState is a server as [Upstream.Servers] found it.
+type ServerState struct {
+	Server // with the defaults in place of zeros
+
+	Tunnels   int       // open now, handshakes under way included
+	Fails     int       // failures that count toward MaxFails, or since the server went down
+	DownUntil time.Time // when a server that failed too often is tried again; zero: it did not
+	Available bool      // whether an upgrade may go to it now
+}
+
+// An Upstream is a set of servers for the same requests, nginx's upstream. Make
+// one with [NewUpstream] and give it to a Proxy with [WithUpstream], or to
+// several, which then share its counts. Its methods may be called from any
+// goroutine; it must not be copied. It holds no goroutine and no connection.
+type Upstream struct {
+	policy Policy
+	set    atomic.Pointer[serverSet]
+
+	mu     sync.Mutex        // held by SetServers
+	states map[string]*state // by Addr: of the set, and of former servers with tunnels
+}
+
+// A serverSet is what SetServers swaps. It is not changed once it is made.
+type serverSet struct {
+	all   []*Candidate    // in the order given
+	tiers [2][]*Candidate // primaries and backups, without those marked Down
+}
+
+// state is what lasts of a server while SetServers changes all else.
+type state struct {
+	tunnels atomic.Int64
+	health  health
+	current int // of roundRobin
+}
+
+// A Candidate is a server as a [Policy] sees it. Its methods may be called
+// from any goroutine, but a Policy must not keep it: after
+// [Upstream.SetServers] another one stands for the same address.
+type Candidate struct {
+	server        Server // with its defaults
+	network, addr string // to dial
+	poolName      string // stands for the address in the URLs of an http.Transport
+	hash          uint64
+	single        bool // has nobody to take over, so that its health is not asked
+	*state
+}
+
+// Addr returns the server's address as [Server.Addr] has it.
+func (c *Candidate) Addr() string { return c.server.Addr }
+
+// Weight returns the server's weight, at least 1.
+func (c *Candidate) Weight() int { return c.server.Weight }
+
+// Tunnels returns how many tunnels the server has now, handshakes under way
+// included.
+func (c *Candidate) Tunnels() int { return int(c.tunnels.Load()) }
+
+// NewUpstream returns an Upstream of servers among which policy chooses. It is
+// nginx's upstream block.
+//
+// The error joins one for each mistake: no policy, no server, an address that
+// is malformed or is there twice, a number out of range.
+func NewUpstream(policy Policy, servers ...Server) (*Upstream, error) {
+	u := &Upstream{policy: policy}
+	var noPolicy error
+	if policy == nil {
+		noPolicy = errors.New("wsproxy: NewUpstream: policy nil, want one such as RoundRobin()")
 	}
-	if !ok {
-		return nil, fmt.Errorf("wsproxy: target %q has no scheme, want one such as %q", s, "http://localhost:3000")
+	if err := errors.Join(noPolicy, u.SetServers(servers...)); err != nil {
+		return nil, err
 	}
-	if path, unix := strings.CutPrefix(rest, "unix:"); unix {
-		return parseUnixTarget(s, scheme, path)
+	return u, nil
+}
+
+// singleServer is the Upstream of a Proxy without one of its own.
+func singleServer(t *target) *Upstream {
+	server := Server{Addr: t.addr}
+	if t.network == "unix" {
+		server.Addr = "unix:" + t.addr
 	}
-	u, err := url.Parse(scheme + "://" + rest)
-	if err != nil {
-		var parse *url.Error
-		if errors.As(err, &parse) {
-			err = parse.Err
+	u := &Upstream{policy: RoundRobin()}
+	u.swap([]Server{server})
+	return u
+}
+
+// SetServers makes servers the whole set. A server whose address stays keeps
+// its tunnels, its count of them and its health, whatever else of it changes;
+// the tunnels of a server that is gone live on, and requests on their way to it
+// go on. Requests are not held up.
+//
+// The error is as that of [NewUpstream], and then the set remains as it was.
+func (u *Upstream) SetServers(servers ...Server) error {
+	if err := checkServers(servers); err != nil {
+		return err
+	}
+	u.swap(servers)
+	return nil
+}
+
+func (u *Upstream) swap(servers []Server) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	set := &serverSet{}
+	states := make(map[string]*state, len(servers))
+	for _, server := range servers {
+		s := u.states[server.Addr]
+		if s == nil {
+			s = new(state)
 		}
-		return nil, fmt.Errorf("wsproxy: target %q: %w", s, err)
+		states[server.Addr] = s
+		c := newCandidate(server, s)
+		c.single = len(servers) == 1
+		set.all = append(set.all, c)
+		tier := 0
+		if server.Backup {
+			tier = 1
+		}
+		if !server.Down {
+			set.tiers[tier] = append(set.tiers[tier], c)
+		}
 	}
+	u.set.Store(set)
+	// Only now, as route.next counts a tunnel before it looks whether the set
+	// is still the same: one of the two sees the other.
+	for addr, s := range u.states {
+		if states[addr] == nil && s.tunnels.Load() > 0 {
+			states[addr] = s
+		}
+	}
+	u.states = states
+}
+
+func newCandidate(server Server, s *state) *Candidate {
+	if server.Weight == 0 {
+		server.Weight = 1
+	}
+	if server.MaxFails == 0 {
+		server.MaxFails = 1
+	}
+	if server.FailTimeout == 0 {
+		server.FailTimeout = 10 * time.Second
+	}
+	c := &Candidate{server: server, network: "tcp", addr: server.Addr, hash: hashString(server.Addr), state: s}
+	c.poolName = c.addr
+	if path, unix := strings.CutPrefix(server.Addr, "unix:"); unix {
+		c.network, c.addr, c.poolName = "unix", path, "unix-"+hex.EncodeToString([]byte(path))
+	}
+	return c
+}
+
+// checkServers joins one error for each mistake.
+func checkServers(servers []Server) error {
 	var errs []error
-	fail := func(format string, args ...any) {
-		errs = append(errs, fmt.Errorf("wsproxy: target %q "+format, append([]any{s}, args...)...))
+	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf("wsproxy: "+format, args...)) }
+	if len(servers) == 0 {
+		fail("no server, want at least one")
 	}
-	httpScheme, err := upstreamScheme(s, u.Scheme)
-	errs = append(errs, err)
-	if !isHost(u.Host) {
-		fail("has host %q, want a name or an address with an optional port", u.Host)
+	seen := make(map[string]bool, len(servers))
+	for _, s := range servers {
+		if !isServerAddr(s.Addr) {
+			fail("server %q is not host:port or unix:/path", s.Addr)
+		} else if seen[s.Addr] {
+			fail("server %q is there twice", s.Addr)
+		}
+		seen[s.Addr] = true
+		for _, field := range []struct {
+			name string
+			n    int
+		}{{"Weight", s.Weight}, {"MaxTunnels", s.MaxTunnels}, {"MaxFails", s.MaxFails}} {
+			if field.n < 0 {
+				fail("server %q: %s \"%d\" is negative, want a number or 0 for the default", s.Addr, field.name, field.n)
+			}
+		}
+		if s.Weight > maxWeight {
+			fail("server %q: Weight \"%d\" is larger than %d", s.Addr, s.Weight, maxWeight)
+		}
+		if s.FailTimeout < 0 {
+			fail("server %q: FailTimeout %q is negative, want a duration or 0 for the default", s.Addr, s.FailTimeout)
+		}
 	}
-	if u.User != nil {
-		fail("has credentials, want them in WithHeader(%q, …)", "Authorization")
-	}
-	if u.Fragment != "" {
-		fail("has a fragment %q, which no request carries", u.Fragment)
-	}
-	if strings.Contains(u.RawQuery, " ") {
-		fail("has a space in its query, want %%20")
-	}
-	if err := errors.Join(errs...); err != nil {
-		return nil, err
-	}
-	t := &target{network: "tcp", url: &url.URL{Scheme: httpScheme, Host: u.Host,
-		Path: u.Path, RawPath: u.RawPath, RawQuery: u.RawQuery}}
-	port := u.Port()
-	if port == "" {
-		port = map[string]string{"http": "80", "https": "443"}[httpScheme]
-	}
-	t.addr = net.JoinHostPort(u.Hostname(), port)
-	return t, nil
+	return errors.Join(errs...)
 }
 
-// parseUnixTarget reads nginx's form, http://unix:/run/app.sock:/base, in
-// which a colon ends the path of the socket.
-func parseUnixTarget(s, scheme, rest string) (*target, error) {
-	httpScheme, schemeErr := upstreamScheme(s, strings.ToLower(scheme))
-	socket, base, _ := strings.Cut(rest, ":")
-	var socketErr, baseErr error
-	if !strings.HasPrefix(socket, "/") {
-		socketErr = fmt.Errorf("wsproxy: target %q has socket %q, want an absolute path", s, socket)
+func isServerAddr(addr string) bool {
+	if path, unix := strings.CutPrefix(addr, "unix:"); unix {
+		return strings.HasPrefix(path, "/") && !strings.Contains(path, "\x00")
 	}
-	u, err := url.Parse(base)
-	if err != nil || u.Host != "" || base != "" && !strings.HasPrefix(base, "/") || u.Fragment != "" || strings.Contains(u.RawQuery, " ") {
-		baseErr = fmt.Errorf("wsproxy: target %q has base %q after the socket, want a path", s, base)
-	}
-	if err := errors.Join(schemeErr, socketErr, baseErr); err != nil {
-		return nil, err
-	}
-	u.Scheme, u.Host = httpScheme, "localhost"
-	return &target{url: u, network: "unix", addr: socket}, nil
+	_, _, err := net.SplitHostPort(addr)
+	return err == nil && isHost(addr)
 }
 
-func upstreamScheme(target, scheme string) (string, error) {
-	switch scheme {
-	case "http", "ws":
-		return "http", nil
-	case "https", "wss":
-		return "https", nil
+// Servers returns the state of each server of the set, in the order given. The
+// slice is the caller's.
+func (u *Upstream) Servers() []ServerState {
+	set := u.set.Load()
+	states := make([]ServerState, len(set.all))
+	for i, c := range set.all {
+		s := ServerState{Server: c.server, Tunnels: c.Tunnels(), Available: !c.server.Down && c.available(true)}
+		if !c.single {
+			s.Fails, s.DownUntil = c.health.report(c.server.FailTimeout)
+		}
+		states[i] = s
 	}
-	return "", fmt.Errorf("wsproxy: target %q has scheme %q, want http, https, ws or wss", target, scheme)
-}
-
-// useTLS prepares the configuration of an https target: HTTP/1.1 alone, as an
-// upgrade needs, and names verified against the target's host.
-func (t *target) useTLS(cfg *tls.Config) {
-	if t.url.Scheme != "https" {
-		return
-	}
-	t.tls = &tls.Config{}
-	if cfg != nil {
-		t.tls = cfg.Clone()
-	}
-	t.tls.NextProtos = []string{"http/1.1"}
-	if t.tls.ServerName == "" {
-		t.tls.ServerName = t.url.Hostname()
-	}
-}
-
-// dial connects to the target, TLS included, within the connect timeout.
-func (p *Proxy) dial(ctx context.Context) (net.Conn, error) {
-	dialCtx := ctx
-	if p.connectTimeout > 0 {
-		var cancel context.CancelFunc
-		dialCtx, cancel = context.WithTimeout(ctx, p.connectTimeout)
-		defer cancel()
-	}
-	conn, err := p.dialContext(dialCtx, p.target.network, p.target.addr)
-	if err != nil {
-		return nil, upstreamError(ctx, err)
-	}
-	if p.target.tls == nil {
-		return conn, nil
-	}
-	secure := tls.Client(conn, p.target.tls)
-	if err := secure.HandshakeContext(dialCtx); err != nil {
-		conn.Close()
-		return nil, upstreamError(ctx, fmt.Errorf("TLS to %s: %w", p.target.addr, err))
-	}
-	return secure, nil
+	return states
 }

@@ -47,8 +47,9 @@ import (
 )
 
 // A Proxy is an [http.Handler] that proxies WebSockets, and the plain requests
-// beside them, to one target. Make one with [New]. Its methods may be called
-// from any goroutine; it must not be copied.
+// beside them, to one target, or to the servers that [WithUpstream] puts behind
+// its name. Make one with [New]. Its methods may be called from any goroutine;
+// it must not be copied.
 type Proxy struct {
 	config
 	target    *target
@@ -86,6 +87,9 @@ func New(target string, opts ...Option) (*Proxy, error) {
 		return nil, err
 	}
 	p.target.useTLS(p.tls)
+	if p.upstream == nil {
+		p.upstream = singleServer(p.target)
+	}
 	p.policy = p.headerPolicy()
 	for _, pattern := range p.origins {
 		allowed, _ := parseOrigin(pattern)
@@ -155,40 +159,30 @@ func (p *Proxy) open(w http.ResponseWriter, r *http.Request, protocol string) (_
 	defer cancel(nil)
 	defer context.AfterFunc(p.closing, func() { cancel(context.Cause(p.closing)) })()
 
-	upstream, err := p.dial(ctx)
+	x, err := p.handshake(ctx, r, p.outgoingRequest(ctx, r, protocol), clientIP, w)
 	if err != nil {
 		return nil, err
 	}
 	defer func() {
 		if t == nil {
-			upstream.Close()
+			x.close()
 		}
 	}()
-	unwatch := context.AfterFunc(ctx, func() { cutConn(upstream) })
-	defer unwatch()
-
-	out := p.outgoingRequest(ctx, r, protocol)
-	x, res, err := p.request(upstream, out, w)
-	if err != nil {
-		return nil, upstreamError(ctx, err)
-	}
+	res := x.res
 	if res.StatusCode != http.StatusSwitchingProtocols {
 		release() // from here on it is a plain answer, which Shutdown does not wait for
-		p.relayAnswer(w, r, x, res)
+		p.relayAnswer(w, r, x)
 		return nil, nil
 	}
 	answered := x.early()
-	upstream.SetDeadline(time.Time{}) // from here on the sweeper keeps time
-	if err := checkSwitch(res, out); err != nil {
-		return nil, err
-	}
+	x.conn.SetDeadline(time.Time{}) // from here on the sweeper keeps time
 	if err := p.modifySwitch(res); err != nil {
 		return nil, err
 	}
 	if p.tunnels.refusing() {
 		return nil, unavailable(ErrShutdown, nil)
 	}
-	if !unwatch() {
+	if !x.unwatch() {
 		return nil, upstreamError(ctx, context.Cause(ctx))
 	}
 	h := w.Header()
@@ -206,7 +200,8 @@ func (p *Proxy) open(w http.ResponseWriter, r *http.Request, protocol string) (_
 		maps.Copy(h, kept)
 		return nil, err
 	}
-	t = p.newTunnel(r, protocol, start, client, upstream)
+	t = p.newTunnel(r, protocol, start, client, x.conn)
+	t.server = x.server
 	t.fromClient.early = sent
 	t.fromUpstream.head, t.fromUpstream.early = head, answered
 	if draining, cutFor := p.tunnels.add(t); cutFor != 0 {
@@ -244,8 +239,9 @@ func (p *Proxy) modifySwitch(res *http.Response) error {
 // Rewrite. It routes pr.Out to the target, and sets Host, the forwarding
 // fields and Connection as for the Proxy's own requests; the protocols of
 // [WithUpgrades] are all that is left of an upgrade. The query is the client's,
-// to the byte. It may be called from any goroutine. The transport of that proxy is its own: a unix target, timeouts
-// and TLS are not part of the policy.
+// to the byte. It may be called from any goroutine. The transport of that proxy
+// is its own: the servers of [WithUpstream], a unix target, timeouts and TLS are
+// not part of the policy.
 func (p *Proxy) Rewrite(pr *httputil.ProxyRequest) {
 	out := pr.Out
 	out.URL.RawQuery = pr.In.URL.RawQuery // httputil drops parameters that it cannot parse

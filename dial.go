@@ -1,0 +1,244 @@
+package wsproxy
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+)
+
+// A target is where a Proxy sends its requests.
+type target struct {
+	url     *url.URL // what ProxyRequest.SetURL joins: http or https, host, path, query
+	network string   // "tcp" or "unix"
+	addr    string   // host:port or a socket's path
+	tls     *tls.Config
+}
+
+// parseTarget reads the forms of New's target, reporting every mistake.
+func parseTarget(s string) (*target, error) {
+	scheme, rest, ok := strings.Cut(s, "://")
+	if at := strings.LastIndexByte(rest, '@'); at >= 0 {
+		s = scheme + "://…" + rest[at:] // credentials are not for logs
+	}
+	if !ok {
+		return nil, fmt.Errorf("wsproxy: target %q has no scheme, want one such as %q", s, "http://localhost:3000")
+	}
+	if path, unix := strings.CutPrefix(rest, "unix:"); unix {
+		return parseUnixTarget(s, scheme, path)
+	}
+	u, err := url.Parse(scheme + "://" + rest)
+	if err != nil {
+		var parse *url.Error
+		if errors.As(err, &parse) {
+			err = parse.Err
+		}
+		return nil, fmt.Errorf("wsproxy: target %q: %w", s, err)
+	}
+	var errs []error
+	fail := func(format string, args ...any) {
+		errs = append(errs, fmt.Errorf("wsproxy: target %q "+format, append([]any{s}, args...)...))
+	}
+	httpScheme, err := upstreamScheme(s, u.Scheme)
+	errs = append(errs, err)
+	if !isHost(u.Host) {
+		fail("has host %q, want a name or an address with an optional port", u.Host)
+	}
+	if u.User != nil {
+		fail("has credentials, want them in WithHeader(%q, …)", "Authorization")
+	}
+	if u.Fragment != "" {
+		fail("has a fragment %q, which no request carries", u.Fragment)
+	}
+	if strings.Contains(u.RawQuery, " ") {
+		fail("has a space in its query, want %%20")
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	t := &target{network: "tcp", url: &url.URL{Scheme: httpScheme, Host: u.Host,
+		Path: u.Path, RawPath: u.RawPath, RawQuery: u.RawQuery}}
+	port := u.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[httpScheme]
+	}
+	t.addr = net.JoinHostPort(u.Hostname(), port)
+	return t, nil
+}
+
+// parseUnixTarget reads nginx's form, http://unix:/run/app.sock:/base, in
+// which a colon ends the path of the socket.
+func parseUnixTarget(s, scheme, rest string) (*target, error) {
+	httpScheme, schemeErr := upstreamScheme(s, strings.ToLower(scheme))
+	socket, base, _ := strings.Cut(rest, ":")
+	var socketErr, baseErr error
+	if !strings.HasPrefix(socket, "/") {
+		socketErr = fmt.Errorf("wsproxy: target %q has socket %q, want an absolute path", s, socket)
+	}
+	u, err := url.Parse(base)
+	if err != nil || u.Host != "" || base != "" && !strings.HasPrefix(base, "/") || u.Fragment != "" || strings.Contains(u.RawQuery, " ") {
+		baseErr = fmt.Errorf("wsproxy: target %q has base %q after the socket, want a path", s, base)
+	}
+	if err := errors.Join(schemeErr, socketErr, baseErr); err != nil {
+		return nil, err
+	}
+	u.Scheme, u.Host = httpScheme, "localhost"
+	return &target{url: u, network: "unix", addr: socket}, nil
+}
+
+func upstreamScheme(target, scheme string) (string, error) {
+	switch scheme {
+	case "http", "ws":
+		return "http", nil
+	case "https", "wss":
+		return "https", nil
+	}
+	return "", fmt.Errorf("wsproxy: target %q has scheme %q, want http, https, ws or wss", target, scheme)
+}
+
+// useTLS prepares the configuration of an https target: HTTP/1.1 alone, as an
+// upgrade needs, and names verified against the target's host.
+func (t *target) useTLS(cfg *tls.Config) {
+	if t.url.Scheme != "https" {
+		return
+	}
+	t.tls = &tls.Config{}
+	if cfg != nil {
+		t.tls = cfg.Clone()
+	}
+	t.tls.NextProtos = []string{"http/1.1"}
+	if t.tls.ServerName == "" {
+		t.tls.ServerName = t.url.Hostname()
+	}
+}
+
+// dial connects to a server, TLS included, within the connect timeout. Its
+// errors are notSent.
+func (p *Proxy) dial(ctx context.Context, s *Candidate) (net.Conn, error) {
+	if p.connectTimeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, p.connectTimeout)
+		defer cancel()
+	}
+	conn, err := p.dialContext(ctx, s.network, s.addr)
+	if err != nil {
+		return nil, notSent{err}
+	}
+	if p.target.tls == nil {
+		return conn, nil
+	}
+	secure := tls.Client(conn, p.target.tls)
+	if err := secure.HandshakeContext(ctx); err != nil {
+		conn.Close()
+		return nil, notSent{fmt.Errorf("TLS to %s: %w", s.addr, err)}
+	}
+	return secure, nil
+}
+
+// notSent is an error before anything of a request was sent.
+type notSent struct{ error }
+
+func (e notSent) Unwrap() error { return e.error }
+
+// send has try ask one server after another for an answer, until one is well
+// enough to give it (nginx's proxy_next_upstream with error, timeout,
+// invalid_header, http_502, http_503 and http_504). An answer of the last one
+// that is left is the answer, whatever it says. A request that is not
+// replayable goes to another server only as long as nothing of it was sent.
+func (p *Proxy) send(ctx context.Context, r *route, replayable bool, try func(lease) (*http.Response, error)) (*http.Response, error) {
+	var failed attempts
+	s, ok := r.next()
+	for ok {
+		res, err := p.attempt(ctx, s, try)
+		if err == nil && !gatewayError(res) {
+			return res, nil
+		}
+		if err != nil && ctx.Err() != nil {
+			return nil, upstreamError(ctx, err)
+		}
+		r.tried = append(r.tried, s.state)
+		var next lease
+		var unsent notSent
+		if ok = replayable || errors.As(err, &unsent); ok {
+			next, ok = r.next()
+		}
+		if err == nil {
+			if !ok {
+				return res, nil
+			}
+			err = fmt.Errorf("answered %d", res.StatusCode)
+			res.Body.Close()
+		}
+		failed = append(failed, fmt.Errorf("server %s: %w", s.server.Addr, bare(err)))
+		if ok {
+			p.logger.LogAttrs(ctx, slog.LevelWarn, "server failed, trying the next",
+				slog.Any("error", failed[len(failed)-1]), slog.String("next", next.server.Addr))
+		}
+		s = next
+	}
+	if failed == nil {
+		return nil, unavailable(ErrNoServer, nil)
+	}
+	return nil, failed.refusal(ctx)
+}
+
+// attempt asks one server and notes what that says about its health. Where the
+// context ended it says nothing, nor where try panicked.
+func (p *Proxy) attempt(ctx context.Context, s lease, try func(lease) (*http.Response, error)) (res *http.Response, err error) {
+	verdict := abandoned
+	defer func() { s.settle(verdict) }()
+	res, err = try(s)
+	switch {
+	case err == nil && !gatewayError(res):
+		verdict = succeeded
+	case err == nil, ctx.Err() == nil:
+		verdict = failed
+	}
+	return res, err
+}
+
+// gatewayError reports an answer that says that another server may do better.
+func gatewayError(res *http.Response) bool {
+	switch res.StatusCode {
+	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return true
+	}
+	return false
+}
+
+// attempts are the failures of the servers that a request was sent to.
+type attempts []error
+
+func (a attempts) Error() string {
+	texts := make([]string, len(a))
+	for i, err := range a {
+		texts[i] = err.Error()
+	}
+	return strings.Join(texts, "; ")
+}
+
+func (a attempts) Unwrap() []error { return a }
+
+// refusal is of the kind of the last failure and names them all.
+func (a attempts) refusal(ctx context.Context) error {
+	err := upstreamError(ctx, a[len(a)-1])
+	var r *refusal
+	if errors.As(err, &r) && len(a) > 1 {
+		r.cause = a
+	}
+	return err
+}
+
+// bare is err without the kind that badAnswer gives it.
+func bare(err error) error {
+	var r *refusal
+	if errors.As(err, &r) {
+		return r.cause
+	}
+	return err
+}

@@ -1,0 +1,20 @@
+package wsproxy
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+)
+
+func TestAFrameHeaderMayComeInPieces(t *testing.T) {
+	stream := append([]byte{0x82, 0xfe, 0x00, 0x80, 1, 2, 3, 4}, make([]byte, 128)...)
+	for first := range len(stream) {
+		for second := first; second < len(stream); second++ {
+			s := scanner{masked: true}
+			s.all(stream[:first])
+			s.all(stream[first:second])
+			s.all(stream[second:])
+			assert.True(t, s.boundary() && s.messages == 1, "cut at %d and %d", first, second)
+		}
+	}
+}

@@ -1,0 +1,418 @@
+package wsproxy
+
+import (
+	"fmt"
+	"math"
+	"net/http"
+	"net/netip"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func newTestUpstream(t testing.TB, policy Policy, servers ...Server) *Upstream {
+	t.Helper()
+	u, err := NewUpstream(policy, servers...)
+	require.NoError(t, err)
+	return u
+}
+
+// numbered returns n servers.
+func numbered(n int) []Server {
+	servers := make([]Server, n)
+	for i := range servers {
+		servers[i].Addr = fmt.Sprintf("10.0.0.%d:80", i+1)
+	}
+	return servers
+}
+
+// next picks one server for a plain request, or "".
+func next(u *Upstream) string {
+	l, ok := (&route{upstream: u}).next()
+	if !ok {
+		return ""
+	}
+	return l.Addr()
+}
+
+func TestRoundRobinIsExactAndSmoothOverAPeriod(t *testing.T) {
+	u := newTestUpstream(t, RoundRobin(),
+		Server{Addr: "a:1", Weight: 5}, Server{Addr: "b:1"}, Server{Addr: "c:1"})
+	for period := range 3 {
+		var got string
+		for range 7 {
+			got += next(u)[:1]
+		}
+		assert.Equal(t, "aabacaa", got, "period %d: nginx's own example", period)
+	}
+}
+
+func TestTheShareOfAServerThatIsDownIsSpreadByWeight(t *testing.T) {
+	u := newTestUpstream(t, RoundRobin(),
+		Server{Addr: "a:1", Weight: 2}, Server{Addr: "b:1", Weight: 4, Down: true}, Server{Addr: "c:1"})
+	count := map[string]int{}
+	for range 300 {
+		count[next(u)]++
+	}
+	assert.Equal(t, map[string]int{"a:1": 200, "c:1": 100}, count)
+}
+
+func TestBackupsAreForWhenNoPrimaryCanBeTried(t *testing.T) {
+	u := newTestUpstream(t, RoundRobin(),
+		Server{Addr: "backup:1", Backup: true}, Server{Addr: "a:1", MaxTunnels: 1}, Server{Addr: "b:1", Down: true})
+	r := route{upstream: u, tunnel: true}
+	first, ok := r.next()
+	require.True(t, ok)
+	assert.Equal(t, "a:1", first.Addr())
+	second, ok := r.next()
+	require.True(t, ok, "a is full")
+	assert.Equal(t, "backup:1", second.Addr())
+	r.tried = append(r.tried, second.state)
+	_, ok = r.next()
+	assert.False(t, ok, "each server is tried once")
+	first.release()
+	assert.Equal(t, "a:1", next(u))
+}
+
+func TestLeastTunnelsGoesByWeight(t *testing.T) {
+	u := newTestUpstream(t, LeastTunnels(), Server{Addr: "a:1", Weight: 3}, Server{Addr: "b:1"})
+	for range 400 {
+		_, ok := (&route{upstream: u, tunnel: true}).next()
+		require.True(t, ok)
+	}
+	assert.Equal(t, 300, u.Servers()[0].Tunnels)
+	assert.Equal(t, 100, u.Servers()[1].Tunnels)
+}
+
+func TestLeastTunnelsTakesTiesInTurn(t *testing.T) {
+	u := newTestUpstream(t, LeastTunnels(), numbered(4)...)
+	count := map[string]int{}
+	for range 400 {
+		count[next(u)]++ // plain requests leave no tunnel behind
+	}
+	for addr, n := range count {
+		assert.Equal(t, 100, n, addr)
+	}
+}
+
+func TestTwoChoicesKeepTheSpreadBounded(t *testing.T) {
+	const servers, tunnels = 20, 20_000
+	u := newTestUpstream(t, Random2(), numbered(servers)...)
+	for range tunnels {
+		_, ok := (&route{upstream: u, tunnel: true}).next()
+		require.True(t, ok)
+	}
+	for _, s := range u.Servers() {
+		// log2(log2(20)) + O(1) over the mean; one choice alone would be some 70 over.
+		assert.InDelta(t, tunnels/servers, s.Tunnels, 10, s.Addr)
+	}
+}
+
+func TestTwoChoicesGoByWeight(t *testing.T) {
+	u := newTestUpstream(t, Random2(), Server{Addr: "a:1", Weight: 9}, Server{Addr: "b:1"})
+	for range 10_000 {
+		(&route{upstream: u, tunnel: true}).next()
+	}
+	assert.InDelta(t, 9000, u.Servers()[0].Tunnels, 10)
+}
+
+// byKey returns who gets each of n keys.
+func byKey(u *Upstream, n int) []string {
+	owners := make([]string, n)
+	for i := range owners {
+		r := route{upstream: u, request: &http.Request{Host: fmt.Sprint("key-", i)}}
+		if l, ok := r.next(); ok {
+			owners[i] = l.Addr()
+		}
+	}
+	return owners
+}
+
+func byHost() Policy { return HashBy(func(r *http.Request) string { return r.Host }) }
+
+func TestRendezvousFollowsTheWeights(t *testing.T) {
+	const keys = 100_000
+	servers := numbered(4) // the smallest share is 10,000 keys, so that 3 % are three deviations
+	total := 0
+	for i := range servers {
+		servers[i].Weight = i + 1
+		total += i + 1
+	}
+	count := map[string]int{}
+	for _, owner := range byKey(newTestUpstream(t, byHost(), servers...), keys) {
+		count[owner]++
+	}
+	for _, s := range servers {
+		share := float64(keys) * float64(s.Weight) / float64(total)
+		assert.InEpsilon(t, share, count[s.Addr], 0.03, "share of %s", s.Addr)
+	}
+}
+
+func TestRendezvousMovesOnlyTheKeysOfAServerThatGoes(t *testing.T) {
+	const keys = 20_000
+	servers := numbered(10)
+	u := newTestUpstream(t, byHost(), servers...)
+	before := byKey(u, keys)
+	gone := servers[3].Addr
+	require.NoError(t, u.SetServers(append(servers[:3:3], servers[4:]...)...))
+	heirs := map[string]int{}
+	moved := 0
+	for i, owner := range byKey(u, keys) {
+		if before[i] == gone {
+			heirs[owner]++
+		} else if before[i] != owner {
+			moved++
+		}
+	}
+	assert.Zero(t, moved, "keys of others moved")
+	assert.Len(t, heirs, 9, "all others inherit")
+
+	require.NoError(t, u.SetServers(servers...))
+	assert.True(t, slices.Equal(before, byKey(u, keys)), "and it gets back what it had")
+}
+
+func TestReplicasHashAlike(t *testing.T) {
+	// Fixed values: another build, machine or order of servers gives the same.
+	servers := numbered(5)
+	u := newTestUpstream(t, byHost(), servers[4], servers[2], servers[0], servers[3], servers[1])
+	assert.Equal(t, byKey(newTestUpstream(t, byHost(), servers...), 1000), byKey(u, 1000))
+	assert.Equal(t, uint64(0xf52a15e9a9b5e89b), hashString(""), "mixed FNV-1a offset")
+	assert.Equal(t, hashString("key"), hashString([]byte("key")))
+}
+
+func TestAClientKeepsItsServer(t *testing.T) {
+	u := newTestUpstream(t, HashByClientIP(), numbered(5)...)
+	owners := map[string]bool{}
+	for i := range 50 {
+		r := route{upstream: u, client: netip.AddrFrom4([4]byte{192, 0, 2, byte(i)})}
+		first, _ := r.next()
+		second, _ := r.next()
+		require.Equal(t, first.Addr(), second.Addr())
+		owners[first.Addr()] = true
+	}
+	assert.Len(t, owners, 5)
+	assert.NotEmpty(t, next(u), "a client without an address has a server too")
+}
+
+func TestAPolicyMayRefuse(t *testing.T) {
+	foreign := newTestUpstream(t, RoundRobin(), numbered(1)...).set.Load().all[0]
+	for _, picked := range []*Candidate{nil, foreign} {
+		u := newTestUpstream(t, policyFunc(func([]*Candidate) *Candidate { return picked }), numbered(3)...)
+		assert.Empty(t, next(u))
+	}
+}
+
+type policyFunc func([]*Candidate) *Candidate
+
+func (f policyFunc) Pick(_ *http.Request, _ netip.Addr, servers []*Candidate) *Candidate {
+	return f(servers)
+}
+
+func policies() map[string]Policy {
+	return map[string]Policy{"RoundRobin": RoundRobin(), "LeastTunnels": LeastTunnels(), "Random2": Random2(),
+		"HashBy": byHost(), "HashByClientIP": HashByClientIP()}
+}
+
+func TestPickingDoesNotAllocate(t *testing.T) {
+	if raceEnabled {
+		t.Skip("sync.Pool drops items at random under the race detector")
+	}
+	request, client := &http.Request{Host: "key"}, netip.MustParseAddr("192.0.2.1")
+	for name, policy := range policies() {
+		u := newTestUpstream(t, policy, numbered(10)...)
+		assert.Zero(t, testing.AllocsPerRun(1000, func() {
+			r := route{upstream: u, request: request, client: client, tunnel: true}
+			l, _ := r.next()
+			l.settle(succeeded)
+			l.release()
+		}), name)
+	}
+}
+
+func BenchmarkPick(b *testing.B) {
+	request, client := &http.Request{Host: "key"}, netip.MustParseAddr("192.0.2.1")
+	for name, policy := range policies() {
+		b.Run(name, func(b *testing.B) {
+			u := newTestUpstream(b, policy, numbered(10)...)
+			b.ReportAllocs()
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					r := route{upstream: u, request: request, client: client, tunnel: true}
+					l, _ := r.next()
+					l.settle(succeeded)
+					l.release()
+				}
+			})
+		})
+	}
+}
+
+// try settles one request to u and returns where it went.
+func try(u *Upstream, v verdict) string {
+	l, ok := (&route{upstream: u}).next()
+	if !ok {
+		return ""
+	}
+	l.settle(v)
+	return l.Addr()
+}
+
+// fallback is a server that every test of health has, so that none is single.
+var fallback = Server{Addr: "fallback:1", Backup: true}
+
+func TestFailuresWithinTheWindowTakeAServerDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u := newTestUpstream(t, RoundRobin(), Server{Addr: "a:1", MaxFails: 3, FailTimeout: 10 * time.Second}, fallback)
+		try(u, failed)
+		try(u, failed)
+		require.Equal(t, 2, u.Servers()[0].Fails)
+		time.Sleep(10*time.Second + 1)
+		require.Zero(t, u.Servers()[0].Fails, "the window is over")
+		try(u, failed)
+		try(u, succeeded)
+		try(u, failed)
+		require.True(t, u.Servers()[0].Available)
+		require.Equal(t, "a:1", try(u, failed))
+		state := u.Servers()[0]
+		assert.Equal(t, ServerState{Server: Server{Addr: "a:1", Weight: 1, MaxFails: 3, FailTimeout: 10 * time.Second},
+			Fails: 3, DownUntil: time.Now().Add(10 * time.Second)}, state)
+		assert.Equal(t, "fallback:1", try(u, succeeded))
+	})
+}
+
+func TestOneProbeAWindowDecides(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u := newTestUpstream(t, RoundRobin(), Server{Addr: "a:1"}, fallback)
+		late, _ := (&route{upstream: u}).next()
+		require.Equal(t, "a:1", try(u, failed))
+		for range 3 {
+			time.Sleep(10*time.Second - 1)
+			require.Equal(t, "fallback:1", next(u), "before the window is over")
+			time.Sleep(time.Nanosecond)
+			probe, _ := (&route{upstream: u}).next()
+			require.Equal(t, "a:1", probe.Addr())
+			require.Equal(t, "fallback:1", next(u), "while the probe is under way")
+			late.settle(failed) // it was sent before the server went down
+			late.settle(succeeded)
+			require.Equal(t, "fallback:1", next(u), "still")
+			probe.settle(failed)
+			require.Equal(t, "fallback:1", next(u), "after it failed")
+		}
+		time.Sleep(10 * time.Second)
+		require.Equal(t, "a:1", try(u, abandoned), "its client leaves")
+		require.Equal(t, "a:1", try(u, succeeded), "so the next one probes")
+		require.Equal(t, "a:1", next(u))
+		assert.Equal(t, ServerState{Server: Server{Addr: "a:1", Weight: 1, MaxFails: 1, FailTimeout: 10 * time.Second},
+			Available: true}, u.Servers()[0])
+	})
+}
+
+func TestTheOnlyServerIsNeverDown(t *testing.T) {
+	u := newTestUpstream(t, RoundRobin(), Server{Addr: "a:1"})
+	for range 3 {
+		require.Equal(t, "a:1", try(u, failed))
+	}
+	assert.True(t, u.Servers()[0].Available)
+}
+
+func TestAServerThatIsNeverDownIsTriedAgain(t *testing.T) {
+	u := newTestUpstream(t, RoundRobin(), Server{Addr: "a:1", MaxFails: NeverDown}, fallback)
+	for range 100 {
+		require.Equal(t, "a:1", try(u, failed))
+	}
+}
+
+func TestCountsAndHealthOfServersThatStaySurviveASwap(t *testing.T) {
+	u := newTestUpstream(t, RoundRobin(), Server{Addr: "a:1", MaxTunnels: 1}, Server{Addr: "b:1"}, fallback)
+	held, _ := (&route{upstream: u, tunnel: true}).next()
+	require.Equal(t, "a:1", held.Addr())
+	require.Equal(t, "b:1", try(u, failed))
+	require.NoError(t, u.SetServers(Server{Addr: "b:1", Weight: 2}, fallback))
+	require.False(t, u.Servers()[0].Available, "b is still down")
+	require.NoError(t, u.SetServers(Server{Addr: "a:1", MaxTunnels: 1}, Server{Addr: "b:1"}))
+	require.Equal(t, 1, u.Servers()[0].Tunnels, "a was gone for a while, its tunnel not")
+	require.False(t, u.Servers()[0].Available, "and is still full")
+	held.release()
+	require.Zero(t, u.Servers()[0].Tunnels)
+	require.NoError(t, u.SetServers(Server{Addr: "b:1"}))
+	require.Len(t, u.states, 1, "a former server without tunnels is forgotten")
+}
+
+func TestTheMostTunnelsAreExactWhileTheSetChanges(t *testing.T) {
+	const places, requests, swaps = 3, 8, 2000
+	limited, other := Server{Addr: "a:1", MaxTunnels: places}, Server{Addr: "b:1", Backup: true}
+	u := newTestUpstream(t, RoundRobin(), limited, other)
+	var held, most atomic.Int64
+	var stop atomic.Bool
+	var all sync.WaitGroup
+	for range requests {
+		all.Go(func() {
+			for !stop.Load() {
+				l, ok := (&route{upstream: u, tunnel: true}).next()
+				if !ok {
+					continue
+				}
+				if l.Addr() == limited.Addr {
+					n := held.Add(1)
+					for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
+					}
+					runtime.Gosched()
+					held.Add(-1)
+				}
+				l.release()
+			}
+		})
+	}
+	for i := 0; i < swaps || most.Load() < places; i++ {
+		assert.NoError(t, u.SetServers(other))
+		assert.NoError(t, u.SetServers(limited, other))
+	}
+	stop.Store(true)
+	all.Wait()
+	assert.EqualValues(t, places, most.Load())
+	for _, s := range u.Servers() {
+		assert.Zero(t, s.Tunnels, s.Addr)
+	}
+}
+
+func TestMistakesInServersAreAllReported(t *testing.T) {
+	_, err := NewUpstream(nil)
+	assert.EqualError(t, err, `wsproxy: NewUpstream: policy nil, want one such as RoundRobin()
+wsproxy: no server, want at least one`)
+	_, err = NewUpstream(RoundRobin(),
+		Server{Addr: "a:80"}, Server{Addr: "a:80"}, Server{Addr: "a"}, Server{}, Server{Addr: ":80"}, Server{Addr: "a:http"},
+		Server{Addr: "http://a:80"}, Server{Addr: "[::1]:80"}, Server{Addr: "::1:80"}, Server{Addr: "unix:/run/a b.sock"},
+		Server{Addr: "unix:run"},
+		Server{Addr: "n:1", Weight: -1, MaxTunnels: -2, MaxFails: -3, FailTimeout: -time.Second},
+		Server{Addr: "w:1", Weight: math.MaxInt})
+	assert.EqualError(t, err, `wsproxy: server "a:80" is there twice
+wsproxy: server "a" is not host:port or unix:/path
+wsproxy: server "" is not host:port or unix:/path
+wsproxy: server ":80" is not host:port or unix:/path
+wsproxy: server "a:http" is not host:port or unix:/path
+wsproxy: server "http://a:80" is not host:port or unix:/path
+wsproxy: server "::1:80" is not host:port or unix:/path
+wsproxy: server "unix:run" is not host:port or unix:/path
+wsproxy: server "n:1": Weight "-1" is negative, want a number or 0 for the default
+wsproxy: server "n:1": MaxTunnels "-2" is negative, want a number or 0 for the default
+wsproxy: server "n:1": MaxFails "-3" is negative, want a number or 0 for the default
+wsproxy: server "n:1": FailTimeout "-1s" is negative, want a duration or 0 for the default
+wsproxy: server "w:1": Weight "9223372036854775807" is larger than 65535`)
+
+	u := newTestUpstream(t, RoundRobin(), numbered(1)...)
+	require.Error(t, u.SetServers())
+	assert.Len(t, u.Servers(), 1, "a set that is refused changes nothing")
+
+	_, err = New("http://app", WithUpstream(nil))
+	assert.EqualError(t, err, "wsproxy: WithUpstream: nil, want a value")
+	_, err = New("http://app", WithUpstream(new(Upstream)))
+	assert.EqualError(t, err, "wsproxy: WithUpstream: nil, want a value")
+	assert.Panics(t, func() { HashBy(nil) })
+}

@@ -1,0 +1,455 @@
+package wsproxy_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"example.com/wsproxy"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func newUpstreams(t testing.TB, policy wsproxy.Policy, servers ...wsproxy.Server) *wsproxy.Upstream {
+	t.Helper()
+	u, err := wsproxy.NewUpstream(policy, servers...)
+	require.NoError(t, err)
+	return u
+}
+
+// switching answers the sample handshake of every connection to it, echoes
+// what follows, and names itself in a field.
+func switching(name string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Upgrade") == "" {
+			b, err := io.ReadAll(r.Body)
+			if err == nil {
+				io.WriteString(w, name+" got "+r.Method+" "+r.Host+" "+string(b))
+			}
+			return
+		}
+		conn, brw, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		io.WriteString(conn, strings.Replace(sampleSwitch, "\r\n\r\n", "\r\nX-Server: "+name+"\r\n\r\n", 1))
+		io.Copy(conn, brw)
+	})
+}
+
+// scripted answers each connection with what it is given, and closes it or,
+// where that is nothing, keeps silent.
+func scripted(t testing.TB, answer string) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	serveConns(t, l, func(conn net.Conn) {
+		if _, err := http.ReadRequest(bufio.NewReader(conn)); err != nil {
+			return
+		}
+		io.WriteString(conn, answer)
+		if answer == "" {
+			io.Copy(io.Discard, conn)
+		}
+	})
+	return l.Addr().String()
+}
+
+// serveConns calls handle for each connection until the test's end.
+func serveConns(t testing.TB, l net.Listener, handle func(net.Conn)) {
+	var mu sync.Mutex
+	conns := map[net.Conn]bool{}
+	var running sync.WaitGroup
+	running.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			mu.Lock()
+			conns[conn] = true
+			mu.Unlock()
+			running.Go(func() {
+				defer func() {
+					conn.Close()
+					mu.Lock()
+					delete(conns, conn)
+					mu.Unlock()
+				}()
+				handle(conn)
+			})
+		}
+	})
+	t.Cleanup(func() {
+		l.Close()
+		mu.Lock()
+		for conn := range conns {
+			conn.Close()
+		}
+		mu.Unlock()
+		running.Wait()
+	})
+}
+
+// refusing returns an address that nobody listens at until the test's end: it
+// is the client's of a connection.
+func refusing(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	conn, err := net.Dial("tcp", l.Addr().String())
+	require.NoError(t, err)
+	t.Cleanup(func() { conn.Close() })
+	other, err := l.Accept()
+	require.NoError(t, err)
+	t.Cleanup(func() { other.Close() })
+	return conn.LocalAddr().String()
+}
+
+// faults are the ways in which a server fails before the 101.
+func faults(t testing.TB) map[string]string {
+	return map[string]string{
+		"refuses":       refusing(t),
+		"hangs":         scripted(t, ""),
+		"hangs up":      scripted(t, "HTTP/1.1 101 Swi"),
+		"is malformed":  scripted(t, "SSH-2.0-OpenSSH\r\n\r\n"),
+		"answers 502":   scripted(t, "HTTP/1.1 502 Bad Gateway\r\nContent-Length: 2\r\n\r\nno"),
+		"answers 503":   scripted(t, "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 2\r\n\r\nno"),
+		"answers 504":   scripted(t, "HTTP/1.1 504 Gateway Timeout\r\nContent-Length: 2\r\n\r\nno"),
+		"hints, hangs":  scripted(t, "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"),
+		"bad 101":       scripted(t, strings.Replace(sampleSwitch, sampleAccept, "aaaa", 1)),
+		"other upgrade": scripted(t, strings.Replace(sampleSwitch, "websocket", "h2c", 1)),
+	}
+}
+
+func TestWhatFailsBeforeThe101GoesToTheNextServer(t *testing.T) {
+	for name, addr := range faults(t) {
+		t.Run(name, func(t *testing.T) {
+			healthy := serve(t, switching("healthy"))
+			u := newUpstreams(t, wsproxy.RoundRobin(), wsproxy.Server{Addr: addr}, wsproxy.Server{Addr: healthy})
+			p, proxy := serveProxy(t, "http://app.example", wsproxy.WithUpstream(u), wsproxy.WithReadTimeout(100*time.Millisecond))
+			client := dial(t, proxy)
+			client.send(t, sampleRequest)
+			res := client.answer(t)
+			for res.StatusCode == http.StatusEarlyHints {
+				res = client.answer(t)
+			}
+			require.Equal(t, http.StatusSwitchingProtocols, res.StatusCode)
+			require.Equal(t, "healthy", res.Header.Get("X-Server"))
+			client.send(t, "hello")
+			client.expect(t, "hello")
+			for tunnel := range p.Tunnels() {
+				assert.Equal(t, healthy, tunnel.Server())
+			}
+			states := u.Servers()
+			assert.False(t, states[0].Available, "a failure counts")
+			assert.Equal(t, 1, states[0].Fails)
+			assert.Zero(t, states[0].Tunnels)
+			assert.True(t, states[1].Available)
+			assert.Equal(t, 1, states[1].Tunnels)
+			client.Close()
+			eventually(t, func() bool { return u.Servers()[1].Tunnels == 0 }, "the tunnel still counts")
+		})
+	}
+}
+
+func TestTheLastServersOwnAnswerReachesTheClient(t *testing.T) {
+	busy := scripted(t, "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\nX-From: busy\r\n\r\nbusy")
+	u := newUpstreams(t, wsproxy.RoundRobin(), wsproxy.Server{Addr: refusing(t)}, wsproxy.Server{Addr: busy})
+	_, proxy := serveProxy(t, "http://app.example", wsproxy.WithUpstream(u))
+	res, _ := ask(t, proxy, sampleRequest)
+	require.Equal(t, 503, res.StatusCode)
+	require.Equal(t, "busy", res.Header.Get("X-From"))
+	require.Equal(t, "busy", body(t, res))
+	eventually(t, func() bool { return u.Servers()[0].Tunnels+u.Servers()[1].Tunnels == 0 }, "a place is still taken")
+	require.False(t, u.Servers()[1].Available, "and counts as a failure")
+}
+
+func TestAnErrorNamesEveryServerTried(t *testing.T) {
+	for _, request := range []string{sampleRequest, "GET / HTTP/1.1\r\nHost: a\r\n\r\n"} {
+		hung, down := scripted(t, ""), refusing(t)
+		var mu sync.Mutex
+		var errs []error
+		u := newUpstreams(t, wsproxy.RoundRobin(), wsproxy.Server{Addr: hung}, wsproxy.Server{Addr: down})
+		_, proxy := serveProxy(t, "http://app.example", wsproxy.WithUpstream(u), wsproxy.WithReadTimeout(50*time.Millisecond),
+			wsproxy.WithErrorHandler(func(w http.ResponseWriter, _ *http.Request, err error) {
+				mu.Lock()
+				errs = append(errs, err)
+				mu.Unlock()
+				http.Error(w, "", wsproxy.StatusCode(err))
+			}))
+		res, _ := ask(t, proxy, request)
+		require.Equal(t, http.StatusBadGateway, res.StatusCode)
+		res, _ = ask(t, proxy, request)
+		require.Equal(t, http.StatusServiceUnavailable, res.StatusCode)
+		require.Equal(t, "1", res.Header.Get("Retry-After"))
+		mu.Lock()
+		assert.ErrorIs(t, errs[0], wsproxy.ErrUpstream, "the last one refused")
+		assert.NotErrorIs(t, errs[0], wsproxy.ErrUpstreamTimeout)
+		var netErr *net.OpError
+		assert.True(t, errors.As(errs[0], &netErr))
+		assert.ErrorContains(t, errs[0], "server "+hung+": ")
+		assert.ErrorContains(t, errs[0], "; server "+down+": ")
+		assert.ErrorIs(t, errs[1], wsproxy.ErrNoServer, "both are down now")
+		mu.Unlock()
+	}
+}
+
+func TestAnswersThatAreTheClientsOwnDoNotCount(t *testing.T) {
+	for _, status := range []string{"400 Bad Request", "401 Unauthorized", "404 Not Found", "429 Too Many Requests", "500 Internal Server Error"} {
+		addr := scripted(t, "HTTP/1.1 "+status+"\r\nContent-Length: 0\r\n\r\n")
+		u := newUpstreams(t, wsproxy.RoundRobin(), wsproxy.Server{Addr: addr}, wsproxy.Server{Addr: refusing(t), Backup: true})
+		_, proxy := serveProxy(t, "http://app.example", wsproxy.WithUpstream(u))
+		for _, request := range []string{sampleRequest, "GET / HTTP/1.1\r\nHost: a\r\n\r\n"} {
+			res, _ := ask(t, proxy, request)
+			require.Equal(t, status, res.Status)
+			require.Zero(t, u.Servers()[0].Fails, status)
+		}
+	}
+}
+
+func TestAClientThatLeavesDoesNotCount(t *testing.T) {
+	for _, request := range []string{sampleRequest, "GET / HTTP/1.1\r\nHost: a\r\n\r\n"} {
+		hung := newUpstream(t)
+		u := newUpstreams(t, wsproxy.RoundRobin(), wsproxy.Server{Addr: hung.addr}, wsproxy.Server{Addr: refusing(t), Backup: true})
+		failed := make(chan error, 1)
+		_, proxy := serveProxy(t, "http://app.example", wsproxy.WithUpstream(u),
+			wsproxy.WithErrorHandler(func(_ http.ResponseWriter, _ *http.Request, err error) { failed <- err }))
+		client := dial(t, proxy)
+		client.send(t, request)
+		hung.accept(t).request(t)
+		client.Close()
+		require.Equal(t, 499, wsproxy.StatusCode(<-failed))
+		assert.Zero(t, u.Servers()[0].Fails)
+		assert.Zero(t, u.Servers()[1].Fails, "nor is another one tried")
+	}
+}
+
+func TestTheMostTunnelsOfAServerAreExact(t *testing.T) {
+	const places, clients = 7, 100
+	addr := serve(t, switching("a"))
+	u := newUpstreams(t, wsproxy.RoundRobin(),
+		wsproxy.Server{Addr: addr, MaxTunnels: places}, wsproxy.Server{Addr: refusing(t), Down: true})
+	refused := make(chan error, clients)
+	p, proxy := serveProxy(t, "http://app.example", wsproxy.WithUpstream(u),
+		wsproxy.WithErrorHandler(func(w http.ResponseWriter, _ *http.Request, err error) {
+			refused <- err
+			http.Error(w, "", wsproxy.StatusCode(err))
+		}))
+	var all sync.WaitGroup
+	statuses := make(chan int, clients)
+	for range clients {
+		client := dial(t, proxy)
+		all.Go(func() {
+			io.WriteString(client, sampleRequest)
+			if res, err := http.ReadResponse(client.br, nil); assert.NoError(t, err) {
+				statuses <- res.StatusCode
+			}
+		})
+	}
+	all.Wait()
+	close(statuses)
+	count := map[int]int{}
+	for status := range statuses {
+		count[status]++
+	}
+	require.Equal(t, map[int]int{101: places, 503: clients - places}, count)
+	require.ErrorIs(t, <-refused, wsproxy.ErrNoServer)
+	require.Equal(t, places, u.Servers()[0].Tunnels)
+	require.Equal(t, places, p.Stats().Live)
+	res, _ := ask(t, proxy, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+	require.Equal(t, 200, res.StatusCode, "plain requests are not limited")
+}
+
+func TestPlainRequestsAreSentTwiceOnlyWhereNothingIsLost(t *testing.T) {
+	const get, post = "GET / HTTP/1.1\r\nHost: h.example:1\r\n\r\n", "POST / HTTP/1.1\r\nHost: h.example:1\r\nContent-Length: 4\r\n\r\nbody"
+	const keyed = "POST / HTTP/1.1\r\nHost: h.example:1\r\nContent-Length: 0\r\nIdempotency-Key: 1\r\n\r\n"
+	const put = "PUT / HTTP/1.1\r\nHost: h.example:1\r\nContent-Length: 0\r\n\r\n"
+	busy := "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nbusy"
+	for _, test := range []struct {
+		name, request, addr string
+		status              int
+		body                string
+	}{
+		{"GET, refused", get, refusing(t), 200, "healthy got GET h.example:1 "},
+		{"GET, 503", get, scripted(t, busy), 200, "healthy got GET h.example:1 "},
+		{"GET, cut", get, scripted(t, "HTTP/1.1 200"), 200, "healthy got GET h.example:1 "},
+		{"GET, silent", get, scripted(t, ""), 200, "healthy got GET h.example:1 "},
+		{"GET, 101", get, scripted(t, sampleSwitch), 200, "healthy got GET h.example:1 "},
+		{"POST, refused", post, refusing(t), 200, "healthy got POST h.example:1 body"},
+		{"POST, 503", post, scripted(t, busy), 503, "busy"},
+		{"POST, cut", post, scripted(t, "HTTP/1.1 200"), 502, "Bad Gateway\n"},
+		{"POST, silent", post, scripted(t, ""), 504, "Gateway Timeout\n"},
+		{"POST with a key, cut", keyed, scripted(t, "HTTP/1.1 200"), 200, "healthy got POST h.example:1 "},
+		{"PUT, cut", put, scripted(t, "HTTP/1.1 200"), 502, "Bad Gateway\n"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			u := newUpstreams(t, wsproxy.RoundRobin(), wsproxy.Server{Addr: test.addr}, wsproxy.Server{Addr: serve(t, switching("healthy"))})
+			_, proxy := serveProxy(t, "http://app.example", wsproxy.WithUpstream(u), wsproxy.WithReadTimeout(200*time.Millisecond))
+			res, _ := ask(t, proxy, test.request)
+			require.Equal(t, test.status, res.StatusCode)
+			require.Equal(t, test.body, body(t, res))
+			require.False(t, u.Servers()[0].Available, "it counts all the same")
+		})
+	}
+}
+
+func TestAFaultOfTheRequestIsNoServersFault(t *testing.T) {
+	addr := serve(t, switching("a"))
+	u := newUpstreams(t, wsproxy.RoundRobin(), wsproxy.Server{Addr: addr}, wsproxy.Server{Addr: refusing(t), Backup: true})
+	_, proxy := serveProxy(t, "http://app.example", wsproxy.WithUpstream(u))
+	res, _ := ask(t, proxy, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nno chunk\r\n")
+	require.Equal(t, http.StatusBadGateway, res.StatusCode)
+	require.Zero(t, u.Servers()[0].Fails)
+	require.Zero(t, u.Servers()[1].Fails)
+}
+
+func TestTheConnectTimeoutIsEachServersOwn(t *testing.T) {
+	healthy := serve(t, switching("healthy"))
+	for _, request := range []string{sampleRequest, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody"} {
+		u := newUpstreams(t, wsproxy.RoundRobin(), wsproxy.Server{Addr: "192.0.2.1:80"}, wsproxy.Server{Addr: "192.0.2.2:80"},
+			wsproxy.Server{Addr: healthy, Backup: true})
+		_, proxy := serveProxy(t, "http://app.example", wsproxy.WithUpstream(u), wsproxy.WithConnectTimeout(50*time.Millisecond),
+			wsproxy.WithDialContext(func(ctx context.Context, network, addr string) (net.Conn, error) {
+				if addr == healthy {
+					return new(net.Dialer).DialContext(ctx, network, addr)
+				}
+				<-ctx.Done() // as a host that answers nothing
+				return nil, ctx.Err()
+			}))
+		res, _ := ask(t, proxy, request)
+		require.Less(t, res.StatusCode, 300)
+		require.False(t, u.Servers()[0].Available)
+		require.False(t, u.Servers()[1].Available)
+	}
+}
+
+func TestPlainRequestsReuseEachServersConnections(t *testing.T) {
+	var dials atomic.Int64
+	u := newUpstreams(t, wsproxy.RoundRobin(), wsproxy.Server{Addr: serve(t, switching("a"))}, wsproxy.Server{Addr: serve(t, switching("b"))})
+	_, proxy := serveProxy(t, "http://app.example", wsproxy.WithUpstream(u), wsproxy.WithKeepAlive(),
+		wsproxy.WithDialContext(func(ctx context.Context, network, addr string) (net.Conn, error) {
+			dials.Add(1)
+			return new(net.Dialer).DialContext(ctx, network, addr)
+		}))
+	for i := range 6 {
+		res, _ := ask(t, proxy, "GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+		require.Equal(t, "ab"[i%2:i%2+1]+" got GET h ", body(t, res))
+	}
+	require.EqualValues(t, 2, dials.Load())
+}
+
+func TestServersOnUnixSocketsTakeUpgradesAndPlainRequests(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "app.sock")
+	l, err := net.Listen("unix", path)
+	require.NoError(t, err)
+	s := &httptest.Server{Listener: l, Config: &http.Server{Handler: switching("unix")}}
+	s.Start()
+	t.Cleanup(s.Close)
+	u := newUpstreams(t, wsproxy.RoundRobin(), wsproxy.Server{Addr: "unix:" + path})
+	p, proxy := serveProxy(t, "http://app.example", wsproxy.WithUpstream(u), wsproxy.WithKeepAlive())
+	res, _ := ask(t, proxy, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+	require.Equal(t, "unix got GET a ", body(t, res))
+	res, client := ask(t, proxy, sampleRequest)
+	require.Equal(t, "unix", res.Header.Get("X-Server"))
+	for tunnel := range p.Tunnels() {
+		require.Equal(t, "unix:"+path, tunnel.Server())
+	}
+	client.Close()
+}
+
+func TestTheCertificateIsForTheTargetWhicheverServerAnswers(t *testing.T) {
+	s := httptest.NewUnstartedServer(switching("tls"))
+	s.StartTLS() // its certificate names example.com
+	t.Cleanup(s.Close)
+	tlsConfig := s.Client().Transport.(*http.Transport).TLSClientConfig
+	u := newUpstreams(t, wsproxy.RoundRobin(), wsproxy.Server{Addr: s.Listener.Addr().String()})
+	_, proxy := serveProxy(t, "https://example.com/", wsproxy.WithUpstream(u), wsproxy.WithTLSConfig(tlsConfig), wsproxy.WithTargetHost())
+	res, _ := ask(t, proxy, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+	require.Equal(t, "tls got GET example.com ", body(t, res))
+	res, client := ask(t, proxy, sampleRequest)
+	require.Equal(t, 101, res.StatusCode)
+	client.Close()
+
+	_, proxy = serveProxy(t, "https://other.example/", wsproxy.WithUpstream(u), wsproxy.WithTLSConfig(tlsConfig))
+	res, _ = ask(t, proxy, sampleRequest)
+	require.Equal(t, 502, res.StatusCode)
+}
+
+func TestOneUpstreamServesSeveralProxies(t *testing.T) {
+	u := newUpstreams(t, wsproxy.LeastTunnels(), wsproxy.Server{Addr: serve(t, switching("a"))}, wsproxy.Server{Addr: serve(t, switching("b"))})
+	_, first := serveProxy(t, "http://app.example", wsproxy.WithUpstream(u))
+	_, second := serveProxy(t, "http://app.example", wsproxy.WithUpstream(u))
+	for _, addr := range []string{first, second, second, first} {
+		res, _ := ask(t, addr, sampleRequest)
+		require.Equal(t, 101, res.StatusCode)
+	}
+	require.Equal(t, 2, u.Servers()[0].Tunnels)
+	require.Equal(t, 2, u.Servers()[1].Tunnels)
+}
+
+func TestATunnelOutlivesItsServersPlaceInTheSet(t *testing.T) {
+	a, b := serve(t, switching("a")), serve(t, switching("b"))
+	u := newUpstreams(t, wsproxy.RoundRobin(), wsproxy.Server{Addr: a})
+	_, proxy := serveProxy(t, "http://app.example", wsproxy.WithUpstream(u))
+	res, client := ask(t, proxy, sampleRequest)
+	require.Equal(t, "a", res.Header.Get("X-Server"))
+	require.NoError(t, u.SetServers(wsproxy.Server{Addr: b}))
+	client.send(t, "hello")
+	client.expect(t, "hello")
+	res, _ = ask(t, proxy, sampleRequest)
+	require.Equal(t, "b", res.Header.Get("X-Server"))
+}
+
+// Seed 004: the outer proxy ends TLS and sends its target's name, the inner
+// one sets the fields again.
+func TestTwoProxiesInARowGrowTheForwardedListByOneAHop(t *testing.T) {
+	app := newUpstream(t)
+	_, inner := serveProxy(t, app.url)
+	innerPort := inner[strings.LastIndexByte(inner, ':'):]
+	outerProxy := newProxy(t, "http://inner.example"+innerPort, wsproxy.WithTargetHost(),
+		wsproxy.WithUpstream(newUpstreams(t, wsproxy.RoundRobin(), wsproxy.Server{Addr: inner})))
+	outer := httptest.NewTLSServer(outerProxy)
+	t.Cleanup(outer.Close)
+	t.Cleanup(func() { outerProxy.Close() })
+
+	request, err := http.NewRequest("GET", outer.URL+"/chat", nil)
+	require.NoError(t, err)
+	request.Host = "wss.example"
+	for name, value := range map[string]string{"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Key": sampleKey,
+		"Sec-WebSocket-Version": "13", "X-Forwarded-For": "203.0.113.9", "X-Real-IP": "6.6.6.6"} {
+		request.Header.Set(name, value)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	answered := make(chan error, 1)
+	go func() {
+		res, err := outer.Client().Do(request.WithContext(ctx))
+		if err == nil {
+			res.Body.Close()
+			if res.StatusCode != 101 {
+				err = errors.New(res.Status)
+			}
+		}
+		answered <- err
+	}()
+	server := app.accept(t)
+	got := server.request(t)
+	server.send(t, sampleSwitch)
+	require.NoError(t, <-answered)
+	assert.Equal(t, "inner.example"+innerPort, got.Host, "the inner server is chosen by its own name")
+	assert.Equal(t, "203.0.113.9, 127.0.0.1, 127.0.0.1", got.Header.Get("X-Forwarded-For"))
+	assert.Equal(t, "127.0.0.1", got.Header.Get("X-Real-Ip"), "the inner one's peer, as $remote_addr is in the seed")
+}
