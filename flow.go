@@ -6,6 +6,7 @@ import (
 	"net"
 	"sync/atomic"
 	"syscall"
+	"time"
 )
 
 // A flow is one direction of a tunnel: what src sends goes to dst. One
@@ -24,6 +25,7 @@ type flow struct {
 	held       int  // bytes of scan.header that are kept back until it is complete
 	discarding bool // dst takes no more
 
+	quiet    atomic.Bool   // frames are not followed any longer, and none can be added
 	dstReset atomic.Bool   // a write to dst found it reset
 	asked    atomic.Uint32 // askPing, askClose: frames to add at a boundary
 	bytes    atomic.Int64
@@ -32,7 +34,7 @@ type flow struct {
 	heard    atomic.Int64 // when src last sent something
 	moved    atomic.Int64 // when a write that had to wait last went on
 	stalled  atomic.Int64 // since when a write waits for dst, 0: none does
-	pinged   int64        // when src was last sent a Ping; the sweeper's
+	pinged   atomic.Int64 // when src was last sent a Ping, or was to be
 }
 
 // A sink takes what goes to one end of a tunnel. It notes in its flow when it
@@ -72,6 +74,17 @@ func (f *flow) ask(what uint32) {
 	f.t.relay.wake(f)
 }
 
+// askBoth asks both flows before it wakes either: else an end's answer to the
+// one frame could pass before the other is added.
+func (t *Tunnel) askBoth(what uint32) {
+	for _, f := range t.flows() {
+		f.asked.Or(what)
+	}
+	for _, f := range t.flows() {
+		t.relay.wake(f)
+	}
+}
+
 // errClosing ends a flow to which the proxy has added its Close frame: nothing
 // may follow that.
 var errClosing = errors.New("wsproxy: close frame sent")
@@ -92,7 +105,7 @@ func (f *flow) begin() (more bool) {
 func (f *flow) take(p []byte, readErr error) (more bool) {
 	if f.discarding {
 		f.scan.all(p)
-		f.publish()
+		f.publishClose()
 	} else {
 		if len(p) > 0 {
 			f.heard.Store(f.t.p.tunnels.now())
@@ -101,6 +114,9 @@ func (f *flow) take(p []byte, readErr error) (more bool) {
 		err := f.forward(p)
 		if err == nil && f.asked.Load() != 0 {
 			err = f.add()
+		}
+		if err == nil && f.scan.closed && f.t.leaving.Load() {
+			err = errClosing // src has said its last word
 		}
 		if err == nil && readErr == nil {
 			return true
@@ -114,11 +130,13 @@ func (f *flow) take(p []byte, readErr error) (more bool) {
 	return readErr == nil && !(f.scan.closed && f.t.leaving.Load())
 }
 
-// unstall notes that a write which had to wait is over.
+// unstall notes that a write which may have had to wait is over.
 func (f *flow) unstall() {
-	if f.stalled.Load() != 0 {
+	if since := f.stalled.Load(); since != 0 {
 		f.stalled.Store(0)
-		f.moved.Store(f.t.p.tunnels.now())
+		if now := f.t.p.tunnels.now(); now-since > int64(time.Millisecond) {
+			f.moved.Store(now)
+		}
 	}
 }
 
@@ -146,40 +164,20 @@ func (f *flow) forward(p []byte) error {
 		f.publish()
 		return f.dst.write(p)
 	}
-	return f.forwardFrames(p)
+	at, err := f.forwardFrames(p)
+	if err != nil {
+		f.scan.all(p[at:]) // so that discarding goes on at the right byte
+		f.publishClose()
+	}
+	return err
 }
 
 // forwardFrames is forward one frame at a time, for when something is to be
 // added between two, or one may be too large to pass. Where it may be, a header
-// is kept back until it is whole.
-func (f *flow) forwardFrames(p []byte) error {
+// is kept back until it is whole. It returns how much of p it has scanned.
+func (f *flow) forwardFrames(p []byte) (at int, err error) {
 	from := 0 // what is not written yet of p
-	for at := 0; at < len(p); {
-		start := at
-		at += f.scan.frame(p[at:])
-		switch {
-		case f.scan.off:
-			at = len(p)
-		case f.scan.have > 0: // the header goes on in the next piece
-			if f.scan.limit > 0 {
-				f.held = f.scan.have
-				return f.dst.write(p[from:start])
-			}
-		case f.scan.over && !f.scan.closed:
-			if err := f.dst.write(p[from:start]); err != nil {
-				return err
-			}
-			f.held = 0
-			f.t.goAway(Limit, codeTooBig, "message too big")
-			return f.addClose()
-		}
-		if f.held > 0 {
-			held := f.scan.header[:f.held]
-			f.held = 0
-			if err := f.dst.write(held); err != nil {
-				return err
-			}
-		}
+	for at < len(p) {
 		if f.asked.Load() != 0 && f.scan.boundary() {
 			f.publish()
 			err := f.dst.write(p[from:at])
@@ -187,13 +185,40 @@ func (f *flow) forwardFrames(p []byte) error {
 				err = f.add()
 			}
 			if err != nil {
-				return err
+				return at, err
 			}
 			from = at
 		}
+		start, crossed := at, f.scan.messages
+		at += f.scan.frame(p[at:])
+		switch {
+		case f.scan.off:
+			at = len(p)
+		case f.scan.have > 0: // the header goes on in the next piece
+			if f.scan.limit > 0 {
+				f.held = f.scan.have
+				f.publish()
+				return at, f.dst.write(p[from:start])
+			}
+		case f.scan.over && !f.scan.closed:
+			f.held, f.scan.messages = 0, crossed
+			f.publish()
+			if err := f.dst.write(p[from:start]); err != nil {
+				return at, err
+			}
+			f.t.goAway(Limit, codeTooBig, "message too big")
+			return at, f.addClose()
+		}
+		if f.held > 0 {
+			held := f.scan.header[:f.held]
+			f.held = 0
+			if err := f.dst.write(held); err != nil {
+				return at, err
+			}
+		}
 	}
 	f.publish()
-	return f.dst.write(p[from:])
+	return at, f.dst.write(p[from:])
 }
 
 // publish lets others see what the scanner has counted.
@@ -201,6 +226,11 @@ func (f *flow) publish() {
 	if f.scan.messages != f.messages.Load() {
 		f.messages.Store(f.scan.messages)
 	}
+	f.publishClose()
+}
+
+// publishClose is publish for what does not cross.
+func (f *flow) publishClose() {
 	if f.scan.closed && f.code.Load() == 0 {
 		f.code.Store(int32(f.scan.closeCode()))
 		f.t.settle(f.srcEnded, nil)
@@ -211,6 +241,7 @@ func (f *flow) publish() {
 // has begun to close is left to it: the other answers in its own words.
 func (f *flow) add() error {
 	if f.scan.off {
+		f.quiet.Store(true)
 		f.asked.Store(0)
 		return nil
 	}
@@ -230,6 +261,7 @@ func (f *flow) add() error {
 	if asked&askClose != 0 {
 		return f.addClose()
 	}
+	f.back().pinged.Store(f.t.p.tunnels.now()) // before the Pong can come
 	return f.addFrame(opPing, []byte(pingPayload))
 }
 

@@ -88,7 +88,12 @@ func (s *scanner) boundary() bool { return !s.off && s.have == 0 && s.left == 0 
 // scanHeader takes bytes of p until the header is complete, which have tells
 // by being 0 again.
 func (s *scanner) scanHeader(p []byte) (n int) {
-	for want := s.headerLength(); s.have < want; want = s.headerLength() {
+	if s.have == 0 && len(p) >= len(s.header) { // nearly always
+		s.header = [14]byte(p)
+		s.startFrame()
+		return s.headerLength()
+	}
+	for want := s.want(); s.have < want; want = s.want() {
 		took := copy(s.header[s.have:want], p[n:])
 		if took == 0 {
 			return n
@@ -101,12 +106,17 @@ func (s *scanner) scanHeader(p []byte) (n int) {
 	return n
 }
 
+// want is how many bytes of the header are needed to know more.
+func (s *scanner) want() int {
+	if s.have < 2 {
+		return 2
+	}
+	return s.headerLength()
+}
+
 // headerLength is how long the first two bytes say that the header is.
 func (s *scanner) headerLength() int {
 	length := 2
-	if s.have < length {
-		return length
-	}
 	switch s.header[1] & 0x7f {
 	case 126:
 		length += 2
@@ -143,7 +153,7 @@ func (s *scanner) startFrame() {
 	case opContinuation:
 		malformed = malformed || !s.open
 	case opClose, opPing, opPong:
-		malformed = malformed || !s.final || s.left > maxControl
+		malformed = malformed || !s.final || s.header[1]&0x7f > maxControl
 	default: // no extension in use defines one
 		malformed = true
 	}

@@ -177,8 +177,9 @@ func WithMaxTunnelsPerIP(n int) Option {
 // payload over all frames of a message, as they are on the wire: where
 // permessage-deflate is in use that is the compressed size. Of a larger message
 // the frame that exceeds the limit does not pass; both ends get a Close frame
-// with code 1009 and the tunnel ends with [Limit]. The default, zero, is no
-// limit; New refuses a negative one.
+// with code 1009 and the tunnel ends with [Limit]. It does not hold on a stream
+// that is not well-formed frames, which the receiver is left to refuse. The
+// default, zero, is no limit; New refuses a negative one.
 func WithMaxMessageSize(client, upstream int64) Option {
 	return optionFunc(func(c *config) { c.maxFromClient, c.maxFromUpstream = client, upstream })
 }

@@ -84,7 +84,7 @@ func (r *registry) sweep() {
 			switch at, awaited := r.ping(f); {
 			case awaited: // and deadline knows until when
 			case at <= now:
-				f.pinged = now
+				f.pinged.Store(now)
 				pings = append(pings, f.back())
 				d.limit(now, r.pingTimeout, PingTimeout, f)
 			default:
@@ -147,7 +147,7 @@ func (s *sweeper) deadline(t *Tunnel) deadline {
 	for _, f := range t.flows() {
 		d.limit(f.stalled.Load(), s.send, SendTimeout, nil)
 		if _, awaited := s.ping(f); awaited {
-			d.limit(f.pinged, s.pingTimeout, PingTimeout, f)
+			d.limit(f.pinged.Load(), s.pingTimeout, PingTimeout, f)
 		}
 	}
 	d.limit(t.closing.Load(), s.close, cutNow, nil)
@@ -162,14 +162,24 @@ const never = 1<<63 - 1
 // ping tells when the source of f is to be sent a Ping, or that it was and has
 // not been heard of since.
 func (s *sweeper) ping(f *flow) (at int64, awaited bool) {
-	if s.pingInterval == 0 || !f.t.frames || f.t.closing.Load() != 0 {
+	if s.pingInterval == 0 || !f.t.frames {
 		return never, false
 	}
-	heard := max(s.stamp(f.t.opened), f.heard.Load())
+	switch to := f.back(); {
+	case to.quiet.Load():
+		return never, false
+	case f.t.closing.Load() != 0, f.code.Load() != 0, to.code.Load() != 0:
+		return never, false // nothing may follow a Close frame
+	case f.stalled.Load() != 0:
+		return never, false // the other end is slow, and this one not read meanwhile
+	case to.asked.Load()&askPing != 0 && to.stalled.Load() == 0:
+		return never, false // the Ping waits for the end of a frame that this end takes in
+	}
+	heard := max(s.stamp(f.t.opened), f.heard.Load(), f.moved.Load())
 	if at = heard + int64(s.pingInterval); at < 0 {
 		at = never
 	}
-	return at, f.pinged > heard
+	return at, f.pinged.Load() > heard
 }
 
 func (d deadline) carryOut() {

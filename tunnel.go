@@ -120,11 +120,11 @@ type Tunnel struct {
 	goodbye []byte // payload of the proxy's Close frames, fixed once leaving
 }
 
-func (p *Proxy) newTunnel(r *http.Request, protocol string, start time.Time, client, upstream net.Conn) *Tunnel {
+func (p *Proxy) newTunnel(r *http.Request, clientIP netip.Addr, protocol string, start time.Time, client, upstream net.Conn) *Tunnel {
 	now := time.Now()
 	t := &Tunnel{
 		p:         p,
-		clientIP:  p.policy.client(r),
+		clientIP:  clientIP,
 		path:      strings.Clone(r.URL.Path), // not to hold the whole request line
 		opened:    now,
 		handshake: now.Sub(start),
@@ -194,20 +194,21 @@ func (t *Tunnel) Close(code int, reason string) error {
 // goAway ends the tunnel in good order: with a Close frame to both ends, and
 // the close timeout for their answers. Where frames are not followed it cuts.
 func (t *Tunnel) goAway(reason Reason, code int, text string) {
-	t.settle(reason, nil)
 	if !t.frames {
-		t.relay.cut()
+		t.end(reason, nil)
 		return
 	}
 	t.mu.Lock()
 	if t.goodbye == nil {
 		t.goodbye, _ = closePayload(code, text)
+		if t.reason == 0 {
+			t.reason = reason
+		}
+		t.closing.Store(t.p.tunnels.now()) // anew, where one side had ended
 	}
 	t.mu.Unlock()
-	t.startClosing()
 	t.leaving.Store(true)
-	t.fromClient.ask(askClose)
-	t.fromUpstream.ask(askClose)
+	t.askBoth(askClose)
 }
 
 // drain is what Shutdown asks of a tunnel. Where there is no frame to ask the

@@ -3,11 +3,19 @@
 package wsproxy_test
 
 import (
+	"bytes"
 	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"testing"
+	"time"
 
+	"example.com/wsproxy"
 	"github.com/stretchr/testify/require"
 	"nhooyr.io/websocket"
 )
@@ -100,4 +108,157 @@ func TestAWebSocketWorksThroughTheProxy(t *testing.T) {
 	require.Equal(t, 1, p.Stats().Live)
 	require.NoError(t, conn.Close(websocket.StatusNormalClosure, "done"))
 	eventually(t, func() bool { return p.Stats().Live == 0 }, "the tunnel stays open")
+}
+
+// strictCompression is what the ends of a strictRig may agree on.
+var strictCompression = []websocket.CompressionMode{
+	websocket.CompressionDisabled, websocket.CompressionContextTakeover, websocket.CompressionNoContextTakeover,
+}
+
+// A strictRig serves an upstream that hands each WebSocket to the test.
+type strictRig struct {
+	url   string
+	tls   *tls.Config // of clients, nil without TLS
+	conns chan strictEnd
+}
+
+func newStrictRig(t testing.TB, overTLS bool, compression int) *strictRig {
+	t.Helper()
+	r := &strictRig{conns: make(chan strictEnd, 1000)}
+	type tapOf struct{}
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		conn, err := websocket.Accept(w, req, &websocket.AcceptOptions{CompressionMode: strictCompression[compression]})
+		if err == nil {
+			r.conns <- strictEnd{conn, req.Context().Value(tapOf{}).(*tap)}
+		}
+	}))
+	s.Config.ConnContext = func(ctx context.Context, conn net.Conn) context.Context {
+		return context.WithValue(ctx, tapOf{}, conn)
+	}
+	scheme := "http://"
+	if overTLS {
+		var serverTLS *tls.Config
+		serverTLS, r.tls = testTLS()
+		s.Listener, scheme = tls.NewListener(s.Listener, serverTLS), "https://"
+	}
+	s.Listener = wrapListener{s.Listener, func(conn net.Conn) net.Conn { return &tap{Conn: conn, masked: true, whole: compression != 0} }}
+	s.Start()
+	r.url = scheme + s.Listener.Addr().String()
+	t.Cleanup(s.Close)
+	return r
+}
+
+// serve runs p over the same kind of connection as the upstream's.
+func (r *strictRig) serve(t testing.TB, p *wsproxy.Proxy) (addr string) {
+	t.Helper()
+	s := httptest.NewUnstartedServer(p)
+	if r.tls != nil {
+		serverTLS, _ := testTLS()
+		s.Listener = tls.NewListener(s.Listener, serverTLS)
+	}
+	s.Start()
+	t.Cleanup(s.Close)
+	return s.Listener.Addr().String()
+}
+
+// tunnel opens one and returns its ends.
+func (r *strictRig) tunnel(t testing.TB, addr string, compression int) (client, server strictEnd) {
+	t.Helper()
+	transport := &http.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := new(net.Dialer).DialContext(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		if r.tls != nil {
+			conn = tls.Client(conn, r.tls)
+		}
+		client.tap = &tap{Conn: conn, whole: compression != 0}
+		return client.tap, nil
+	}}
+	t.Cleanup(transport.CloseIdleConnections)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	conn, _, err := websocket.Dial(ctx, "ws://"+addr, &websocket.DialOptions{
+		HTTPClient: &http.Client{Transport: transport}, CompressionMode: strictCompression[compression]})
+	require.NoError(t, err)
+	client.conn, server = conn, <-r.conns
+	for _, end := range []strictEnd{client, server} {
+		end.conn.SetReadLimit(-1)
+		t.Cleanup(func() { end.conn.CloseNow() })
+	}
+	return client, server
+}
+
+// A strictEnd is a WebSocket of a library that tells of each mistake in what it
+// reads, over a connection that is watched for what the library lets pass.
+type strictEnd struct {
+	conn *websocket.Conn
+	tap  *tap
+}
+
+// A messageMaker makes the same messages wherever it has the same seed: of 1
+// byte to 1 MiB (20 bits), most of them short, of bytes that compress to a half or so.
+type messageMaker struct {
+	rng  *rand.Rand
+	bits int // of the longest message's length
+}
+
+func newMessageMaker(seed uint64, bits int) messageMaker {
+	return messageMaker{rand.New(rand.NewPCG(seed, 6455)), bits}
+}
+
+func (m messageMaker) next() (message []byte, parts int) {
+	message = make([]byte, 1+m.rng.IntN(1<<m.rng.IntN(m.bits+1)))
+	alphabet := m.rng.Uint64()
+	for i := range message {
+		if i%16 == 0 {
+			alphabet = alphabet*6364136223846793005 + 1442695040888963407
+		}
+		message[i] = byte(alphabet >> (i % 16 * 4) & 15)
+	}
+	return message, max(0, m.rng.IntN(6)-1)
+}
+
+// sendAll sends messages, some in fragments, until the WebSocket closes.
+func (e strictEnd) sendAll(ctx context.Context, m messageMaker, pause time.Duration) (sent int) {
+	for ; ; sent++ {
+		time.Sleep(pause)
+		message, parts := m.next()
+		if parts == 0 {
+			if e.conn.Write(ctx, websocket.MessageBinary, message) != nil {
+				return sent
+			}
+			continue
+		}
+		w, err := e.conn.Writer(ctx, websocket.MessageBinary)
+		if err != nil {
+			return sent
+		}
+		for size := len(message)/parts + 1; len(message) > 0; message = message[min(size, len(message)):] {
+			if _, err := w.Write(message[:min(size, len(message))]); err != nil {
+				return sent
+			}
+		}
+		if w.Close() != nil {
+			return sent
+		}
+	}
+}
+
+// receiveAll reads messages until the Close frame, and returns how many there
+// were before it. What is not the next message that the other end has sent is
+// an error.
+func (e strictEnd) receiveAll(ctx context.Context, m messageMaker) (received int, err error) {
+	for ; ; received++ {
+		_, got, err := e.conn.Read(ctx)
+		var closed websocket.CloseError
+		switch want, _ := m.next(); {
+		case errors.As(err, &closed):
+			return received, nil
+		case err != nil:
+			return received, fmt.Errorf("message %d: %w", received, err)
+		case !bytes.Equal(want, got):
+			return received, fmt.Errorf("message %d is changed: %d bytes, want %d", received, len(got), len(want))
+		}
+	}
 }

@@ -200,7 +200,7 @@ func (p *Proxy) open(w http.ResponseWriter, r *http.Request, protocol string) (_
 		maps.Copy(h, kept)
 		return nil, err
 	}
-	t = p.newTunnel(r, protocol, start, client, x.conn)
+	t = p.newTunnel(r, clientIP, protocol, start, client, x.conn)
 	t.server = x.server
 	t.fromClient.early = sent
 	t.fromUpstream.head, t.fromUpstream.early = head, answered

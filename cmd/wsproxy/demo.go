@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	_ "embed"
 	"encoding/json"
@@ -10,60 +11,66 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
+	"example.com/wsproxy"
 	"nhooyr.io/websocket"
 )
 
 //go:embed demo.html
 var demoPage []byte
 
-// A demo is an upstream to look at: a page, and a WebSocket that sends the
-// handshake it got and then echoes.
+// A demo is an upstream to look at: a page, a WebSocket that sends the
+// handshake it got and then echoes, and the counters of the proxy in front.
 type demo struct {
 	url      string
+	listener net.Listener
 	server   *http.Server
-	draining context.Context
-	drain    context.CancelFunc // closes the sockets in order, without waiting
+	proxy    *wsproxy.Proxy
+	end      context.CancelFunc // of the sockets
 	sockets  sync.WaitGroup
 }
 
-// connKey is the context key of a request's connection.
-type connKey struct{}
-
-// startDemo runs a demo on a free port of the loopback interface.
-func startDemo(log *slog.Logger) (*demo, error) {
+// newDemo listens on a free port of the loopback interface.
+func newDemo(log *slog.Logger) (*demo, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
-	d := &demo{url: "http://" + l.Addr().String()}
-	d.draining, d.drain = context.WithCancel(context.Background())
+	d := &demo{url: "http://" + l.Addr().String(), listener: l}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", servePage)
 	mux.HandleFunc("GET /echo", d.serveEcho)
+	mux.HandleFunc("GET /tunnels", d.serveTunnels)
+	var ctx context.Context
+	ctx, d.end = context.WithCancel(context.Background())
 	d.server = &http.Server{
 		Handler:           mux,
 		ReadHeaderTimeout: 10 * time.Second,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
-			return context.WithValue(ctx, connKey{}, conn)
-		},
+		BaseContext:       func(net.Listener) context.Context { return ctx },
 	}
-	go d.server.Serve(l)
 	return d, nil
+}
+
+// serve answers, from now on, for the proxy in front of the demo.
+func (d *demo) serve(proxy *wsproxy.Proxy) {
+	d.proxy = proxy
+	go d.server.Serve(d.listener)
 }
 
 // close ends the demo. The proxy in front of it is gone by then, so that
 // nothing holds it up.
 func (d *demo) close() {
-	d.drain()
+	d.end()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	d.server.Shutdown(ctx)
 	d.server.Close()
+	d.listener.Close() // if it was never served
 	d.sockets.Wait()
 }
 
@@ -99,39 +106,84 @@ func (d *demo) serveEcho(w http.ResponseWriter, r *http.Request) {
 		return // Accept has answered
 	}
 	defer conn.CloseNow()
-	var writing sync.Mutex
-	defer context.AfterFunc(d.draining, func() {
-		writing.Lock()
-		defer writing.Unlock()
-		goAway(r.Context().Value(connKey{}).(net.Conn))
-	})()
-
-	ctx := context.Background() // the proxy's timeouts are what ends a silent socket
+	ctx := r.Context() // the proxy's timeouts are what ends a silent socket
 	kind := websocket.MessageText
 	message, _ := json.Marshal(newHandshake(r, d.url))
 	for {
-		writing.Lock()
-		if d.draining.Err() == nil {
-			err = conn.Write(ctx, kind, message)
-		}
-		writing.Unlock()
-		if err != nil {
+		if err := conn.Write(ctx, kind, message); err != nil {
 			return
 		}
 		if kind, message, err = conn.Read(ctx); err != nil {
-			return
+			return // Read has answered a Close frame
 		}
 	}
 }
 
-// goAway sends a Close frame and then nothing more; the reader takes the
-// peer's answer. The library's own Close sends a second Close frame when that
-// answer comes, for which Chromium takes the whole connection for broken.
-func goAway(conn net.Conn) {
-	const reason = "the demo is shutting down"
-	frame := []byte{0x88, byte(2 + len(reason)), 1001 >> 8, 1001 & 0xff} // RFC 6455, section 5.5.1
-	conn.Write(append(frame, reason...))
-	conn.(*net.TCPConn).CloseWrite()
+// mostTunnels is how many tunnels the page shows.
+const mostTunnels = 50
+
+// counters are what the page shows of the proxy, all times in milliseconds.
+type counters struct {
+	Live    int             `json:"live"`
+	Opened  int64           `json:"opened"`
+	Tunnels []tunnelCounter `json:"tunnels"` // the newest first, mostTunnels at most
+}
+
+type tunnelCounter struct {
+	ID           uint64      `json:"id"`
+	Client       string      `json:"client"`
+	Path         string      `json:"path"`
+	Age          int64       `json:"age"`
+	Idle         int64       `json:"idle"` // since the last activity
+	FromClient   flowCounter `json:"fromClient"`
+	FromUpstream flowCounter `json:"fromUpstream"`
+}
+
+type flowCounter struct {
+	Bytes    int64 `json:"bytes"`
+	Messages int64 `json:"messages"`
+}
+
+// serveTunnels tells the demo's page, and nobody else's, how the proxy is
+// doing.
+func (d *demo) serveTunnels(w http.ResponseWriter, r *http.Request) {
+	h := w.Header()
+	h.Set("Cache-Control", "no-store")
+	h.Set("Cross-Origin-Resource-Policy", "same-origin")
+	h.Set("X-Content-Type-Options", "nosniff")
+	// Browsers send no Origin with a GET of their own page's.
+	switch r.Header.Get("Sec-Fetch-Site") {
+	case "", "same-origin", "none":
+	default:
+		http.Error(w, "this page is not the demo's", http.StatusForbidden)
+		return
+	}
+	if !fromOwnPage(r) {
+		http.Error(w, "this page is not the demo's", http.StatusForbidden)
+		return
+	}
+	h.Set("Content-Type", "application/json")
+	json.NewEncoder(w).Encode(d.counters())
+}
+
+func (d *demo) counters() counters {
+	tunnels := slices.SortedFunc(d.proxy.Tunnels(), func(a, b *wsproxy.Tunnel) int { return cmp.Compare(b.ID(), a.ID()) })
+	stats := d.proxy.Stats()
+	c := counters{Live: stats.Live, Opened: stats.Opened, Tunnels: []tunnelCounter{}}
+	now := time.Now()
+	for _, t := range tunnels[:min(len(tunnels), mostTunnels)] {
+		fromClient, fromUpstream := t.FromClient(), t.FromUpstream()
+		c.Tunnels = append(c.Tunnels, tunnelCounter{
+			ID:           t.ID(),
+			Client:       t.ClientIP().String(),
+			Path:         t.Path(),
+			Age:          now.Sub(t.Opened()).Milliseconds(),
+			Idle:         max(0, now.Sub(t.LastActivity()).Milliseconds()),
+			FromClient:   flowCounter{fromClient.Bytes, fromClient.Messages},
+			FromUpstream: flowCounter{fromUpstream.Bytes, fromUpstream.Messages},
+		})
+	}
+	return c
 }
 
 func newHandshake(r *http.Request, upstream string) handshake {

@@ -18,13 +18,21 @@ type settings struct {
 	cert, key string
 	wait      time.Duration // -drain
 	level     slog.Level
-	target    string // "": the demo
+	targets   []string // none: the demo
+	bad       error    // what is wrong with them
 	options   []wsproxy.Option
+
+	policy           string
+	maxFails         int
+	failTimeout, dns time.Duration
 }
 
 // values are the flags that become options of the Proxy or need a check.
 type values struct {
 	connect, read, send, close, lifetime time.Duration
+	ping, pingTimeout                    time.Duration
+	maxTunnels, maxTunnelsPerIP          int
+	maxMessage                           int64
 	keepAlive, targetHost, detached      bool
 	origins, trusted                     []string
 	headers                              [][2]string
@@ -50,9 +58,36 @@ func flagSet(s *settings, v *values) *flag.FlagSet {
 			"no progress; 0 for no limit")
 	f.DurationVar(&v.close, "close-timeout", 10*time.Second,
 		"no nginx directive (it closes both sides at the first end): longest time for the second\n"+
-			"side of a tunnel to end after the first; 0 for no limit")
+			"side of a tunnel to end after the first, and for both to answer a Close of the proxy's;\n"+
+			"0 for no limit")
 	f.DurationVar(&v.lifetime, "max-lifetime", 0,
 		"no nginx directive: longest life of a tunnel, busy or not; 0 for no limit (default 0s)")
+	f.DurationVar(&v.ping, "ping", 0,
+		"no nginx directive: ping either end of a tunnel that has sent nothing for this `interval`;\n"+
+			"0 for no pings (default 0s)")
+	f.DurationVar(&v.pingTimeout, "ping-timeout", 10*time.Second,
+		"no nginx directive: how long an end may stay silent after a ping of -ping")
+	f.IntVar(&v.maxTunnels, "max-tunnels", 0,
+		"nginx limit_conn over a whole server: most tunnels at once, `n`; 0 for no limit (default 0)")
+	f.IntVar(&v.maxTunnelsPerIP, "max-tunnels-per-ip", 0,
+		"nginx limit_conn by $binary_remote_addr: most tunnels at once of a client address, `n`;\n"+
+			"behind proxies give -trusted-proxy with it; 0 for no limit (default 0)")
+	f.Int64Var(&v.maxMessage, "max-message-size", 0,
+		"no nginx directive: largest message, either way, in `bytes` as on the wire; a larger one\n"+
+			"ends its tunnel with code 1009; 0 for no limit (default 0)")
+	f.StringVar(&s.policy, "policy", "round-robin",
+		"nginx least_conn, random two least_conn, ip_hash and hash: which server a request goes\n"+
+			"to, by the policy `name`: round-robin, least-tunnels, random2, hash-ip or hash-uri; of no\n"+
+			"effect with a single server")
+	f.IntVar(&s.maxFails, "max-fails", 1,
+		"nginx max_fails: `n` failures within -fail-timeout take a server down; 0 for never; of no\n"+
+			"effect with a single server")
+	f.DurationVar(&s.failTimeout, "fail-timeout", 10*time.Second,
+		"nginx fail_timeout: the time within which -max-fails failures take a server down, and for\n"+
+			"how long; of no effect with a single server")
+	f.DurationVar(&s.dns, "dns", 0,
+		"nginx server name resolve: use all addresses of the target's name, and look it up again\n"+
+			"after each `interval`; 0 to leave the name to each connection (default 0s)")
 	f.BoolVar(&v.keepAlive, "keep-alive", false,
 		"nginx keepalive, with '' in place of close in the map: reuse connections to the target\n"+
 			"for plain requests")
@@ -82,8 +117,8 @@ func flagSet(s *settings, v *values) *flag.FlagSet {
 		"no nginx directive (its connections are always so): keep no goroutine and no buffers of\n"+
 			"the server's for a tunnel, which suits very many idle ones")
 	f.DurationVar(&s.wait, "drain", 30*time.Second,
-		"nginx worker_shutdown_timeout: how long tunnels and requests may take to end on SIGINT\n"+
-			"or SIGTERM; 0 cuts at once")
+		"nginx worker_shutdown_timeout: how long tunnels, which are sent a Close frame, and requests\n"+
+			"may take to end on SIGINT or SIGTERM; 0 cuts at once")
 	f.StringVar(&v.level, "log", "info",
 		"nginx error_log's level: least `level` to log: debug, info, warn or error")
 	return f
@@ -93,11 +128,12 @@ func flagSet(s *settings, v *values) *flag.FlagSet {
 func usage(w io.Writer) {
 	f := flagSet(new(settings), new(values))
 	f.SetOutput(w)
-	fmt.Fprint(w, `usage: wsproxy [flags] [target]
+	fmt.Fprint(w, `usage: wsproxy [flags] [target...]
 
 wsproxy proxies WebSockets, and the plain requests beside them, to target: an
-http, https, ws or wss URL, or http://unix:/run/app.sock:/base. Without a target
-it runs a demo upstream of its own.
+http, https, ws or wss URL, or http://unix:/run/app.sock:/base. More targets,
+with the scheme and path of the first, are more servers for the same requests.
+Without a target it runs a demo upstream of its own.
 
 `)
 	f.PrintDefaults()
@@ -115,17 +151,21 @@ func parse(args []string) (*settings, error) {
 	if err := f.Parse(args); err != nil {
 		return nil, err
 	}
-	s.target = f.Arg(0)
+	s.targets = f.Args()
 	var errs []error
 	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 
-	switch extra := f.Arg(1); {
-	case strings.HasPrefix(extra, "-"):
-		fail("%q comes after the target, want flags before it", extra)
-	case f.NArg() > 1:
-		fail("%d targets, want one at most", f.NArg())
-	case f.NArg() == 1 && s.target == "":
-		fail("the target is empty; for the demo give none")
+	for i, target := range s.targets {
+		switch {
+		case target == "":
+			fail("a target is empty; for the demo give none")
+		case i > 0 && strings.HasPrefix(target, "-"):
+			fail("%q comes after a target, want flags before them", target)
+			s.targets = s.targets[:i] // what follows may be its value
+		default:
+			continue
+		}
+		break
 	}
 	if (s.cert == "") != (s.key == "") {
 		fail("-tls-cert and -tls-key go together")
@@ -138,14 +178,18 @@ func parse(args []string) (*settings, error) {
 		fail("-log: %q is no level, want debug, info, warn or error", v.level)
 	}
 
+	errs = append(errs, s.checkUpstream()...)
 	s.options = v.options()
 	if _, err := wsproxy.New("http://localhost", s.options...); err != nil {
-		if s.target != "" {
-			_, err = wsproxy.New(s.target, s.options...) // all mistakes at once
-		}
 		errs = append(errs, err)
 	}
-	return s, errors.Join(errs...)
+	bad, mismatched := checkTargets(s.targets)
+	errs = append(errs, mismatched...)
+	if errs == nil {
+		s.bad = errors.Join(bad...)
+		return s, nil
+	}
+	return nil, errors.Join(append(errs, bad...)...)
 }
 
 // inFlags puts New's errors in terms of the flags.
@@ -155,6 +199,13 @@ var inFlags = strings.NewReplacer(
 	"WithSendTimeout:", "-send-timeout:",
 	"WithCloseTimeout:", "-close-timeout:",
 	"WithMaxLifetime:", "-max-lifetime:",
+	"WithPing: interval:", "-ping:",
+	"WithPing: timeout:", "-ping-timeout:",
+	"WithPing: timeout", "-ping-timeout:",
+	"WithMaxTunnels:", "-max-tunnels:",
+	"WithMaxTunnelsPerIP:", "-max-tunnels-per-ip:",
+	"WithMaxMessageSize: client:", "-max-message-size:",
+	"WithMaxMessageSize: upstream:", "-max-message-size:",
 	"WithOrigins:", "-origin:",
 	"WithTrustedProxies:", "-trusted-proxy:",
 	"WithHeader:", "-header:",
@@ -170,6 +221,10 @@ func (v *values) options() []wsproxy.Option {
 		wsproxy.WithSendTimeout(v.send),
 		wsproxy.WithCloseTimeout(v.close),
 		wsproxy.WithMaxLifetime(v.lifetime),
+		wsproxy.WithPing(v.ping, v.pingTimeout),
+		wsproxy.WithMaxTunnels(v.maxTunnels),
+		wsproxy.WithMaxTunnelsPerIP(v.maxTunnelsPerIP),
+		wsproxy.WithMaxMessageSize(v.maxMessage, v.maxMessage),
 	}
 	if v.keepAlive {
 		options = append(options, wsproxy.WithKeepAlive())

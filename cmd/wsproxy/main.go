@@ -1,21 +1,39 @@
 // Command wsproxy is a WebSocket reverse proxy, ready to run: what nginx does
 // with its map of $http_upgrade to $connection_upgrade, as one process.
 //
-//	wsproxy [flags] [target]
+//	wsproxy [flags] [target...]
 //
-// The target is an http, https, ws or wss URL, or nginx's form for a unix
+// A target is an http, https, ws or wss URL, or nginx's form for a unix
 // socket, http://unix:/run/app.sock:/base. Upgrades are checked, asked of the
 // target and relayed both ways; every other request is proxied beside them.
 // Without a target wsproxy proxies a demo upstream of its own, a page that
-// shows echo, round-trip times and the header fields that arrive.
+// shows echo, round-trip times, the tunnels that are open and the header
+// fields that arrive.
 //
 //	wsproxy                                          # the demo on http://localhost:8080
 //	wsproxy http://localhost:3000                    # a proxy in front of port 3000
+//	wsproxy -policy least-tunnels http://a:3000 http://b:3000
+//	wsproxy -policy hash-ip -dns 5s http://chat.default.svc.cluster.local.:3000
 //	wsproxy -listen :443 -tls-cert cert.pem -tls-key key.pem \
 //		-origin https://example.com -read-timeout 300s http://unix:/run/app.sock
 //
 // Once it listens, it says on standard output where, with the real port where
-// -listen asked for port 0. It logs to standard error.
+// -listen asked for port 0, and which servers it proxies. It logs to standard
+// error.
+//
+// # Several servers
+//
+// Several targets are servers for the same requests, so all have the same
+// scheme, path and query. The first also gives them its name: what -target-host
+// sends, and what the certificates of https targets are for. With -dns the
+// servers are all addresses of the one target's name instead, as they are now
+// and after each interval; wsproxy does not start if the first lookup fails,
+// and keeps the last servers where a later one does.
+//
+// What fails before it reached a server goes to the next one, as
+// [wsproxy.WithUpstream] has it. -policy, -max-fails and -fail-timeout are of no
+// effect with a single server, as in nginx, so that a list of targets may
+// shrink to one: there is no choice, and the only server is never down.
 //
 // # Flags
 //
@@ -26,8 +44,18 @@
 //	-connect-timeout d       connecting to the target, TLS included (60s)
 //	-read-timeout d          silence, of an answer or of a whole tunnel (60s)
 //	-send-timeout d          a write that makes no progress (60s)
-//	-close-timeout d         the second side of a tunnel after the first (10s)
+//	-close-timeout d         the second side of a tunnel after the first, and
+//	                         both after a Close of the proxy's (10s)
 //	-max-lifetime d          a whole tunnel (0: no limit)
+//	-ping interval           ping an end that is silent for so long (0: never)
+//	-ping-timeout d          an end that stays silent after a ping (10s)
+//	-max-tunnels n           tunnels at once (0: no limit)
+//	-max-tunnels-per-ip n    tunnels at once of a client address (0: no limit)
+//	-max-message-size bytes  a message, either way (0: no limit)
+//	-policy name             round-robin, least-tunnels, random2, hash-ip, hash-uri
+//	-max-fails n             failures that take a server down (1; 0: never)
+//	-fail-timeout d          within what time, and for how long (10s)
+//	-dns interval            use all addresses of the target's name (0: no)
 //	-keep-alive              reuse connections to the target for plain requests
 //	-origin pattern          take upgrades from this origin alone; repeatable
 //	-trusted-proxy prefix    believe forwarding fields of these peers; repeatable
@@ -37,14 +65,16 @@
 //	-drain d                 how long tunnels may take to end on shutdown (30s)
 //	-log level               debug, info, warn or error (info)
 //
-// Flags go before the target. An empty value after the colon of -header
+// Flags go before the targets. An empty value after the colon of -header
 // removes the field. A timeout of 0 is none, but -drain 0 cuts at once.
 //
 // # Signals
 //
-// SIGINT or SIGTERM begins the drain: wsproxy stops listening, and tunnels and
-// requests under way may end by themselves until -drain is over. What is left
-// then is cut. A second signal cuts at once.
+// SIGINT or SIGTERM begins the drain: wsproxy stops listening and sends both
+// ends of every tunnel a Close frame with code 1001, "shutting down". Tunnels
+// end when both have answered; one that does not answer within -close-timeout
+// is cut, and when -drain is over so is all that is left, plain requests too. A
+// second signal cuts at once.
 //
 // # Exit status
 //
@@ -91,7 +121,7 @@ func run(signals <-chan os.Signal, args []string, stdout, stderr io.Writer) int 
 		return 0
 	case err != nil:
 		complain(stderr, err)
-		fmt.Fprintln(stderr, "usage: wsproxy [flags] [target]; wsproxy -h explains the flags")
+		fmt.Fprintln(stderr, "usage: wsproxy [flags] [target...]; wsproxy -h explains the flags")
 		return 2
 	}
 	if err := s.serve(signals, stdout, stderr); err != nil {
@@ -103,32 +133,59 @@ func run(signals <-chan os.Signal, args []string, stdout, stderr io.Writer) int 
 
 // complain prints a line for each of the errors that err joins.
 func complain(w io.Writer, err error) {
+	last := ""
 	for line := range strings.SplitSeq(err.Error(), "\n") {
-		fmt.Fprintln(w, "wsproxy: "+inFlags.Replace(strings.TrimPrefix(line, "wsproxy: ")))
+		line = inFlags.Replace(strings.TrimPrefix(line, "wsproxy: "))
+		if line != last { // of -max-message-size, which is two of New's limits
+			fmt.Fprintln(w, "wsproxy: "+line)
+		}
+		last = line
 	}
 }
 
 // serve proxies until a signal has ended it. An error is why it could not
 // start or go on, or what the drain had to cut.
 func (s *settings) serve(signals <-chan os.Signal, stdout, stderr io.Writer) error {
+	if s.bad != nil {
+		return s.bad
+	}
 	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: s.level}))
+	slog.SetDefault(log) // where Upstream.Watch logs
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+
 	v := &service{settings: s, log: log}
-	target, shown := s.target, s.target
-	if target == "" {
-		demo, err := startDemo(log)
-		if err != nil {
+	options := append(s.options, wsproxy.WithLogger(log), wsproxy.WithHooks(wsproxy.Hooks{OnClose: v.count}))
+	var target, shown string
+	var demo *demo
+	if s.targets == nil {
+		var err error
+		if demo, err = newDemo(log); err != nil {
 			return fmt.Errorf("demo upstream: %w", err)
 		}
 		defer demo.close()
-		v.onDrain = demo.drain
 		target, shown = demo.url, "demo upstream"
+	} else {
+		u, resolver, err := s.upstream(ctx)
+		if err != nil {
+			return err
+		}
+		if u != nil {
+			options = append(options, wsproxy.WithUpstream(u))
+		}
+		if resolver != nil {
+			watching.Go(func() { u.Watch(ctx, resolver) })
+		}
+		target, shown = s.targets[0], s.shown(u)
 	}
-
 	var err error
-	v.proxy, err = wsproxy.New(target, append(s.options, wsproxy.WithLogger(log),
-		wsproxy.WithHooks(wsproxy.Hooks{OnClose: v.count}))...)
-	if err != nil {
+	if v.proxy, err = wsproxy.New(target, options...); err != nil {
 		return err
+	}
+	if demo != nil {
+		demo.serve(v.proxy)
 	}
 	v.server = v.newServer()
 	if s.cert != "" {
@@ -142,7 +199,6 @@ func (s *settings) serve(signals <-chan os.Signal, stdout, stderr io.Writer) err
 	if err != nil {
 		return err
 	}
-	shown, _, _ = strings.Cut(shown, "?") // a query may be a secret
 	fmt.Fprintf(stdout, "wsproxy: %s -> %s\n", s.url(l), shown)
 
 	failed := make(chan error, 1)
@@ -184,12 +240,11 @@ func (s *settings) url(l net.Listener) string {
 type service struct {
 	*settings
 	log     *slog.Logger
-	proxy   *wsproxy.Proxy
-	server  *http.Server
-	onDrain func() // closes what the upstream itself holds open, or nil
-
-	requests sync.Map     // connections with a plain request or a handshake under way
-	cut      atomic.Int64 // tunnels that the drain did not let end
+	proxy    *wsproxy.Proxy
+	server   *http.Server
+	requests sync.Map // connections with a plain request or a handshake under way
+	draining atomic.Bool
+	cut      atomic.Int64 // tunnels that did not end in order during the drain
 }
 
 // newServer returns the server in front of the proxy. It has no WriteTimeout
@@ -220,14 +275,15 @@ func (v *service) newServer() *http.Server {
 
 // count is the hook that notes which tunnels the drain cut.
 func (v *service) count(_ *wsproxy.Tunnel, e wsproxy.Ending) {
-	if e.Reason == wsproxy.Shutdown {
+	if v.draining.Load() && errors.Is(e.Err, wsproxy.ErrCut) {
 		v.cut.Add(1)
 	}
 }
 
 // drain lets what is under way end until -drain is over or another signal
-// comes. Its error says what was cut then.
+// comes. Its error says what was cut then, or by the close timeout before.
 func (v *service) drain(signals <-chan os.Signal) error {
+	v.draining.Store(true)
 	v.log.Info("draining; another signal cuts at once", "tunnels", v.proxy.Stats().Live, "for", v.wait)
 	ctx, stop := context.WithCancelCause(context.Background())
 	defer stop(nil)
@@ -240,9 +296,6 @@ func (v *service) drain(signals <-chan os.Signal) error {
 		case <-ctx.Done():
 		}
 	}()
-	if v.onDrain != nil {
-		v.onDrain()
-	}
 
 	// http.Server.Shutdown knows nothing of hijacked connections, and
 	// Proxy.Shutdown nothing of plain requests. Both at once: the one closes
@@ -268,7 +321,11 @@ func (v *service) drain(signals <-chan os.Signal) error {
 	if cut == nil {
 		return nil
 	}
-	return fmt.Errorf("cut %s: %w", strings.Join(cut, " and "), context.Cause(ctx))
+	why := context.Cause(ctx)
+	if why == nil {
+		why = errors.New("no answer to the Close frame within the close timeout")
+	}
+	return fmt.Errorf("cut %s: %w", strings.Join(cut, " and "), why)
 }
 
 func plural(n int, noun string) string {

@@ -1,0 +1,172 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+
+	"example.com/wsproxy"
+)
+
+// policies are what -policy may say.
+var policies = map[string]func() wsproxy.Policy{
+	"round-robin":   wsproxy.RoundRobin,
+	"least-tunnels": wsproxy.LeastTunnels,
+	"random2":       wsproxy.Random2,
+	"hash-ip":       wsproxy.HashByClientIP,
+	"hash-uri": func() wsproxy.Policy {
+		return wsproxy.HashBy(func(r *http.Request) string { return r.URL.RequestURI() })
+	},
+}
+
+// A place is what a target names: a server, and what is put before the path
+// and query of its requests.
+type place struct {
+	host, port          string // "" for a unix socket
+	addr                string // as in wsproxy.Server
+	scheme, path, query string
+}
+
+// placeOf reads a target that New takes.
+func placeOf(target string) place {
+	scheme, rest, _ := strings.Cut(target, "://")
+	socket, unix := strings.CutPrefix(rest, "unix:")
+	if unix {
+		var base string
+		socket, base, _ = strings.Cut(socket, ":")
+		rest = "localhost" + base
+	}
+	u, err := url.Parse(scheme + "://" + rest)
+	if err != nil {
+		return place{} // New has not taken it
+	}
+	p := place{scheme: u.Scheme, path: strings.TrimSuffix(u.EscapedPath(), "/"), query: u.RawQuery}
+	switch p.scheme {
+	case "ws":
+		p.scheme = "http"
+	case "wss":
+		p.scheme = "https"
+	}
+	if unix {
+		p.addr = "unix:" + socket
+		return p
+	}
+	p.host = u.Hostname()
+	p.port = cmp.Or(u.Port(), map[string]string{"http": "80", "https": "443"}[p.scheme])
+	p.addr = net.JoinHostPort(p.host, p.port)
+	return p
+}
+
+// checkTargets returns what New has against each target, and else what keeps
+// them from being servers for the same requests.
+func checkTargets(targets []string) (bad, mismatched []error) {
+	for _, target := range targets {
+		if _, err := wsproxy.New(target); err != nil {
+			bad = append(bad, err)
+		}
+	}
+	if bad != nil || len(targets) < 2 {
+		return bad, nil
+	}
+	first := placeOf(targets[0])
+	for _, target := range targets[1:] {
+		p := placeOf(target)
+		for _, part := range []struct{ name, own, want string }{
+			{"scheme", p.scheme, first.scheme},
+			{"path", p.path, first.path},
+			{"query", p.query, first.query},
+		} {
+			if part.own != part.want {
+				mismatched = append(mismatched, fmt.Errorf("target %q has another %s than the first, %q; "+
+					"targets are servers for the same requests", withoutQuery(target), part.name, withoutQuery(targets[0])))
+			}
+		}
+	}
+	return nil, mismatched
+}
+
+// withoutQuery is for showing: a query may be a secret.
+func withoutQuery(target string) string {
+	target, _, _ = strings.Cut(target, "?")
+	return target
+}
+
+// checkUpstream checks the flags about the servers.
+func (s *settings) checkUpstream() (errs []error) {
+	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if policies[s.policy] == nil {
+		fail("-policy: %q is no policy, want one of %s", s.policy, strings.Join(slices.Sorted(maps.Keys(policies)), ", "))
+	}
+	if s.maxFails < 0 {
+		fail("-max-fails: \"%d\" is negative, want a number or 0 for never", s.maxFails)
+	}
+	if s.failTimeout <= 0 {
+		fail("-fail-timeout: %q is not positive", s.failTimeout)
+	}
+	switch {
+	case s.dns < 0:
+		fail("-dns: %q is negative, want an interval or 0 for none", s.dns)
+	case s.dns == 0:
+	case len(s.targets) != 1:
+		fail("-dns wants one target, whose name it looks up; there are %d", len(s.targets))
+	case strings.Contains(s.targets[0], "://unix:"):
+		fail("-dns wants a target with a name; %q is a unix socket", s.targets[0])
+	}
+	return errs
+}
+
+// upstream returns the servers behind the targets and, with -dns, what finds
+// them. A single plain target needs neither.
+func (s *settings) upstream(ctx context.Context) (*wsproxy.Upstream, *wsproxy.DNSResolver, error) {
+	like := wsproxy.Server{MaxFails: s.maxFails, FailTimeout: s.failTimeout}
+	if s.maxFails == 0 {
+		like.MaxFails = wsproxy.NeverDown
+	}
+	var servers []wsproxy.Server
+	var resolver *wsproxy.DNSResolver
+	switch {
+	case s.dns > 0:
+		p := placeOf(s.targets[0])
+		port, _ := strconv.Atoi(p.port)
+		resolver = wsproxy.DNS(p.host, port, s.dns)
+		resolver.Server = like
+		var err error
+		if servers, _, err = resolver.Resolve(ctx); err != nil {
+			return nil, nil, err
+		}
+	case len(s.targets) > 1:
+		for _, target := range s.targets {
+			server := like
+			server.Addr = placeOf(target).addr
+			servers = append(servers, server)
+		}
+	default:
+		return nil, nil, nil
+	}
+	u, err := wsproxy.NewUpstream(policies[s.policy](), servers...)
+	return u, resolver, err
+}
+
+// shown is what the start line says of the targets.
+func (s *settings) shown(u *wsproxy.Upstream) string {
+	var names []string
+	for _, target := range s.targets {
+		names = append(names, withoutQuery(target))
+	}
+	line := strings.Join(names, ", ")
+	if s.dns > 0 {
+		var addrs []string
+		for _, server := range u.Servers() {
+			addrs = append(addrs, server.Addr)
+		}
+		line += " (now " + strings.Join(addrs, ", ") + ")"
+	}
+	return line
+}

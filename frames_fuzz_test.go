@@ -1,0 +1,238 @@
+package wsproxy
+
+import (
+	"bytes"
+	"encoding/binary"
+	"net"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// fuzzStreams are the seeds: valid and malformed streams of either kind.
+func fuzzStreams() [][]byte {
+	var streams [][]byte
+	for _, masked := range []bool{true, false} {
+		f := func(first byte, payload string) []byte { return wire(first, masked, payload) }
+		streams = append(streams,
+			f(0x81, "hello"), f(0x82, strings.Repeat("\x88", 126)),
+			slices.Concat(f(0x01, "a"), f(0x89, "ping"), f(0x00, ""), f(0x80, "b"), f(0x88, "\x03\xe8bye"), f(0x81, "late")),
+			slices.Concat(f(0xc1, "compressed"), f(0x8a, ""), f(0x88, ""), f(0x88, "\x0f\xa0")),
+			slices.Concat(f(0x01, "a"), f(0x81, "b")), f(0x80, "a"), f(0x8f, ""), f(0x09, "x"),
+			wireWithLength(0x82, masked, 127, "long form"), wireWithLength(0x88, masked, 126, "\x03\xe8"))
+	}
+	return append(streams, nil, []byte("GET / HTTP/1.1\r\n\r\n"), bytes.Repeat([]byte{0xff}, 40))
+}
+
+// chunker makes chunk sizes of a fuzzer's bytes.
+func chunker(sizes []byte) func() int {
+	at := -1
+	return func() int {
+		if len(sizes) == 0 {
+			return 1 << 30
+		}
+		at++
+		return int(sizes[at%len(sizes)])
+	}
+}
+
+// scanByTheBook is RFC 6455, section 5.2, read off a whole stream.
+func scanByTheBook(b []byte, masked bool) (got seen) {
+	at, fragmented := 0, false
+	for {
+		f := b[at:]
+		if len(f) < 2 {
+			break
+		}
+		header, length := 2, uint64(f[1]&0x7f)
+		switch length {
+		case 126:
+			header = 4
+		case 127:
+			header = 10
+		}
+		if f[1]&0x80 != 0 {
+			header += 4
+		}
+		if len(f) < header {
+			break
+		}
+		short := length
+		switch short {
+		case 126:
+			length = uint64(binary.BigEndian.Uint16(f[2:]))
+		case 127:
+			length = binary.BigEndian.Uint64(f[2:])
+		}
+		final, opcode := f[0]&0x80 != 0, f[0]&0x0f
+		control := opcode >= 8
+		if length>>63 != 0 || (f[1]&0x80 != 0) != masked || opcode > 10 || opcode > 2 && opcode < 8 ||
+			control && (!final || short > 125) || !control && (opcode == 0) != fragmented {
+			got.off = true
+			return got
+		}
+		if uint64(len(f)-header) < length {
+			break
+		}
+		payload := slices.Clone(f[header : header+int(length)])
+		if masked {
+			for i := range payload {
+				payload[i] ^= f[header-4+i%4]
+			}
+		}
+		at += header + int(length)
+		got.boundaries = append(got.boundaries, at)
+		switch {
+		case !control && final:
+			got.messages++
+			fragmented = false
+		case !control:
+			fragmented = true
+		case opcode == 8 && !got.closed:
+			got.closed, got.code = true, 1005
+			if length >= 2 {
+				got.code = int(binary.BigEndian.Uint16(payload))
+			}
+		}
+	}
+	got.open = at < len(b)
+	return got
+}
+
+func FuzzAnyChunkingScansAsOneChunk(f *testing.F) {
+	for i, stream := range fuzzStreams() {
+		f.Add(stream, i%2 == 0, []byte{1})
+		f.Add(stream, i%2 == 1, []byte{3, 1, 0, 200})
+	}
+	f.Fuzz(func(t *testing.T, stream []byte, masked bool, sizes []byte) {
+		whole := scanChunks(stream, masked, inOnePiece)
+		require.Equal(t, whole, scanChunks(stream, masked, chunker(sizes)), "in chunks of % d", sizes)
+		require.Equal(t, whole, scanStep(stream, masked, 1), "byte by byte")
+		require.Equal(t, scanByTheBook(stream, masked), whole, "by the RFC")
+	})
+}
+
+// A sinkTo takes what a flow writes.
+type sinkTo struct{ bytes.Buffer }
+
+func (s *sinkTo) write(p []byte) error {
+	s.Write(p)
+	return nil
+}
+
+func (s *sinkTo) closeWrite() bool { return true }
+func (s *sinkTo) reset()           {}
+
+// newTestFlow is the flow from the client, or the upstream, of a tunnel whose
+// connections nobody uses.
+func newTestFlow(fromClient bool, limit int64) (*flow, *sinkTo) {
+	p := new(Proxy)
+	p.tunnels.sweeper.init(timeouts{})
+	client, _ := net.Pipe()
+	upstream, _ := net.Pipe()
+	tunnel := &Tunnel{p: p, frames: true}
+	tunnel.relay = &connRelay{tunnel, client, upstream}
+	tunnel.fromClient.init(tunnel, ClientClosed, UpstreamClosed)
+	tunnel.fromUpstream.init(tunnel, UpstreamClosed, ClientClosed)
+	f, out := &tunnel.fromUpstream, new(sinkTo)
+	if fromClient {
+		f = &tunnel.fromClient
+	}
+	f.scan.limit = limit
+	f.dst = out
+	return f, out
+}
+
+// What a flow forwards is what came, byte for byte, with the proxy's own frames
+// at boundaries alone and nothing after its Close frame; of a message over the
+// limit nothing passes of the frame that exceeds it.
+func FuzzAFlowForwardsEveryByteAndAddsFramesBetweenFrames(f *testing.F) {
+	for i, stream := range fuzzStreams() {
+		f.Add(stream, i%2 == 0, []byte{1}, []byte{0, 1}, uint16(0))
+		f.Add(stream, i%2 == 1, []byte{3, 1, 0, 200}, []byte{0}, uint16(3))
+		f.Add(stream, i%2 == 1, []byte{2}, []byte{0, 0, 0, 1, 0, 0, 0, 2}, uint16(100))
+		f.Add(stream, i%2 == 0, []byte{2}, []byte{0, 2}, uint16(0))
+	}
+	f.Fuzz(func(t *testing.T, stream []byte, fromClient bool, sizes, asks []byte, limit uint16) {
+		flow, out := newTestFlow(fromClient, int64(limit))
+		next, ask := chunker(sizes), chunker(asks)
+		var err error
+		for at := 0; at < len(stream) && err == nil; {
+			n := min(max(1, next()), len(stream)-at)
+			switch {
+			case len(asks) == 0:
+			case ask()%4 == 1:
+				flow.asked.Or(askPing)
+			case ask()%16 == 2:
+				flow.t.goAway(Killed, 4000, "")
+			}
+			if err = flow.forward(stream[at : at+n]); err == nil && flow.asked.Load() != 0 {
+				err = flow.add() // as run does before it reads
+			}
+			at += n
+		}
+		if err == nil && flow.held > 0 {
+			flow.dst.write(flow.scan.header[:flow.held])
+		}
+
+		checkForwarded(t, stream, out.Bytes(), flow, err != nil)
+	})
+}
+
+// checkForwarded goes through what a flow has written next to what came.
+func checkForwarded(t *testing.T, stream, out []byte, f *flow, ended bool) {
+	masked := f.scan.masked
+	ends := append([]int{0}, scanByTheBook(stream, masked).boundaries...)
+	for i, end := range ends[:len(ends)-1] {
+		if isOwn(stream[end:], opPing, pingPayload, masked) {
+			t.Skip("a Ping of the peer's that is like the proxy's, before frame ", i)
+		}
+	}
+	for s, rest := (scanner{masked: masked, limit: f.scan.limit}), out; len(rest) > 0 && !s.off; {
+		rest = rest[s.frame(rest):]
+		require.False(t, s.over && !s.closed && !s.off, "a frame over the limit passes")
+	}
+	at, closed := 0, false // of stream
+	for _, end := range ends {
+		if !bytes.HasPrefix(out, stream[at:end]) {
+			break
+		}
+		closed = closed || end > at && stream[at]&0x0f == opClose
+		out, at = out[end-at:], end
+		for isOwn(out, opPing, pingPayload, masked) {
+			out = out[len(appendControl(nil, opPing, []byte(pingPayload), masked)):]
+		}
+	}
+	if !ended {
+		require.True(t, bytes.Equal(stream[at:], out), "behind the last whole frame %x passes as %x", stream[at:], out)
+		return
+	}
+	for _, payload := range []string{"\x0f\xa0", "\x03\xf1message too big"} {
+		if isOwn(out, opClose, payload, masked) {
+			require.False(t, closed, "the proxy's Close frame comes after the peer's own")
+			out = out[len(appendControl(nil, opClose, []byte(payload), masked)):]
+			closed = true
+			break
+		}
+	}
+	require.True(t, closed, "no Close frame but %x", out)
+	require.Empty(t, out, "what follows the Close frame")
+}
+
+// isOwn reports whether b begins with that frame of the proxy's.
+func isOwn(b []byte, opcode byte, payload string, masked bool) bool {
+	header := 2
+	if masked {
+		header = 6
+	}
+	if len(b) < header+len(payload) || b[0] != 0x80|opcode || int(b[1]&0x7f) != len(payload) {
+		return false
+	}
+	got := slices.Clone(b[header : header+len(payload)])
+	if masked {
+		maskBytes(got, b[2:6])
+	}
+	return string(got) == payload
+}
