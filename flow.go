@@ -151,6 +151,7 @@ func (f *flow) stop(err error) {
 	if errors.Is(err, syscall.ECONNRESET) {
 		f.dstReset.Store(true)
 	}
+	f.stalled.Store(0) // only now: see connRelay.drive
 	if err != errClosing {
 		f.t.settle(f.dstEnded, err)
 		f.t.startClosing()

@@ -107,9 +107,11 @@ func (s *rawSink) write(p []byte) error {
 	s.p = p
 	err := s.raw.Write(s.ready)
 	s.p = nil
-	s.f.unstall()
 	if err == nil && s.err != nil {
 		err = os.NewSyscallError("write", s.err)
+	}
+	if err == nil {
+		s.f.unstall()
 	}
 	return err
 }

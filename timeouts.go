@@ -172,7 +172,7 @@ func (s *sweeper) ping(f *flow) (at int64, awaited bool) {
 		return never, false // nothing may follow a Close frame
 	case f.stalled.Load() != 0:
 		return never, false // the other end is slow, and this one not read meanwhile
-	case to.asked.Load()&askPing != 0 && to.stalled.Load() == 0:
+	case to.asked.Load()&askPing != 0:
 		return never, false // the Ping waits for the end of a frame that this end takes in
 	}
 	heard := max(s.stamp(f.t.opened), f.heard.Load(), f.moved.Load())

@@ -159,6 +159,7 @@ func parse(args []string) (*settings, error) {
 		switch {
 		case target == "":
 			fail("a target is empty; for the demo give none")
+			s.targets = s.targets[:i]
 		case i > 0 && strings.HasPrefix(target, "-"):
 			fail("%q comes after a target, want flags before them", target)
 			s.targets = s.targets[:i] // what follows may be its value

@@ -160,7 +160,7 @@ func (s *settings) serve(signals <-chan os.Signal, stdout, stderr io.Writer) err
 	options := append(s.options, wsproxy.WithLogger(log), wsproxy.WithHooks(wsproxy.Hooks{OnClose: v.count}))
 	var target, shown string
 	var demo *demo
-	if s.targets == nil {
+	if len(s.targets) == 0 {
 		var err error
 		if demo, err = newDemo(log); err != nil {
 			return fmt.Errorf("demo upstream: %w", err)
@@ -239,7 +239,7 @@ func (s *settings) url(l net.Listener) string {
 // A service is the command while it runs.
 type service struct {
 	*settings
-	log     *slog.Logger
+	log      *slog.Logger
 	proxy    *wsproxy.Proxy
 	server   *http.Server
 	requests sync.Map // connections with a plain request or a handshake under way
