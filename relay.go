@@ -23,7 +23,7 @@ type relay interface {
 // newRelay returns the relay for a tunnel, which owns the connections from here
 // on.
 func newRelay(t *Tunnel, client, upstream net.Conn) relay {
-	if r := newLoopRelay(t, client, upstream); r != nil {
+	if r := t.p.tunnels.loops.relay(t, client, upstream); r != nil {
 		return r
 	}
 	return &connRelay{t, client, upstream}

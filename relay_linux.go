@@ -16,6 +16,7 @@ import (
 // on. An idle tunnel is a few hundred bytes and no goroutine.
 type loopRelay struct {
 	t                *Tunnel
+	loops            *loops
 	client, upstream socket
 	ended            func()
 	over             bool // both sockets are closed and ended is called
@@ -37,10 +38,10 @@ const (
 	doCut = doCutClient | doCutUpstream
 )
 
-// newLoopRelay returns a loopRelay where both connections are plain sockets,
-// and nil where they are not or the process is out of descriptors.
-func newLoopRelay(t *Tunnel, client, upstream net.Conn) relay {
-	r := &loopRelay{t: t}
+// relay returns a loopRelay where both connections are plain sockets, and nil
+// where they are not or the process is out of descriptors.
+func (ls *loops) relay(t *Tunnel, client, upstream net.Conn) relay {
+	r := &loopRelay{t: t, loops: ls}
 	if !r.client.detach(client) {
 		return nil
 	}
@@ -67,7 +68,7 @@ func (r *loopRelay) start(ended func()) {
 
 func (r *loopRelay) begin(ended func()) {
 	r.ended = ended
-	if err := r.t.p.tunnels.loops.place(r); err != nil {
+	if err := r.loops.place(r); err != nil {
 		r.t.settle(Failed, err)
 		syscall.Close(r.client.fd)
 		syscall.Close(r.upstream.fd)
