@@ -81,8 +81,8 @@ func (r *registry) sweep() {
 	for _, t := range r.live {
 		d := r.deadline(t)
 		for _, f := range t.flows() {
-			switch at, awaited := r.ping(f); {
-			case awaited: // and deadline knows until when
+			switch at, asked := r.ping(f); {
+			case asked > 0: // and deadline knows until when
 			case at <= now:
 				f.pinged.Store(now)
 				pings = append(pings, f.back())
@@ -146,8 +146,8 @@ func (s *sweeper) deadline(t *Tunnel) deadline {
 	d.limit(t.lastActivity(), s.read, ReadTimeout, nil)
 	for _, f := range t.flows() {
 		d.limit(f.stalled.Load(), s.send, SendTimeout, nil)
-		if _, awaited := s.ping(f); awaited {
-			d.limit(f.pinged.Load(), s.pingTimeout, PingTimeout, f)
+		if _, asked := s.ping(f); asked > 0 {
+			d.limit(asked, s.pingTimeout, PingTimeout, f)
 		}
 	}
 	d.limit(t.closing.Load(), s.close, cutNow, nil)
@@ -159,27 +159,36 @@ func (s *sweeper) stamp(t time.Time) int64 { return int64(t.Sub(s.epoch)) }
 
 const never = 1<<63 - 1
 
-// ping tells when the source of f is to be sent a Ping, or that it was and has
-// not been heard of since.
-func (s *sweeper) ping(f *flow) (at int64, awaited bool) {
+// ping tells when the source of f is to be sent a Ping, or since when it could
+// have answered one and has not been heard of.
+func (s *sweeper) ping(f *flow) (at, asked int64) {
 	if s.pingInterval == 0 || !f.t.frames {
-		return never, false
+		return never, 0
 	}
-	switch to := f.back(); {
+	to := f.back()
+	switch {
 	case to.quiet.Load():
-		return never, false
+		return never, 0
 	case f.t.closing.Load() != 0, f.code.Load() != 0, to.code.Load() != 0:
-		return never, false // nothing may follow a Close frame
+		return never, 0 // nothing may follow a Close frame
 	case f.stalled.Load() != 0:
-		return never, false // the other end is slow, and this one not read meanwhile
+		return never, 0 // the other end is slow, and this one not read meanwhile
 	case to.asked.Load()&askPing != 0:
-		return never, false // the Ping waits for the end of a frame that this end takes in
+		// The Ping waits: for the end of a frame that this end takes in, or
+		// because it takes nothing.
+		if stalled := to.stalled.Load(); stalled != 0 {
+			return never, max(stalled, f.pinged.Load())
+		}
+		return never, 0
 	}
 	heard := max(s.stamp(f.t.opened), f.heard.Load(), f.moved.Load())
+	if pinged := f.pinged.Load(); pinged > heard {
+		return never, pinged
+	}
 	if at = heard + int64(s.pingInterval); at < 0 {
 		at = never
 	}
-	return at, f.pinged.Load() > heard
+	return at, 0
 }
 
 func (d deadline) carryOut() {
