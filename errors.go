@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"strconv"
@@ -150,4 +152,30 @@ func quote(s string) string {
 		return strconv.Quote(s[:most]) + "…"
 	}
 	return strconv.Quote(s)
+}
+
+// fail answers a request that got nothing from the upstream.
+func (p *Proxy) fail(w http.ResponseWriter, r *http.Request, err error) {
+	status := StatusCode(err)
+	var refused *refusal
+	if errors.As(err, &refused) {
+		maps.Copy(w.Header(), refused.header)
+	}
+	level := slog.LevelDebug // the client's mistake, or nobody's
+	if status >= http.StatusInternalServerError && !errors.Is(err, ErrShutdown) {
+		level = slog.LevelWarn
+	}
+	p.logger.LogAttrs(r.Context(), level, "request failed", slog.Int("status", status),
+		slog.Any("error", err), slog.String("client", r.RemoteAddr), slog.String("path", r.URL.Path))
+	p.errorHandler(w, r, err)
+}
+
+func defaultErrorHandler(w http.ResponseWriter, _ *http.Request, err error) {
+	status := StatusCode(err)
+	text := http.StatusText(status)
+	var refused *refusal
+	if errors.As(err, &refused) && refused.public() {
+		text = refused.Error()
+	}
+	http.Error(w, text, status)
 }

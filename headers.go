@@ -1,12 +1,9 @@
 package wsproxy
 
 import (
-	"context"
-	"net"
 	"net/http"
-	"net/netip"
+	"net/http/httputil"
 	"net/textproto"
-	"slices"
 	"strings"
 )
 
@@ -111,238 +108,6 @@ func withoutUpgrade(r *http.Request) *http.Request {
 	return &plain
 }
 
-// A headerPolicy decides what an upstream learns of the client.
-type headerPolicy struct {
-	trusted   trust
-	forwarded bool
-	edits     []headerEdit
-}
-
-// A headerEdit is nginx's proxy_set_header: an empty value removes.
-type headerEdit struct{ name, value string }
-
-// apply sets the forwarding fields of out, a header without hop-by-hop
-// fields, for the request in. The lists that it extends are read from in: a
-// client that names X-Forwarded-For in Connection cannot shorten them
-// (CVE-2022-31813).
-func (p *headerPolicy) apply(out http.Header, in *http.Request) {
-	peer := peerAddr(in.RemoteAddr)
-	trusted := p.trusted.peer(in, peer)
-	for name := range out {
-		if p.managed(name, trusted) {
-			delete(out, name)
-		}
-	}
-
-	var prior []string
-	keepLists := trusted || !p.trusted.set
-	if keepLists {
-		prior = nonEmpty(in.Header["X-Forwarded-For"])
-	}
-	if client := p.client(in); client.IsValid() {
-		out["X-Real-Ip"] = []string{client.String()}
-	}
-	out["X-Forwarded-For"] = []string{strings.Join(append(prior, forwardedFor(peer)), ", ")}
-
-	proto, host := scheme(in), in.Host
-	if trusted {
-		proto = firstNonEmpty(in.Header.Get("X-Forwarded-Proto"), proto)
-		host = firstNonEmpty(in.Header.Get("X-Forwarded-Host"), host)
-	}
-	out["X-Forwarded-Proto"] = []string{proto}
-	out["X-Forwarded-Host"] = []string{host}
-	if p.forwarded {
-		out["Forwarded"] = []string{forwardedValue(in, peer, keepLists)}
-	} else if trusted && in.Header["Forwarded"] != nil {
-		out["Forwarded"] = slices.Clone(in.Header["Forwarded"])
-	}
-
-	for _, edit := range p.edits {
-		if edit.value == "" {
-			delete(out, edit.name)
-		} else {
-			out[edit.name] = []string{edit.value}
-		}
-	}
-}
-
-// client returns the address of the client behind any trusted proxies.
-func (p *headerPolicy) client(r *http.Request) netip.Addr {
-	peer := peerAddr(r.RemoteAddr)
-	if !p.trusted.peer(r, peer) {
-		return peer
-	}
-	return clientAddr(peer, r.Header["X-Forwarded-For"], p.trusted.prefixes)
-}
-
-// managed reports whether a client's field of this name must not pass: one
-// that the policy sets, one that only a trusted proxy may send, or an alias
-// of either, such as X_Real_IP, that a server behind CGI or WSGI conventions
-// would read as the same variable.
-func (p *headerPolicy) managed(name string, trusted bool) bool {
-	plain := dashed(name)
-	alias := plain != name
-	switch plain {
-	case "Forwarded", "X-Real-Ip", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto":
-		return true
-	}
-	if strings.HasPrefix(plain, "X-Forwarded-") {
-		return alias || !trusted
-	}
-	return alias && strings.HasPrefix(plain, "Sec-Websocket-") ||
-		slices.ContainsFunc(p.edits, func(e headerEdit) bool { return e.name != name && dashed(e.name) == plain })
-}
-
-// dashed is the name that a server would read for name if it took all
-// punctuation for the same.
-func dashed(name string) string {
-	return textproto.CanonicalMIMEHeaderKey(strings.Map(func(c rune) rune {
-		if 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' {
-			return c
-		}
-		return '-'
-	}, name))
-}
-
-// forwardedValue is the Forwarded field (RFC 7239) with this hop added. A
-// list whose quotes do not close would swallow what is added: it is dropped.
-func forwardedValue(in *http.Request, peer netip.Addr, keepList bool) string {
-	node := forwardedFor(peer)
-	if peer.Is6() {
-		node = `"[` + node + `]"`
-	}
-	hop := "for=" + node + ";host=" + quotedString(in.Host) + ";proto=" + scheme(in)
-	prior := strings.Join(nonEmpty(in.Header["Forwarded"]), ", ")
-	if !keepList || prior == "" || !balanced(prior) {
-		return hop
-	}
-	return prior + ", " + hop
-}
-
-func scheme(r *http.Request) string {
-	if r.TLS != nil {
-		return "https"
-	}
-	return "http"
-}
-
-// forwardedFor names the peer; "unknown" is RFC 7239's, section 6.2, and the
-// custom of X-Forwarded-For, for a peer without an IP address.
-func forwardedFor(peer netip.Addr) string {
-	if !peer.IsValid() {
-		return "unknown"
-	}
-	return peer.String()
-}
-
-// peerAddr returns the address in an http.Request's RemoteAddr, without zone
-// and never 4-in-6. It is invalid where there is none, as on a unix socket.
-func peerAddr(remoteAddr string) netip.Addr {
-	if addrPort, err := netip.ParseAddrPort(remoteAddr); err == nil {
-		return addrPort.Addr().Unmap().WithZone("")
-	}
-	addr, _ := netip.ParseAddr(remoteAddr) // a middleware's real-IP rewrite leaves no port
-	return addr.Unmap().WithZone("")
-}
-
-// clientAddr walks an X-Forwarded-For list from the right, as nginx's
-// real_ip_recursive does: past the trusted addresses to the first that is
-// not, or as far as it can be read.
-func clientAddr(peer netip.Addr, list []string, trusted []netip.Prefix) netip.Addr {
-	client := peer
-	for _, line := range slices.Backward(list) {
-		for {
-			comma := strings.LastIndexByte(line, ',')
-			if element := textproto.TrimString(line[comma+1:]); element != "" {
-				addr := listedAddr(element)
-				if !addr.IsValid() {
-					return client
-				}
-				client = addr
-				if !contains(trusted, client) {
-					return client
-				}
-			}
-			if comma < 0 {
-				break
-			}
-			line = line[:comma]
-		}
-	}
-	return client
-}
-
-// listedAddr reads the forms of an address seen in X-Forwarded-For: bare,
-// with a port, and IPv6 in brackets without one.
-func listedAddr(s string) netip.Addr {
-	if inner, ok := strings.CutPrefix(s, "["); ok && strings.HasSuffix(inner, "]") {
-		s = strings.TrimSuffix(inner, "]")
-	}
-	return peerAddr(s)
-}
-
-// A trust is the set of peers whose forwarding fields are believed.
-type trust struct {
-	set      bool // WithTrustedProxies was given
-	unix     bool
-	prefixes []netip.Prefix
-}
-
-func (t *trust) peer(r *http.Request, peer netip.Addr) bool {
-	if !t.set {
-		return false
-	}
-	return contains(t.prefixes, peer) || t.unix && onUnixSocket(r.Context())
-}
-
-func onUnixSocket(ctx context.Context) bool {
-	local, ok := ctx.Value(http.LocalAddrContextKey).(net.Addr)
-	return ok && local.Network() == "unix"
-}
-
-func contains(prefixes []netip.Prefix, addr netip.Addr) bool {
-	return slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(addr) })
-}
-
-func nonEmpty(lines []string) []string {
-	var kept []string
-	for _, line := range lines {
-		if textproto.TrimString(line) != "" {
-			kept = append(kept, line)
-		}
-	}
-	return kept
-}
-
-func firstNonEmpty(a, b string) string {
-	if a != "" {
-		return a
-	}
-	return b
-}
-
-// quotedString is RFC 9110's, section 5.6.4: a token stays as it is.
-func quotedString(s string) string {
-	if isToken(s) {
-		return s
-	}
-	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(s) + `"`
-}
-
-// balanced reports whether every quoted string in s is closed.
-func balanced(s string) bool {
-	open := false
-	for i := 0; i < len(s); i++ {
-		switch {
-		case s[i] == '"':
-			open = !open
-		case s[i] == '\\' && open:
-			i++
-		}
-	}
-	return !open
-}
-
 // isToken reports whether s is a token (RFC 9110, section 5.6.2).
 func isToken(s string) bool {
 	for _, c := range []byte(s) {
@@ -362,4 +127,43 @@ func isFieldValue(s string) bool {
 		}
 	}
 	return true
+}
+
+// Rewrite applies the proxy's header policy to a request of a
+// [httputil.ReverseProxy] of your own: use it as, or within, that proxy's
+// Rewrite. It routes pr.Out to the target, and sets Host, the forwarding
+// fields and Connection as for the Proxy's own requests; the protocols of
+// [WithUpgrades] are all that is left of an upgrade. The query is the
+// client's, to the byte. It may be called from any goroutine. The transport of
+// that proxy is its own: the servers of [WithUpstream], a unix target,
+// timeouts and TLS are not part of the policy.
+func (p *Proxy) Rewrite(pr *httputil.ProxyRequest) {
+	out := pr.Out
+	out.URL.RawQuery = pr.In.URL.RawQuery // httputil drops parameters that it cannot parse
+	out.Trailer = pr.In.Trailer           // filled in as the body is read, which the copy would not be
+	out.URL.Opaque = ""                   // of "GET x:/path", which would go upstream as it is
+	pr.SetURL(p.target.url)
+	switch {
+	case p.host.target:
+		out.Host = p.target.url.Host
+	case p.host.set:
+		out.Host = p.host.name
+	default:
+		out.Host = pr.In.Host
+	}
+	p.policy.apply(out.Header, pr.In)
+
+	delete(out.Header, "Connection")
+	delete(out.Header, "Upgrade")
+	delete(out.Header, "Http2-Settings")
+	protocol := upgradeToken(pr.In.Header, p.upgrades)
+	if protocol != "" {
+		out.Header["Upgrade"] = []string{protocol}
+		out.Header["Connection"] = []string{ConnectionUpgrade(protocol)}
+	} else if !p.keepAlive {
+		out.Close = ConnectionUpgrade(protocol) == "close"
+	}
+	if p.rewrite != nil {
+		p.rewrite(pr)
+	}
 }

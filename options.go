@@ -3,14 +3,10 @@ package wsproxy
 import (
 	"context"
 	"crypto/tls"
-	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httputil"
-	"net/netip"
-	"net/textproto"
 	"slices"
 	"strings"
 	"time"
@@ -86,9 +82,9 @@ func defaultConfig() config {
 }
 
 // WithConnectTimeout sets how long the connection to the upstream may take,
-// TLS handshake included; where there are several servers, each one's. The default is 60 seconds; zero means no limit of
-// the proxy's own; New refuses a negative one. The client gets 504 with
-// [ErrUpstreamTimeout].
+// TLS handshake included; where there are several servers, each one's. The
+// default is 60 seconds; zero means no limit of the proxy's own; New refuses a
+// negative one. The client gets 504 with [ErrUpstreamTimeout].
 //
 // It is nginx's proxy_connect_timeout.
 func WithConnectTimeout(d time.Duration) Option {
@@ -122,11 +118,12 @@ func WithSendTimeout(d time.Duration) Option {
 	return optionFunc(func(c *config) { c.sendTimeout = d })
 }
 
-// WithCloseTimeout sets how long a tunnel may last once one side has ended
-// it: the other side may send what it has left and must then end too, or is
-// cut. It is also how long both have to answer a Close frame of the proxy's. The
+// WithCloseTimeout sets how long a tunnel may last once one side has ended it:
+// the other side may send what it has left and must then end too, or is cut.
+// It is also how long both have to answer a Close frame of the proxy's. The
 // default is 10 seconds; zero disables it, which leaves half-closed tunnels to
-// the read timeout, and the answers to the default; New refuses a negative one.
+// the read timeout, and the answers to the default; New refuses a negative
+// one.
 //
 // nginx has no such directive: it closes both sides at the first end, and the
 // bytes still under way are lost.
@@ -167,8 +164,9 @@ func WithMaxTunnels(n int) Option {
 // WithMaxTunnelsPerIP limits the tunnels open at once from one client address,
 // as [WithMaxTunnels] does for all. The address is that of X-Real-IP: behind
 // proxies of your own give [WithTrustedProxies], or all their clients count as
-// one. Clients on a unix socket are not counted. The default, zero, is no limit;
-// New refuses a negative one. It is nginx's limit_conn by $binary_remote_addr.
+// one. Clients on a unix socket are not counted. The default, zero, is no
+// limit; New refuses a negative one. It is nginx's limit_conn by
+// $binary_remote_addr.
 func WithMaxTunnelsPerIP(n int) Option {
 	return optionFunc(func(c *config) { c.maxTunnelsPerIP = n })
 }
@@ -268,9 +266,9 @@ func WithHeader(name, value string) Option {
 // forwarding fields are believed: X-Forwarded-For is extended, X-Forwarded-*
 // kept, and X-Real-IP is the right-most address of X-Forwarded-For that is not
 // one of the prefixes. From every other peer all forwarding fields are dropped
-// before the proxy sets its own. Without this option X-Forwarded-For is extended
-// whoever sent it, as the nginx recipe does, its left part being only a claim;
-// of the client's other forwarding fields none passes.
+// before the proxy sets its own. Without this option X-Forwarded-For is
+// extended whoever sent it, as the nginx recipe does, its left part being only
+// a claim; of the client's other forwarding fields none passes.
 //
 // A prefix is an address, a CIDR prefix, or "unix:" for peers on a unix
 // socket. No prefix at all means that no peer is believed. New refuses
@@ -407,139 +405,4 @@ func WithHooks(h Hooks) Option {
 // ends the tunnel; a detached tunnel outlives both.
 func WithDetached() Option {
 	return optionFunc(func(c *config) { c.detached = true })
-}
-
-func (c *config) require(option string, given bool) {
-	c.missing = slices.DeleteFunc(c.missing, func(s string) bool { return s == option })
-	if !given {
-		c.missing = append(c.missing, option)
-	}
-}
-
-// validate checks what the options set, joining one error for each mistake.
-func (c *config) validate() error {
-	var errs []error
-	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf("wsproxy: "+format, args...)) }
-
-	for _, option := range c.missing {
-		fail("%s: nil, want a value", option)
-	}
-	for _, timeout := range []struct {
-		option string
-		d      time.Duration
-	}{
-		{"WithConnectTimeout", c.connectTimeout},
-		{"WithReadTimeout", c.readTimeout},
-		{"WithSendTimeout", c.sendTimeout},
-		{"WithCloseTimeout", c.closeTimeout},
-		{"WithMaxLifetime", c.maxLifetime},
-		{"WithPing: interval", c.pingInterval},
-		{"WithPing: timeout", c.pingTimeout},
-	} {
-		if timeout.d < 0 {
-			fail("%s: %q is negative, want a duration or 0 for none", timeout.option, timeout.d)
-		}
-	}
-	if c.pingInterval > 0 && c.pingTimeout == 0 {
-		fail("WithPing: timeout %q, want how long an answer may take", c.pingTimeout)
-	}
-	for _, limit := range []struct {
-		option string
-		n      int64
-	}{
-		{"WithMaxTunnels", int64(c.maxTunnels)},
-		{"WithMaxTunnelsPerIP", int64(c.maxTunnelsPerIP)},
-		{"WithMaxMessageSize: client", c.maxFromClient},
-		{"WithMaxMessageSize: upstream", c.maxFromUpstream},
-	} {
-		if limit.n < 0 {
-			fail("%s: \"%d\" is negative, want a number or 0 for no limit", limit.option, limit.n)
-		}
-	}
-	if len(c.upgrades) == 0 {
-		fail("WithUpgrades: no protocol, want at least one, such as %q", "websocket")
-	}
-	for _, name := range c.upgrades {
-		// RFC 9110, section 7.8: protocol = name ["/" version].
-		base, version, versioned := strings.Cut(name, "/")
-		switch {
-		case !isToken(base) || versioned && !isToken(version):
-			fail("WithUpgrades: %q is not a protocol name", name)
-		case strings.EqualFold(base, "h2c"):
-			fail("WithUpgrades: %q would let clients send requests past the proxy (h2c smuggling)", name)
-		}
-	}
-	for _, pattern := range c.origins {
-		if _, err := parseOrigin(pattern); err != nil {
-			fail("WithOrigins: %w", err)
-		}
-	}
-	if c.host.set && !c.host.target && !isHost(c.host.name) {
-		fail("WithHost: %q is not a host with an optional port", c.host.name)
-	}
-	for _, edit := range c.headers {
-		if err := edit.check(); err != nil {
-			fail("WithHeader: %w", err)
-		}
-	}
-	for _, s := range c.trustedProxies {
-		if _, err := parseTrusted(s); err != nil && s != "unix:" {
-			fail("WithTrustedProxies: %q is neither an address, a CIDR prefix nor \"unix:\"", s)
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// headerPolicy is the validated header options in the form that serves.
-func (c *config) headerPolicy() headerPolicy {
-	policy := headerPolicy{forwarded: c.forwarded, trusted: trust{set: c.trustSet}}
-	for _, s := range c.trustedProxies {
-		if prefix, err := parseTrusted(s); err == nil {
-			policy.trusted.prefixes = append(policy.trusted.prefixes, prefix)
-		} else {
-			policy.trusted.unix = true
-		}
-	}
-	for _, edit := range c.headers {
-		edit.name = textproto.CanonicalMIMEHeaderKey(edit.name)
-		policy.edits = slices.DeleteFunc(policy.edits, func(e headerEdit) bool { return e.name == edit.name })
-		policy.edits = append(policy.edits, edit)
-	}
-	return policy
-}
-
-func parseTrusted(s string) (netip.Prefix, error) {
-	if addr, err := netip.ParseAddr(s); err == nil && !strings.Contains(s, "/") {
-		addr = addr.Unmap().WithZone("")
-		return netip.PrefixFrom(addr, addr.BitLen()), nil
-	}
-	prefix, err := netip.ParsePrefix(s)
-	if err == nil && prefix.Addr().Is4In6() && prefix.Bits() >= 96 {
-		prefix = netip.PrefixFrom(prefix.Addr().Unmap(), prefix.Bits()-96)
-	}
-	return prefix.Masked(), err
-}
-
-// ownFields are written by the proxy alone.
-var ownFields = append([]string{
-	"Content-Length",
-	"Expect",
-	"Sec-Websocket-Accept",
-	"Sec-Websocket-Key",
-	"Sec-Websocket-Version",
-}, hopByHop...)
-
-func (e headerEdit) check() error {
-	name := textproto.CanonicalMIMEHeaderKey(e.name)
-	switch {
-	case !isToken(e.name):
-		return fmt.Errorf("%q is not a field name", e.name)
-	case !isFieldValue(e.value):
-		return fmt.Errorf("%q is not a legal value for %s", e.value, e.name)
-	case name == "Host":
-		return fmt.Errorf("%q is set by WithHost or WithTargetHost", e.name)
-	case slices.Contains(ownFields, name):
-		return fmt.Errorf("%q is the proxy's own to set", e.name)
-	}
-	return nil
 }

@@ -41,7 +41,6 @@ import (
 	"log/slog"
 	"maps"
 	"net/http"
-	"net/http/httputil"
 	"sync"
 	"time"
 )
@@ -234,77 +233,12 @@ func (p *Proxy) modifySwitch(res *http.Response) error {
 	return nil
 }
 
-// Rewrite applies the proxy's header policy to a request of a
-// [httputil.ReverseProxy] of your own: use it as, or within, that proxy's
-// Rewrite. It routes pr.Out to the target, and sets Host, the forwarding
-// fields and Connection as for the Proxy's own requests; the protocols of
-// [WithUpgrades] are all that is left of an upgrade. The query is the client's,
-// to the byte. It may be called from any goroutine. The transport of that proxy
-// is its own: the servers of [WithUpstream], a unix target, timeouts and TLS are
-// not part of the policy.
-func (p *Proxy) Rewrite(pr *httputil.ProxyRequest) {
-	out := pr.Out
-	out.URL.RawQuery = pr.In.URL.RawQuery // httputil drops parameters that it cannot parse
-	out.Trailer = pr.In.Trailer           // filled in as the body is read, which the copy would not be
-	out.URL.Opaque = ""                   // of "GET x:/path", which would go upstream as it is
-	pr.SetURL(p.target.url)
-	switch {
-	case p.host.target:
-		out.Host = p.target.url.Host
-	case p.host.set:
-		out.Host = p.host.name
-	default:
-		out.Host = pr.In.Host
-	}
-	p.policy.apply(out.Header, pr.In)
-
-	delete(out.Header, "Connection")
-	delete(out.Header, "Upgrade")
-	delete(out.Header, "Http2-Settings")
-	protocol := upgradeToken(pr.In.Header, p.upgrades)
-	if protocol != "" {
-		out.Header["Upgrade"] = []string{protocol}
-		out.Header["Connection"] = []string{ConnectionUpgrade(protocol)}
-	} else if !p.keepAlive {
-		out.Close = ConnectionUpgrade(protocol) == "close"
-	}
-	if p.rewrite != nil {
-		p.rewrite(pr)
-	}
-}
-
-// fail answers a request that got nothing from the upstream.
-func (p *Proxy) fail(w http.ResponseWriter, r *http.Request, err error) {
-	status := StatusCode(err)
-	var refused *refusal
-	if errors.As(err, &refused) {
-		maps.Copy(w.Header(), refused.header)
-	}
-	level := slog.LevelDebug // the client's mistake, or nobody's
-	if status >= http.StatusInternalServerError && !errors.Is(err, ErrShutdown) {
-		level = slog.LevelWarn
-	}
-	p.logger.LogAttrs(r.Context(), level, "request failed", slog.Int("status", status),
-		slog.Any("error", err), slog.String("client", r.RemoteAddr), slog.String("path", r.URL.Path))
-	p.errorHandler(w, r, err)
-}
-
-func defaultErrorHandler(w http.ResponseWriter, _ *http.Request, err error) {
-	status := StatusCode(err)
-	text := http.StatusText(status)
-	var refused *refusal
-	if errors.As(err, &refused) && refused.public() {
-		text = refused.Error()
-	}
-	http.Error(w, text, status)
-}
-
 // Shutdown refuses new tunnels from now on, with 503 and [ErrShutdown], sends
 // both ends of those there are a Close frame with code 1001, and waits for them
 // to end. When ctx ends first, it cuts what is left, whose endings tell with
-// [ErrCut], and returns ctx's error once that is gone. A tunnel of another protocol than WebSocket cannot be told and
-// has until then to end by itself. Plain requests are not concerned;
-// [http.Server.Shutdown] waits for those.
+// [ErrCut], and returns ctx's error once that is gone. A tunnel of another
+// protocol than WebSocket cannot be told and has until then to end by itself.
+// Plain requests are not concerned; [http.Server.Shutdown] waits for those.
 //
 // Shutdown may be called more than once and with an ended context, but not
 // from a hook, whose tunnel it would wait for.

@@ -120,7 +120,7 @@ func (d *demo) serveEcho(w http.ResponseWriter, r *http.Request) {
 }
 
 // mostTunnels is how many tunnels the page shows.
-const mostTunnels = 50
+const mostTunnels = 20
 
 // counters are what the page shows of the proxy, all times in milliseconds.
 type counters struct {

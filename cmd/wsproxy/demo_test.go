@@ -8,43 +8,9 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
-)
-
-// sendFrame writes a message, masked as a client's are (RFC 6455, section
-// 5.2), if with the mask that changes nothing.
-func (p *peer) sendFrame(t *testing.T, opcode byte, payload string) {
-	t.Helper()
-	require.Less(t, len(payload), 126)
-	_, err := io.WriteString(p, string([]byte{0x80 | opcode, 0x80 | byte(len(payload)), 0, 0, 0, 0})+payload)
-	require.NoError(t, err)
-}
-
-// frame reads a frame that is no longer than 64 KiB.
-func (p *peer) frame(t *testing.T) (opcode byte, payload string) {
-	t.Helper()
-	read := func(n int) []byte {
-		b := make([]byte, n)
-		_, err := io.ReadFull(p.br, b)
-		require.NoError(t, err)
-		return b
-	}
-	head := read(2)
-	require.Equal(t, byte(0x80), head[0]&0xf0, "want a whole message without extensions")
-	size := int(head[1])
-	if size == 126 {
-		long := read(2)
-		size = int(long[0])<<8 | int(long[1])
-	}
-	return head[0] & 0xf, string(read(size))
-}
-
-const (
-	text   = 1
-	binary = 2
-	closes = 8
-	pings  = 9
 )
 
 // demoSocket opens the demo's WebSocket through the command and reads what it
@@ -130,16 +96,76 @@ func TestTheDemoSaysGoodbyeOnceWhenItDrains(t *testing.T) {
 	c := start(t, "-drain", "1h")
 	p, _ := demoSocket(t, c, "")
 	c.signals <- os.Interrupt
-	opcode, payload := p.frame(t)
-	require.Equal(t, byte(closes), opcode)
-	require.Equal(t, "\x03\xe9the demo is shutting down", payload)
+	p.told(t, goodbye)
 	p.sendFrame(t, text, "a message that crossed the goodbye")
-	p.sendFrame(t, closes, payload[:2])
+	p.sendFrame(t, closes, goodbye[:2])
 	rest, err := io.ReadAll(p.br)
 	require.NoError(t, err)
 	require.Empty(t, rest, "Chromium takes a second Close frame for an error")
 	p.Close()
 	require.Zero(t, c.exit(t), c.stderr)
+}
+
+func TestTheDemoShowsItsTunnels(t *testing.T) {
+	c := start(t, "-listen", "127.0.0.1:0")
+	count := func() (n counters) {
+		_, res := c.ask(t, "/tunnels", "Connection: close\r\nSec-Fetch-Site: same-origin\r\n")
+		require.Equal(t, http.StatusOK, res.StatusCode)
+		require.Equal(t, "application/json", res.Header.Get("Content-Type"))
+		require.Equal(t, "no-store", res.Header.Get("Cache-Control"))
+		require.NoError(t, json.NewDecoder(res.Body).Decode(&n))
+		return n
+	}
+	require.Equal(t, counters{Tunnels: []tunnelCounter{}}, count())
+
+	first, _ := demoSocket(t, c, "")
+	second, _ := demoSocket(t, c, "")
+	second.sendFrame(t, text, "12345")
+	second.frame(t)
+	var n counters
+	require.Eventually(t, func() bool { // the counters come after the bytes
+		n = count()
+		return n.Tunnels[0].FromUpstream.Messages == 2
+	}, patience, time.Millisecond)
+	require.Equal(t, 2, n.Live)
+	require.EqualValues(t, 2, n.Opened)
+	require.Len(t, n.Tunnels, 2)
+	newest := n.Tunnels[0]
+	require.EqualValues(t, 2, newest.ID)
+	require.Equal(t, "127.0.0.1", newest.Client)
+	require.Equal(t, "/echo", newest.Path)
+	require.Equal(t, flowCounter{Bytes: 2 + 4 + 5, Messages: 1}, newest.FromClient)
+	require.Greater(t, newest.FromUpstream.Bytes, int64(2+5))
+	require.GreaterOrEqual(t, newest.Age, newest.Idle)
+
+	first.Close()
+	require.Eventually(t, func() bool { return count().Live == 1 }, patience, time.Millisecond)
+	require.EqualValues(t, 2, count().Opened)
+
+	for range mostTunnels {
+		demoSocket(t, c, "")
+	}
+	n = count()
+	require.Equal(t, mostTunnels+1, n.Live)
+	require.Len(t, n.Tunnels, mostTunnels)
+	require.EqualValues(t, mostTunnels+2, n.Tunnels[0].ID)
+}
+
+func TestTheDemosCountersAreForItsOwnPageAlone(t *testing.T) {
+	c := start(t)
+	for _, fields := range []string{"Sec-Fetch-Site: cross-site\r\n", "Sec-Fetch-Site: same-site\r\n", "Origin: http://evil.example\r\n"} {
+		code, body := c.get(t, "/tunnels", fields)
+		require.Equal(t, http.StatusForbidden, code, fields)
+		require.NotContains(t, body, "live")
+	}
+	_, res := c.ask(t, "/tunnels", "Origin: "+c.url+"\r\n")
+	require.Equal(t, http.StatusOK, res.StatusCode)
+	require.Empty(t, res.Header.Get("Access-Control-Allow-Origin"))
+	require.Equal(t, "same-origin", res.Header.Get("Cross-Origin-Resource-Policy"))
+
+	c = start(t, serve(t, http.NotFound))
+	code, _ := c.get(t, "/tunnels", "")
+	require.Equal(t, http.StatusNotFound, code, "a real target's paths are its own")
 }
 
 func TestSocketsThatEndAnyHowLeaveTheDemoSilentAndWhole(t *testing.T) {

@@ -73,8 +73,25 @@ func TestErrorsOfUsageExitWith2(t *testing.T) {
 		{"-frob", "flag provided but not defined: -frob"},
 		{"-read-timeout soon", `invalid value "soon" for flag -read-timeout: parse error`},
 		{"-detached=maybe", `invalid boolean value "maybe" for -detached: parse error`},
-		{"http://a http://b", "2 targets, want one at most"},
-		{"http://a -listen :0", `"-listen" comes after the target, want flags before it`},
+		{"http://a -listen :0", `"-listen" comes after a target, want flags before them`},
+		{"http://a http://b -listen", `"-listen" comes after a target, want flags before them`},
+		{"http://a:1/x http://b:2/y?token=secret", `target "http://b:2/y" has another path than the first, "http://a:1/x"; targets are servers for the same requests` +
+			"\nwsproxy: " + `target "http://b:2/y" has another query than the first, "http://a:1/x"; targets are servers for the same requests`},
+		{"http://a https://b", `target "https://b" has another scheme than the first, "http://a"; targets are servers for the same requests`},
+		{"http://a http://unix:/b.sock:/c", `target "http://unix:/b.sock:/c" has another path than the first, "http://a"; targets are servers for the same requests`},
+		{"-policy best http://a http://b", `-policy: "best" is no policy, want one of hash-ip, hash-uri, least-tunnels, random2, round-robin`},
+		{"-max-fails -1 http://a", `-max-fails: "-1" is negative, want a number or 0 for never`},
+		{"-fail-timeout 0 http://a", `-fail-timeout: "0s" is not positive`},
+		{"-dns 5s", "-dns wants one target, whose name it looks up; there are 0"},
+		{"-dns 5s http://a http://b", "-dns wants one target, whose name it looks up; there are 2"},
+		{"-dns 5s http://unix:/run/app.sock", `-dns wants a target with a name; "http://unix:/run/app.sock" is a unix socket`},
+		{"-dns -5s http://a", `-dns: "-5s" is negative, want an interval or 0 for none`},
+		{"-ping -1s", `-ping: "-1s" is negative, want a duration or 0 for none`},
+		{"-ping 1s -ping-timeout 0", `-ping-timeout: "0s", want how long an answer may take`},
+		{"-ping-timeout -1s", `-ping-timeout: "-1s" is negative, want a duration or 0 for none`},
+		{"-max-tunnels -1", `-max-tunnels: "-1" is negative, want a number or 0 for no limit`},
+		{"-max-tunnels-per-ip -1", `-max-tunnels-per-ip: "-1" is negative, want a number or 0 for no limit`},
+		{"-max-message-size -1", `-max-message-size: "-1" is negative, want a number or 0 for no limit`},
 		{"-tls-cert cert.pem", "-tls-cert and -tls-key go together"},
 		{"-tls-key key.pem", "-tls-cert and -tls-key go together"},
 		{"-header X-Test", `invalid value "X-Test" for flag -header: want "Name: value"`},
@@ -92,12 +109,12 @@ func TestErrorsOfUsageExitWith2(t *testing.T) {
 			code, stdout, stderr := status(t, strings.Fields(test.args)...)
 			require.Equal(t, 2, code)
 			require.Empty(t, stdout)
-			require.Equal(t, "wsproxy: "+test.want+"\nusage: wsproxy [flags] [target]; wsproxy -h explains the flags\n", stderr)
+			require.Equal(t, "wsproxy: "+test.want+"\nusage: wsproxy [flags] [target...]; wsproxy -h explains the flags\n", stderr)
 		})
 	}
 	code, _, stderr := status(t, "")
 	require.Equal(t, 2, code)
-	require.Contains(t, stderr, "the target is empty")
+	require.Contains(t, stderr, "a target is empty")
 }
 
 func TestAllErrorsOfUsageAreToldAtOnce(t *testing.T) {
@@ -128,6 +145,8 @@ func TestTheFirstLineSaysWhereItListensAndWhatItProxies(t *testing.T) {
 	}{
 		{"-listen localhost:0", `^wsproxy: http://localhost:[1-9]\d+ -> demo upstream\n$`},
 		{"-listen 127.0.0.1:0 http://localhost:3000/app?token=secret", `^wsproxy: http://127\.0\.0\.1:[1-9]\d+ -> http://localhost:3000/app\n$`},
+		{"-listen localhost:0 http://a:3000/app?token=secret ws://b/app/?token=secret http://unix:/c.sock:/app?token=secret",
+			`^wsproxy: http://localhost:[1-9]\d+ -> http://a:3000/app, ws://b/app/, http://unix:/c\.sock:/app\n$`},
 		{"-listen :0", `^wsproxy: http://localhost:[1-9]\d+ \(on every address\) -> demo upstream\n$`},
 		{"-listen 0.0.0.0:0", `^wsproxy: http://localhost:[1-9]\d+ \(on every address\) -> demo upstream\n$`},
 		{"-listen localhost:0 -tls-cert " + certFile + " -tls-key " + keyFile, `^wsproxy: https://localhost:[1-9]\d+ -> demo upstream\n$`},
@@ -169,7 +188,7 @@ func TestConnectTimeoutBoundsTheWayToTheTarget(t *testing.T) {
 
 func TestReadTimeoutEndsASilentTunnel(t *testing.T) {
 	url, conns := switches(t)
-	c := start(t, "-read-timeout", "20ms", "-log", "debug", url)
+	c := start(t, "-read-timeout", "20ms", "-close-timeout", "20ms", "-log", "debug", url)
 	client, _ := c.tunnel(t, conns)
 	client.ended(t)
 	c.stderr.await(t, `reason="read timeout"`)
@@ -201,10 +220,67 @@ func TestCloseTimeoutBoundsTheSecondSideOfATunnel(t *testing.T) {
 
 func TestMaxLifetimeEndsATunnel(t *testing.T) {
 	url, conns := switches(t)
-	c := start(t, "-max-lifetime", "20ms", "-log", "debug", url)
+	c := start(t, "-max-lifetime", "20ms", "-close-timeout", "20ms", "-log", "debug", url)
 	client, _ := c.tunnel(t, conns)
 	client.ended(t)
 	c.stderr.await(t, `reason="max lifetime"`)
+}
+
+func TestPingFindsAnEndThatIsGone(t *testing.T) {
+	url, conns := switches(t)
+	c := start(t, "-ping", "20ms", "-ping-timeout", "50ms", "-close-timeout", "20ms", "-read-timeout", "0", "-log", "debug", url)
+	client, server := c.tunnel(t, conns)
+	for _, end := range []*peer{client, server} {
+		opcode, _ := end.frame(t)
+		require.Equal(t, byte(pings), opcode)
+	}
+	client.ended(t)
+	server.ended(t)
+	c.stderr.await(t, `reason="ping timeout"`)
+}
+
+func TestMaxTunnelsRefusesOneMore(t *testing.T) {
+	url, conns := switches(t)
+	for _, flag := range []string{"-max-tunnels", "-max-tunnels-per-ip"} {
+		c := start(t, "-trusted-proxy", "127.0.0.1", "-listen", "127.0.0.1:0", flag, "1", url)
+		client, _ := c.tunnel(t, conns)
+		_, res := c.ask(t, "/", upgradeFields)
+		require.Equal(t, http.StatusServiceUnavailable, res.StatusCode, flag)
+		require.NotEmpty(t, res.Header.Get("Retry-After"))
+
+		other, res := c.ask(t, "/", upgradeFields+"X-Forwarded-For: 192.0.2.1\r\n")
+		if flag == "-max-tunnels" {
+			require.Equal(t, http.StatusServiceUnavailable, res.StatusCode)
+		} else {
+			require.Equal(t, http.StatusSwitchingProtocols, res.StatusCode, "another client's address")
+			(<-conns).Close()
+		}
+		other.Close()
+		client.Close()
+	}
+}
+
+func TestMaxMessageSizeHoldsForBothDirections(t *testing.T) {
+	url, conns := switches(t)
+	c := start(t, "-max-message-size", "5", "-close-timeout", "20ms", "-log", "debug", url)
+	tooBig := func(send func(client, server *peer)) {
+		client, server := c.tunnel(t, conns)
+		client.sendFrame(t, text, "12345")
+		_, payload := server.frame(t)
+		require.Equal(t, "12345", payload)
+		server.reply(t, text, "54321")
+		_, payload = client.frame(t)
+		require.Equal(t, "54321", payload)
+		send(client, server)
+		for _, end := range []*peer{client, server} {
+			opcode, payload := end.frame(t)
+			require.Equal(t, byte(closes), opcode)
+			require.Equal(t, "\x03\xf1", payload[:2], "1009")
+		}
+	}
+	tooBig(func(client, _ *peer) { client.sendFrame(t, text, "123456") })
+	tooBig(func(_, server *peer) { server.reply(t, text, "123456") })
+	c.stderr.await(t, "reason=limit")
 }
 
 func TestKeepAliveReusesConnectionsForPlainRequests(t *testing.T) {

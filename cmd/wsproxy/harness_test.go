@@ -44,7 +44,8 @@ func stacks() string {
 
 // A command is run as a test drives it.
 type command struct {
-	url, addr string // what the first line of standard output says
+	line      string // the first of standard output
+	url, addr string // where it says the command is
 	signals   chan os.Signal
 	stderr    *output
 	exited    chan int
@@ -98,6 +99,7 @@ func start(t *testing.T, args ...string) *command {
 func (c *command) setURL(t *testing.T, line string) {
 	rest, ok := strings.CutPrefix(line, "wsproxy: ")
 	require.True(t, ok, line)
+	c.line = line
 	c.url, _, _ = strings.Cut(rest, " ")
 	_, c.addr, _ = strings.Cut(c.url, "://")
 }
@@ -173,7 +175,7 @@ func switches(t *testing.T) (url string, conns <-chan net.Conn) {
 	return url, ends
 }
 
-// A peer is the client's end of a connection to the command.
+// A peer is either end of a connection to the command.
 type peer struct {
 	net.Conn
 	br *bufio.Reader
@@ -204,14 +206,14 @@ func (c *command) ask(t *testing.T, path, fields string) (*peer, *http.Response)
 }
 
 // tunnel opens a tunnel and returns both its ends.
-func (c *command) tunnel(t *testing.T, conns <-chan net.Conn) (client *peer, server net.Conn) {
+func (c *command) tunnel(t *testing.T, conns <-chan net.Conn) (client, server *peer) {
 	t.Helper()
 	client, res := c.ask(t, "/", upgradeFields)
 	require.Equal(t, http.StatusSwitchingProtocols, res.StatusCode)
-	server = <-conns
-	t.Cleanup(func() { server.Close() })
-	server.SetDeadline(time.Now().Add(patience))
-	return client, server
+	conn := <-conns
+	t.Cleanup(func() { conn.Close() })
+	conn.SetDeadline(time.Now().Add(patience))
+	return client, &peer{conn, bufio.NewReader(conn)}
 }
 
 // get fetches a path of the command.
@@ -230,3 +232,65 @@ func (p *peer) ended(t *testing.T) {
 	_, err := io.Copy(io.Discard, p.br)
 	require.NotErrorIs(t, err, os.ErrDeadlineExceeded, "the tunnel stays open")
 }
+
+const (
+	text   = 1
+	binary = 2
+	closes = 8
+	pings  = 9
+)
+
+// sendFrame writes a message, masked as a client's are (RFC 6455, section
+// 5.2), if with the mask that changes nothing.
+func (p *peer) sendFrame(t *testing.T, opcode byte, payload string) {
+	t.Helper()
+	require.Less(t, len(payload), 126)
+	_, err := io.WriteString(p, string([]byte{0x80 | opcode, 0x80 | byte(len(payload)), 0, 0, 0, 0})+payload)
+	require.NoError(t, err)
+}
+
+// reply writes a message as a server does.
+func (p *peer) reply(t *testing.T, opcode byte, payload string) {
+	t.Helper()
+	require.Less(t, len(payload), 126)
+	_, err := io.WriteString(p, string([]byte{0x80 | opcode, byte(len(payload))})+payload)
+	require.NoError(t, err)
+}
+
+// frame reads a frame that is no longer than 64 KiB.
+func (p *peer) frame(t *testing.T) (opcode byte, payload string) {
+	t.Helper()
+	read := func(n int) []byte {
+		b := make([]byte, n)
+		_, err := io.ReadFull(p.br, b)
+		require.NoError(t, err)
+		return b
+	}
+	head := read(2)
+	require.Equal(t, byte(0x80), head[0]&0xf0, "want a whole message without extensions")
+	size := int(head[1] & 0x7f)
+	if size == 126 {
+		long := read(2)
+		size = int(long[0])<<8 | int(long[1])
+	}
+	mask := make([]byte, 4)
+	if head[1]&0x80 != 0 {
+		mask = read(4)
+	}
+	b := read(size)
+	for i := range b {
+		b[i] ^= mask[i%4]
+	}
+	return head[0] & 0xf, string(b)
+}
+
+// told reads the Close frame of the proxy's.
+func (p *peer) told(t *testing.T, want string) {
+	t.Helper()
+	opcode, payload := p.frame(t)
+	require.Equal(t, byte(closes), opcode)
+	require.Equal(t, want, payload)
+}
+
+// goodbye is what the proxy says when it drains: 1001 and why.
+const goodbye = "\x03\xe9shutting down"

@@ -168,7 +168,7 @@ func (s *settings) serve(signals <-chan os.Signal, stdout, stderr io.Writer) err
 		defer demo.close()
 		target, shown = demo.url, "demo upstream"
 	} else {
-		u, resolver, err := s.upstream(ctx)
+		u, resolver, err := s.upstream(ctx, signals)
 		if err != nil {
 			return err
 		}

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"example.com/wsproxy"
 	"github.com/stretchr/testify/require"
 )
 
@@ -31,15 +32,35 @@ func TestASignalLetsTunnelsEndByThemselves(t *testing.T) {
 		return err != nil
 	}, patience, time.Millisecond, "it goes on listening")
 
-	_, err := io.WriteString(server, "still here")
-	require.NoError(t, err)
-	got := make([]byte, len("still here"))
-	_, err = io.ReadFull(client.br, got)
-	require.NoError(t, err)
-	require.Equal(t, "still here", string(got))
+	client.told(t, goodbye)
+	server.told(t, goodbye)
+	client.sendFrame(t, closes, goodbye[:2])
 	require.Empty(t, c.exited, "it exits before the tunnel has ended")
+	server.reply(t, closes, goodbye[:2])
 	client.Close()
 	server.Close()
+	require.Zero(t, c.exit(t), c.stderr)
+}
+
+func TestATunnelThatDoesNotAnswerTheCloseIsCutInTheDrain(t *testing.T) {
+	url, conns := switches(t)
+	c := start(t, "-drain", "1h", "-close-timeout", "20ms", url)
+	client, server := c.tunnel(t, conns)
+	c.signals <- os.Interrupt
+	client.told(t, goodbye)
+	server.told(t, goodbye)
+	require.Equal(t, 1, c.exit(t))
+	require.Contains(t, c.stderr.String(), "\nwsproxy: cut 1 tunnel: no answer to the Close frame within the close timeout\n")
+}
+
+func TestWhatWasCutBeforeTheDrainIsNotItsFault(t *testing.T) {
+	url, conns := switches(t)
+	c := start(t, "-close-timeout", "20ms", "-log", "debug", url)
+	client, _ := c.tunnel(t, conns)
+	require.NoError(t, client.Conn.(*net.TCPConn).CloseWrite())
+	c.stderr.await(t, `msg="tunnel closed"`)
+	require.Contains(t, c.stderr.String(), wsproxy.ErrCut.Error())
+	c.signals <- os.Interrupt
 	require.Zero(t, c.exit(t), c.stderr)
 }
 

@@ -3,11 +3,13 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -124,7 +126,7 @@ func (s *settings) checkUpstream() (errs []error) {
 
 // upstream returns the servers behind the targets and, with -dns, what finds
 // them. A single plain target needs neither.
-func (s *settings) upstream(ctx context.Context) (*wsproxy.Upstream, *wsproxy.DNSResolver, error) {
+func (s *settings) upstream(ctx context.Context, signals <-chan os.Signal) (*wsproxy.Upstream, *wsproxy.DNSResolver, error) {
 	like := wsproxy.Server{MaxFails: s.maxFails, FailTimeout: s.failTimeout}
 	if s.maxFails == 0 {
 		like.MaxFails = wsproxy.NeverDown
@@ -138,7 +140,7 @@ func (s *settings) upstream(ctx context.Context) (*wsproxy.Upstream, *wsproxy.DN
 		resolver = wsproxy.DNS(p.host, port, s.dns)
 		resolver.Server = like
 		var err error
-		if servers, _, err = resolver.Resolve(ctx); err != nil {
+		if servers, err = firstLookup(ctx, resolver, signals); err != nil {
 			return nil, nil, err
 		}
 	case len(s.targets) > 1:
@@ -152,6 +154,26 @@ func (s *settings) upstream(ctx context.Context) (*wsproxy.Upstream, *wsproxy.DN
 	}
 	u, err := wsproxy.NewUpstream(policies[s.policy](), servers...)
 	return u, resolver, err
+}
+
+// firstLookup ends with an error at a signal: a name server that is away can
+// hold it up for long.
+func firstLookup(ctx context.Context, r wsproxy.Resolver, signals <-chan os.Signal) (servers []wsproxy.Server, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	found := make(chan struct{})
+	go func() {
+		servers, _, err = r.Resolve(ctx)
+		close(found)
+	}()
+	select {
+	case <-found:
+		return servers, err
+	case <-signals:
+		cancel()
+		<-found
+		return nil, errors.New("a signal came before it started")
+	}
 }
 
 // shown is what the start line says of the targets.

@@ -1,0 +1,219 @@
+//go:build !wsproxy_portable
+
+package wsproxy
+
+import (
+	"io"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+	"unsafe"
+)
+
+// A socket is one end of a loopRelay's tunnel, out of the runtime's poller.
+type socket struct {
+	relay      *loopRelay
+	peer       *socket
+	in, out    *flow // the flow that reads it and the one that writes it
+	fd         int   // -1: closed
+	slot       int32
+	generation int32 // 0: not registered
+
+	readable bool // there may be more to read
+	ending   bool // its end of stream has come: a short read is not the last
+	queued   bool // in loop.ready
+	done     bool // nothing more is to be read
+	fin      bool // to be half-closed when pending is sent
+
+	pending []byte // what out has written and the socket not taken yet
+	lent    *pendingBuffer
+}
+
+// A pendingBuffer has room for what one read of a loop can leave unsent, and
+// for control frames behind it.
+type pendingBuffer [64<<10 + 1<<10]byte
+
+var pendingBuffers = sync.Pool{New: func() any { return new(pendingBuffer) }}
+
+// perTurn bounds what one socket may move before others get their turn.
+const perTurn = 256 << 10
+
+// detach duplicates the descriptor of a plain socket. It stays non-blocking.
+func (s *socket) detach(conn net.Conn) bool {
+	raw := rawConn(conn)
+	if raw == nil {
+		return false
+	}
+	var errno syscall.Errno
+	err := raw.Control(func(fd uintptr) {
+		var dup uintptr
+		dup, _, errno = syscall.Syscall(syscall.SYS_FCNTL, fd, syscall.F_DUPFD_CLOEXEC, 0)
+		s.fd = int(dup)
+	})
+	return err == nil && errno == 0
+}
+
+func (s *socket) init(r *loopRelay, peer *socket, in, out *flow) {
+	s.relay, s.peer, s.in, s.out = r, peer, in, out
+	out.dst = s
+}
+
+// pump moves what can be read to the peer, as far as that takes it.
+func (s *socket) pump() {
+	l := s.relay.loop
+	for budget := perTurn; s.readable && !s.done && s.fd >= 0 && (s.peer.pending == nil || s.in.discarding); {
+		if budget <= 0 {
+			if !s.queued {
+				s.queued = true
+				l.ready = append(l.ready, s)
+			}
+			return
+		}
+		n, errno := rawRead(s.fd, l.buffer[:])
+		var err error
+		switch {
+		case errno == syscall.EINTR:
+			continue
+		case errno == syscall.EAGAIN:
+			s.readable = false
+			return
+		case errno != 0:
+			err = os.NewSyscallError("read", errno)
+		case n == 0:
+			err = io.EOF
+		}
+		budget -= n
+		// What comes after a short read makes a new event. An end of stream
+		// that was announced already does not.
+		s.readable = n == len(l.buffer) || s.ending
+		s.done = !s.in.take(l.buffer[:n], err)
+	}
+}
+
+// write implements sink: what the socket does not take is kept, and the flow
+// reads no more until it is sent.
+func (s *socket) write(p []byte) error {
+	if s.fd < 0 {
+		return net.ErrClosed
+	}
+	if s.pending == nil {
+		n, err := s.send(p)
+		if p = p[n:]; err != nil || len(p) == 0 {
+			return err
+		}
+		s.out.stalled.Store(s.relay.t.p.tunnels.now())
+		s.lent = pendingBuffers.Get().(*pendingBuffer)
+		s.pending = s.lent[:0]
+	}
+	s.pending = append(s.pending, p...)
+	return nil
+}
+
+// send writes until the socket takes no more.
+func (s *socket) send(p []byte) (sent int, err error) {
+	for sent < len(p) {
+		n, errno := rawWrite(s.fd, p[sent:])
+		switch {
+		case errno == syscall.EINTR:
+		case errno == syscall.EAGAIN:
+			return sent, nil
+		case errno != 0:
+			return sent, os.NewSyscallError("write", errno)
+		default:
+			sent += n
+		}
+	}
+	return sent, nil
+}
+
+// flush sends what is pending, now that the socket may take it.
+func (s *socket) flush() {
+	if s.pending == nil || s.fd < 0 {
+		return
+	}
+	n, err := s.send(s.pending)
+	if s.pending = s.pending[n:]; err == nil && len(s.pending) > 0 {
+		if n > 0 {
+			s.out.stalled.Store(s.relay.t.p.tunnels.now())
+		}
+		return
+	}
+	s.drop()
+	s.out.unstall()
+	if err != nil {
+		s.out.stop(err)
+	} else if s.fin {
+		syscall.Shutdown(s.fd, syscall.SHUT_WR)
+	}
+	s.peer.pump()
+}
+
+// drop gives up what is pending.
+func (s *socket) drop() {
+	if s.lent != nil {
+		pendingBuffers.Put(s.lent)
+	}
+	s.pending, s.lent = nil, nil
+}
+
+func (s *socket) closeWrite() bool {
+	if s.fin = s.pending != nil; !s.fin && s.fd >= 0 {
+		syscall.Shutdown(s.fd, syscall.SHUT_WR)
+	}
+	return true
+}
+
+func (s *socket) reset() {
+	if s.fd >= 0 {
+		syscall.SetsockoptLinger(s.fd, syscall.SOL_SOCKET, syscall.SO_LINGER, &syscall.Linger{Onoff: 1})
+	}
+}
+
+// wake has the flow that reads s look at what it was asked.
+func (s *socket) wake() {
+	if !s.done && s.in.asked.Load() != 0 {
+		s.done = !s.in.take(nil, nil)
+	}
+}
+
+// cut closes s alone, as if its peer had gone.
+func (s *socket) cut() {
+	s.close()
+	if !s.out.discarding {
+		s.out.stop(net.ErrClosed)
+	}
+	if !s.done {
+		s.in.take(nil, net.ErrClosed)
+		s.done = true
+	}
+	s.peer.pump()
+}
+
+func (s *socket) close() {
+	if s.fd >= 0 {
+		s.relay.loop.forget(s)
+		syscall.Close(s.fd) // which epoll notices
+		s.fd = -1
+	}
+	s.drop()
+}
+
+// rawRead and rawWrite cannot block on these sockets, so they need not tell the
+// scheduler.
+
+func rawRead(fd int, p []byte) (int, syscall.Errno) {
+	n, _, errno := syscall.RawSyscall(syscall.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)))
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), 0
+}
+
+func rawWrite(fd int, p []byte) (int, syscall.Errno) {
+	n, _, errno := syscall.RawSyscall(syscall.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)))
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), 0
+}

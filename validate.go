@@ -1,0 +1,146 @@
+package wsproxy
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"net/textproto"
+	"slices"
+	"strings"
+	"time"
+)
+
+func (c *config) require(option string, given bool) {
+	c.missing = slices.DeleteFunc(c.missing, func(s string) bool { return s == option })
+	if !given {
+		c.missing = append(c.missing, option)
+	}
+}
+
+// validate checks what the options set, joining one error for each mistake.
+func (c *config) validate() error {
+	var errs []error
+	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf("wsproxy: "+format, args...)) }
+
+	for _, option := range c.missing {
+		fail("%s: nil, want a value", option)
+	}
+	for _, timeout := range []struct {
+		option string
+		d      time.Duration
+	}{
+		{"WithConnectTimeout", c.connectTimeout},
+		{"WithReadTimeout", c.readTimeout},
+		{"WithSendTimeout", c.sendTimeout},
+		{"WithCloseTimeout", c.closeTimeout},
+		{"WithMaxLifetime", c.maxLifetime},
+		{"WithPing: interval", c.pingInterval},
+		{"WithPing: timeout", c.pingTimeout},
+	} {
+		if timeout.d < 0 {
+			fail("%s: %q is negative, want a duration or 0 for none", timeout.option, timeout.d)
+		}
+	}
+	if c.pingInterval > 0 && c.pingTimeout == 0 {
+		fail("WithPing: timeout %q, want how long an answer may take", c.pingTimeout)
+	}
+	for _, limit := range []struct {
+		option string
+		n      int64
+	}{
+		{"WithMaxTunnels", int64(c.maxTunnels)},
+		{"WithMaxTunnelsPerIP", int64(c.maxTunnelsPerIP)},
+		{"WithMaxMessageSize: client", c.maxFromClient},
+		{"WithMaxMessageSize: upstream", c.maxFromUpstream},
+	} {
+		if limit.n < 0 {
+			fail("%s: \"%d\" is negative, want a number or 0 for no limit", limit.option, limit.n)
+		}
+	}
+	if len(c.upgrades) == 0 {
+		fail("WithUpgrades: no protocol, want at least one, such as %q", "websocket")
+	}
+	for _, name := range c.upgrades {
+		// RFC 9110, section 7.8: protocol = name ["/" version].
+		base, version, versioned := strings.Cut(name, "/")
+		switch {
+		case !isToken(base) || versioned && !isToken(version):
+			fail("WithUpgrades: %q is not a protocol name", name)
+		case strings.EqualFold(base, "h2c"):
+			fail("WithUpgrades: %q would let clients send requests past the proxy (h2c smuggling)", name)
+		}
+	}
+	for _, pattern := range c.origins {
+		if _, err := parseOrigin(pattern); err != nil {
+			fail("WithOrigins: %w", err)
+		}
+	}
+	if c.host.set && !c.host.target && !isHost(c.host.name) {
+		fail("WithHost: %q is not a host with an optional port", c.host.name)
+	}
+	for _, edit := range c.headers {
+		if err := edit.check(); err != nil {
+			fail("WithHeader: %w", err)
+		}
+	}
+	for _, s := range c.trustedProxies {
+		if _, err := parseTrusted(s); err != nil && s != "unix:" {
+			fail("WithTrustedProxies: %q is neither an address, a CIDR prefix nor \"unix:\"", s)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// headerPolicy is the validated header options in the form that serves.
+func (c *config) headerPolicy() headerPolicy {
+	policy := headerPolicy{forwarded: c.forwarded, trusted: trust{set: c.trustSet}}
+	for _, s := range c.trustedProxies {
+		if prefix, err := parseTrusted(s); err == nil {
+			policy.trusted.prefixes = append(policy.trusted.prefixes, prefix)
+		} else {
+			policy.trusted.unix = true
+		}
+	}
+	for _, edit := range c.headers {
+		edit.name = textproto.CanonicalMIMEHeaderKey(edit.name)
+		policy.edits = slices.DeleteFunc(policy.edits, func(e headerEdit) bool { return e.name == edit.name })
+		policy.edits = append(policy.edits, edit)
+	}
+	return policy
+}
+
+func parseTrusted(s string) (netip.Prefix, error) {
+	if addr, err := netip.ParseAddr(s); err == nil && !strings.Contains(s, "/") {
+		addr = addr.Unmap().WithZone("")
+		return netip.PrefixFrom(addr, addr.BitLen()), nil
+	}
+	prefix, err := netip.ParsePrefix(s)
+	if err == nil && prefix.Addr().Is4In6() && prefix.Bits() >= 96 {
+		prefix = netip.PrefixFrom(prefix.Addr().Unmap(), prefix.Bits()-96)
+	}
+	return prefix.Masked(), err
+}
+
+// ownFields are written by the proxy alone.
+var ownFields = append([]string{
+	"Content-Length",
+	"Expect",
+	"Sec-Websocket-Accept",
+	"Sec-Websocket-Key",
+	"Sec-Websocket-Version",
+}, hopByHop...)
+
+func (e headerEdit) check() error {
+	name := textproto.CanonicalMIMEHeaderKey(e.name)
+	switch {
+	case !isToken(e.name):
+		return fmt.Errorf("%q is not a field name", e.name)
+	case !isFieldValue(e.value):
+		return fmt.Errorf("%q is not a legal value for %s", e.value, e.name)
+	case name == "Host":
+		return fmt.Errorf("%q is set by WithHost or WithTargetHost", e.name)
+	case slices.Contains(ownFields, name):
+		return fmt.Errorf("%q is the proxy's own to set", e.name)
+	}
+	return nil
+}
