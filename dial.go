@@ -237,7 +237,7 @@ func (a attempts) refusal(ctx context.Context) error {
 // bare is err without the kind that badAnswer gives it.
 func bare(err error) error {
 	var r *refusal
-	if errors.As(err, &r) {
+	if errors.As(err, &r) && r.cause != nil {
 		return r.cause
 	}
 	return err

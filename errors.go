@@ -47,8 +47,8 @@ var (
 )
 
 // ErrCut is the error in the [Ending] of a tunnel whose connections the proxy
-// closed before both ends had: at the close timeout, or at the end of the
-// context given to [Proxy.Shutdown].
+// closed before both ends had: at the close timeout, at the end of the context
+// given to [Proxy.Shutdown], or by [Proxy.Close].
 var ErrCut = errors.New("wsproxy: cut before both ends had closed")
 
 // statusClientClosedRequest is nginx's, for a client that left before the

@@ -68,8 +68,14 @@ func (p *Proxy) handshake(ctx context.Context, in, out *http.Request, clientIP n
 		return nil, err
 	}
 	var x *exchange
+	answered := false
+	defer func() {
+		if !answered && x != nil { // a policy panicked over the next server
+			x.close()
+		}
+	}()
 	r := route{upstream: p.upstream, request: in, client: clientIP, tunnel: true}
-	_, err = p.send(ctx, &r, true, func(s lease) (_ *http.Response, err error) {
+	_, err = p.send(ctx, &r, replayable(out), func(s lease) (_ *http.Response, err error) {
 		x, err = p.ask(ctx, s, wire, out, w)
 		if err != nil {
 			return nil, err
@@ -79,6 +85,7 @@ func (p *Proxy) handshake(ctx context.Context, in, out *http.Request, clientIP n
 	if err != nil {
 		return nil, err
 	}
+	answered = true
 	return x, nil
 }
 

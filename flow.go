@@ -31,6 +31,7 @@ type flow struct {
 	bytes    atomic.Int64
 	messages atomic.Int64
 	code     atomic.Int32 // of the Close frame seen, 0: none
+	passed   atomic.Bool  // that frame went on to dst
 	heard    atomic.Int64 // when src last sent something
 	moved    atomic.Int64 // when a write that had to wait last went on
 	stalled  atomic.Int64 // since when a write waits for dst, 0: none does
@@ -227,6 +228,9 @@ func (f *flow) publish() {
 	if f.scan.messages != f.messages.Load() {
 		f.messages.Store(f.scan.messages)
 	}
+	if f.scan.closed {
+		f.passed.Store(true)
+	}
 	f.publishClose()
 }
 
@@ -256,7 +260,7 @@ func (f *flow) add() error {
 		}
 		return nil
 	}
-	if f.back().code.Load() != 0 {
+	if f.back().passed.Load() {
 		return nil
 	}
 	if asked&askClose != 0 {

@@ -11,6 +11,7 @@ type verdict uint8
 
 const (
 	abandoned verdict = iota // nothing: the client left, or the proxy is closing
+	unused                   // nothing: the request was not sent to it after all
 	succeeded
 	failed
 )
@@ -20,11 +21,10 @@ const (
 type health struct {
 	down atomic.Bool // written with mu held
 
-	mu      sync.Mutex
-	fails   int
-	since   time.Time // the first of fails
-	until   time.Time // while down: when it may be tried
-	probing bool      // while down: one request is trying it
+	mu    sync.Mutex
+	fails int
+	since time.Time // the first of fails
+	until time.Time // while down: when it may be tried
 }
 
 func (h *health) available() bool {
@@ -37,11 +37,12 @@ func (h *health) available() bool {
 }
 
 // due reports whether a server that is down may be tried. mu is held.
-func (h *health) due() bool { return !h.probing && !time.Now().Before(h.until) }
+func (h *health) due() bool { return !time.Now().Before(h.until) }
 
 // claim takes the server for a request. Of a server that is down it is the one
-// that tries it, the probe, if it is time for one.
-func (h *health) claim() (probe, ok bool) {
+// that tries it, the probe, if it is time for one: one in each window, whatever
+// becomes of it, so that a slow one does not keep the server out.
+func (h *health) claim(timeout time.Duration) (probe, ok bool) {
 	if !h.down.Load() {
 		return false, true
 	}
@@ -53,7 +54,7 @@ func (h *health) claim() (probe, ok bool) {
 	if !h.due() {
 		return false, false
 	}
-	h.probing = true
+	h.until = time.Now().Add(timeout)
 	return true, true
 }
 
@@ -70,8 +71,9 @@ func (h *health) settle(v verdict, probe bool, maxFails int, timeout time.Durati
 	if h.down.Load() != probe {
 		return
 	}
-	h.probing = false
 	switch v {
+	case unused:
+		h.until = time.Now()
 	case succeeded:
 		h.fails = 0
 		h.down.Store(false)

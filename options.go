@@ -318,11 +318,11 @@ func WithModifyResponse(f func(*http.Response) error) Option {
 // query are put before each request's. The client gets 503 with [ErrNoServer]
 // where no server can be tried.
 //
-// Upgrades, which have no body, go to the next server for each that fails
-// before the 101; see [Server.MaxFails] for what that is. So do plain requests
-// that [net/http.Transport] would replay: those without a body and with the
-// method GET, HEAD, OPTIONS or TRACE, or with an Idempotency-Key. Others do
-// only where no connection could be made. Nothing is retried after a 101.
+// Requests that [net/http.Transport] would replay, those without a body and
+// with the method GET, as a WebSocket's handshake, HEAD, OPTIONS or TRACE, or
+// with an Idempotency-Key, go to the next server for each that fails before its
+// answer; see [Server.MaxFails] for what that is. Others do only where no
+// connection could be made. Nothing is retried after a 101.
 //
 // The default is the target itself as the only server. New refuses nil and an
 // Upstream that [NewUpstream] did not make. It is nginx's proxy_pass to an

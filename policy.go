@@ -60,13 +60,13 @@ type leastTunnels struct{ ties roundRobin }
 
 func (p *leastTunnels) Pick(r *http.Request, clientIP netip.Addr, servers []*Candidate) *Candidate {
 	least, n := loadOf(servers[0]), 1 // servers[:n] have it
-	for _, c := range servers[1:] {
-		load := loadOf(c)
+	for i := 1; i < len(servers); i++ {
+		load := loadOf(servers[i])
 		if load.less(least) {
 			least, n = load, 0
 		}
 		if !least.less(load) {
-			servers[n] = c
+			servers[n], servers[i] = servers[i], servers[n] // none may be lost: see route.pick
 			n++
 		}
 	}

@@ -13,7 +13,7 @@ func (c *Candidate) available(tunnel bool) bool {
 	if tunnel && c.full() {
 		return false
 	}
-	return c.single || c.health.available()
+	return c.alwaysUp || c.health.available()
 }
 
 func (c *Candidate) full() bool {
@@ -27,9 +27,9 @@ func (c *Candidate) take(tunnel bool) (lease, bool) {
 		return lease{}, false
 	}
 	l := lease{Candidate: c, tunnel: tunnel}
-	if !c.single {
+	if !c.alwaysUp {
 		var ok bool
-		if l.probe, ok = c.health.claim(); !ok {
+		if l.probe, ok = c.health.claim(c.server.FailTimeout); !ok {
 			l.release()
 			return lease{}, false
 		}
@@ -60,7 +60,7 @@ type lease struct {
 
 // settle notes what the request says about the server's health.
 func (l lease) settle(v verdict) {
-	if !l.single {
+	if !l.alwaysUp {
 		l.health.settle(v, l.probe, l.server.MaxFails, l.server.FailTimeout)
 	}
 }
@@ -102,7 +102,7 @@ func (r *route) next() (lease, bool) {
 			return l, ok
 		}
 		// The set changed meanwhile, and the server may be gone: see swap.
-		l.settle(abandoned)
+		l.settle(unused)
 		l.release()
 	}
 }

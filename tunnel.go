@@ -266,6 +266,8 @@ func (t *Tunnel) cutShort(reason Reason) {
 
 // finish makes the ending known; the relay is done.
 func (t *Tunnel) finish() {
+	defer t.p.tunnels.remove(t)
+	defer t.server.release()
 	t.mu.Lock()
 	reason, err := t.reason, t.err
 	t.mu.Unlock()
@@ -283,8 +285,6 @@ func (t *Tunnel) finish() {
 	if t.p.hooks.OnClose != nil {
 		t.hook("OnClose", func() { t.p.hooks.OnClose(t, e) })
 	}
-	t.server.release()
-	t.p.tunnels.remove(t)
 }
 
 func (t *Tunnel) log(message string, attrs ...slog.Attr) {

@@ -43,7 +43,7 @@ type Server struct {
 	// What fails is a connection that cannot be made or takes longer than the
 	// connect timeout, an answer that is malformed or does not come within the
 	// read timeout, and the answers 502, 503 and 504. The only server of an
-	// Upstream is never down.
+	// Upstream that is not marked Down is never down.
 	MaxFails int
 
 	// FailTimeout is the time, from the first of them, within which MaxFails
@@ -104,7 +104,7 @@ type Candidate struct {
 	network, addr string // to dial
 	poolName      string // stands for the address in the URLs of an http.Transport
 	hash          uint64
-	single        bool // has nobody to take over, so that its health is not asked
+	alwaysUp      bool // NeverDown, or with nobody to take over: its health is not asked
 	*state
 }
 
@@ -172,7 +172,6 @@ func (u *Upstream) swap(servers []Server) {
 		}
 		states[server.Addr] = s
 		c := newCandidate(server, s)
-		c.single = len(servers) == 1
 		set.all = append(set.all, c)
 		tier := 0
 		if server.Backup {
@@ -181,6 +180,10 @@ func (u *Upstream) swap(servers []Server) {
 		if !server.Down {
 			set.tiers[tier] = append(set.tiers[tier], c)
 		}
+	}
+	primaries, backups := set.tiers[0], set.tiers[1]
+	for _, c := range set.all {
+		c.alwaysUp = c.server.MaxFails == NeverDown || len(primaries)+len(backups) == 1
 	}
 	u.set.Store(set)
 	// Only now, as route.next counts a tunnel before it looks whether the set
@@ -259,7 +262,7 @@ func (u *Upstream) Servers() []ServerState {
 	states := make([]ServerState, len(set.all))
 	for i, c := range set.all {
 		s := ServerState{Server: c.server, Tunnels: c.Tunnels(), Available: !c.server.Down && c.available(true)}
-		if !c.single {
+		if !c.alwaysUp {
 			s.Fails, s.DownUntil = c.health.report(c.server.FailTimeout)
 		}
 		states[i] = s

@@ -307,6 +307,8 @@ func TestOneProbeAWindowDecides(t *testing.T) {
 		}
 		time.Sleep(10 * time.Second)
 		require.Equal(t, "a:1", try(u, abandoned), "its client leaves")
+		require.Equal(t, "fallback:1", next(u), "and has used the window up")
+		time.Sleep(10 * time.Second)
 		require.Equal(t, "a:1", try(u, succeeded), "so the next one probes")
 		require.Equal(t, "a:1", next(u))
 		assert.Equal(t, ServerState{Server: Server{Addr: "a:1", Weight: 1, MaxFails: 1, FailTimeout: 10 * time.Second},
