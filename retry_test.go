@@ -1,0 +1,73 @@
+package wsproxy_test
+
+import (
+	"net/http"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"example.com/wsproxy"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// pickFunc is a policy of a user's.
+type pickFunc func(servers []*wsproxy.Candidate) *wsproxy.Candidate
+
+func (f pickFunc) Pick(_ *http.Request, _ netip.Addr, servers []*wsproxy.Candidate) *wsproxy.Candidate {
+	return f(servers)
+}
+
+// busyServers are two that answer 503 and tell of each request.
+func busyServers(t *testing.T) (servers []wsproxy.Server, requests chan string) {
+	t.Helper()
+	requests = make(chan string, 100)
+	for range 2 {
+		servers = append(servers, wsproxy.Server{Addr: serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			requests <- r.Method + " " + r.Header.Get("Upgrade")
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}))})
+	}
+	return servers, requests
+}
+
+func TestAnUpgradeThatIsNotIdempotentGoesToOneServer(t *testing.T) {
+	servers, requests := busyServers(t)
+	u, err := wsproxy.NewUpstream(wsproxy.RoundRobin(), servers...)
+	require.NoError(t, err)
+	_, addr := serveProxy(t, "http://group", wsproxy.WithUpstream(u), wsproxy.WithUpgrades("websocket", "tcp"))
+	res, _ := ask(t, addr, "POST /exec HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n")
+	assert.Equal(t, http.StatusServiceUnavailable, res.StatusCode)
+	assert.Len(t, requests, 1)
+	assert.Equal(t, "POST tcp", <-requests)
+
+	res, _ = ask(t, addr, sampleRequest)
+	assert.Equal(t, http.StatusServiceUnavailable, res.StatusCode, "the last one's answer")
+}
+
+func TestAPolicyThatPanicsOverTheNextServerLosesNoPlace(t *testing.T) {
+	servers, requests := busyServers(t)
+	u, err := wsproxy.NewUpstream(pickFunc(func(servers []*wsproxy.Candidate) *wsproxy.Candidate {
+		return servers[1] // and of one server there is no second
+	}), servers...)
+	require.NoError(t, err)
+	p, addr := serveProxy(t, "http://group", wsproxy.WithUpstream(u))
+	client := dial(t, addr)
+	client.send(t, sampleRequest)
+	client.expectEOF(t, "") // net/http's answer to a panic
+	assert.Len(t, requests, 1)
+	eventually(t, func() bool { return p.Stats() == wsproxy.Stats{} }, "the handshake is still counted")
+	for _, s := range u.Servers() {
+		assert.Zero(t, s.Tunnels, s.Addr)
+	}
+}
+
+func TestAnEndWhoseCloseDidNotPassGetsTheProxys(t *testing.T) {
+	fromEither(t, []wsproxy.Option{wsproxy.WithMaxMessageSize(10, 10)}, func(t *testing.T, r *memRig, from, to wireEnd) {
+		from.send(t, from.frame(wireText, strings.Repeat("x", 11))+from.frame(wireClose, closeBody(1000, "")))
+		to.expectClose(t, 1009)
+		to.Close() // instead of answering
+		from.expectClose(t, 1009)
+		from.Close()
+	})
+}
