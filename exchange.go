@@ -130,7 +130,7 @@ func (p *Proxy) ask(ctx context.Context, s lease, wire []byte, out *http.Request
 			}
 		case res.StatusCode < 200:
 			removeHopByHop(res.Header)
-			informational(w, res)
+			informational(ctx, w, res, p.sendTimeout)
 			continue
 		}
 		x.budget = -1
@@ -170,8 +170,20 @@ func (x *exchange) early() []byte {
 	return early
 }
 
-// informational passes a 1xx on, leaving w's header as middleware made it.
-func informational(w http.ResponseWriter, res *http.Response) {
+// informational passes a 1xx on, leaving w's header as middleware made it. A
+// client that does not take it is waited for no longer than the send timeout or
+// ctx last; net/http then ends the request.
+func informational(ctx context.Context, w http.ResponseWriter, res *http.Response, timeout time.Duration) {
+	rc := http.NewResponseController(w)
+	if timeout > 0 {
+		rc.SetWriteDeadline(time.Now().Add(timeout))
+	}
+	unwatch := context.AfterFunc(ctx, func() { rc.SetWriteDeadline(longAgo) })
+	defer func() {
+		if unwatch() {
+			rc.SetWriteDeadline(serverWriteDeadline(ctx))
+		}
+	}()
 	h := w.Header()
 	kept := maps.Clone(h)
 	clear(h)
@@ -191,4 +203,13 @@ type answerBody struct {
 func (b *answerBody) Close() error {
 	b.x.close()
 	return nil
+}
+
+// serverWriteDeadline is what http.Server's WriteTimeout means from now on.
+func serverWriteDeadline(ctx context.Context) time.Time {
+	server, ok := ctx.Value(http.ServerContextKey).(*http.Server)
+	if !ok || server.WriteTimeout <= 0 {
+		return time.Time{}
+	}
+	return time.Now().Add(server.WriteTimeout)
 }

@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"sync"
 	"syscall"
+	"time"
 	"unsafe"
 )
 
@@ -18,7 +19,8 @@ type loops struct {
 	next int
 }
 
-// place gives r to the loop whose turn it is.
+// place gives r to the loop whose turn it is, or where that cannot be made to
+// one that there is.
 func (ls *loops) place(r *loopRelay) error {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
@@ -32,6 +34,11 @@ func (ls *loops) place(r *loopRelay) error {
 	}
 	fresh, err := newLoop()
 	if err != nil {
+		for _, other := range ls.all {
+			if other != nil && other.add(r) {
+				return nil
+			}
+		}
 		return err
 	}
 	fresh.add(r)
@@ -65,8 +72,10 @@ type loop struct {
 	turn       []*socket
 	events     [128]syscall.EpollEvent
 	n          int // of events
-	buffer     [64 << 10]byte
+	buffer     *[64 << 10]byte
 }
+
+var loopBuffers = sync.Pool{New: func() any { return new([64 << 10]byte) }}
 
 const (
 	wakeSlot = -1      // the eventfd's
@@ -88,6 +97,9 @@ func newLoop() (*loop, error) {
 	l.wake = int(wake)
 	l.raw, err = l.file.SyscallConn()
 	if err == nil {
+		err = l.file.SetReadDeadline(time.Time{}) // fails where the poller has not taken it
+	}
+	if err == nil {
 		err = l.watch(l.wake, syscall.EpollEvent{Events: syscall.EPOLLIN | epollET, Fd: wakeSlot})
 	}
 	if err != nil {
@@ -106,7 +118,7 @@ func (l *loop) watch(fd int, event syscall.EpollEvent) error {
 	return os.NewSyscallError("epoll_ctl", syscall.EpollCtl(l.epfd, syscall.EPOLL_CTL_ADD, fd, &event))
 }
 
-// add has the loop take up r, unless the loop has ended.
+// add counts r among the loop's relays, unless the loop has ended.
 func (l *loop) add(r *loopRelay) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -114,7 +126,7 @@ func (l *loop) add(r *loopRelay) bool {
 		return false
 	}
 	l.live++
-	l.postLocked(r, r.placed(l)|doAdopt)
+	r.loop = l
 	return true
 }
 
@@ -122,10 +134,6 @@ func (l *loop) add(r *loopRelay) bool {
 func (l *loop) post(r *loopRelay, what uint32) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.postLocked(r, what)
-}
-
-func (l *loop) postLocked(r *loopRelay, what uint32) {
 	if l.ended { // and the number of wake may be another's by now
 		return
 	}
@@ -142,6 +150,8 @@ func (l *loop) postLocked(r *loopRelay, what uint32) {
 // run is the loop, until its last relay has ended.
 func (l *loop) run() {
 	defer l.close()
+	l.buffer = loopBuffers.Get().(*[64 << 10]byte)
+	defer loopBuffers.Put(l.buffer)
 	poll := l.poll
 	for busy := 0; ; busy++ {
 		park, more := l.take()
@@ -157,6 +167,8 @@ func (l *loop) run() {
 			s.pump()
 			s.relay.check()
 		}
+		clear(l.turn)
+		l.n = 0
 		if park {
 			busy = 0
 			l.raw.Read(poll)
@@ -180,7 +192,7 @@ func (l *loop) take() (park, more bool) {
 	clear(l.taken)
 	l.taken, l.posted = l.posted, l.taken[:0]
 	for _, r := range l.taken {
-		r.seeing, r.asked = r.asked, 0
+		r.seeing, r.asked = r.asked|r.early(), 0
 	}
 	l.ended = l.live == 0
 	l.parked = !l.ended && len(l.taken) == 0 && len(l.ready) == 0
@@ -210,8 +222,9 @@ func (l *loop) handle(event *syscall.EpollEvent) {
 	if s == nil || s.generation != event.Pad {
 		return // closed meanwhile
 	}
-	if event.Events&(syscall.EPOLLRDHUP|syscall.EPOLLHUP|syscall.EPOLLERR) != 0 {
-		s.ending, s.readable = true, true
+	// A read stops at urgent data, however much there is behind it.
+	if event.Events&(syscall.EPOLLRDHUP|syscall.EPOLLHUP|syscall.EPOLLERR|syscall.EPOLLPRI) != 0 {
+		s.unsure, s.readable = true, true
 	}
 	if event.Events&syscall.EPOLLIN != 0 {
 		s.readable = true
@@ -233,7 +246,7 @@ func (l *loop) register(s *socket) error {
 	l.generation++
 	s.generation = l.generation
 	err := l.watch(s.fd, syscall.EpollEvent{Fd: s.slot, Pad: s.generation,
-		Events: syscall.EPOLLIN | syscall.EPOLLOUT | syscall.EPOLLRDHUP | epollET})
+		Events: syscall.EPOLLIN | syscall.EPOLLOUT | syscall.EPOLLRDHUP | syscall.EPOLLPRI | epollET})
 	if err == nil {
 		l.free = l.free[:len(l.free)-1]
 		l.slots[s.slot] = s

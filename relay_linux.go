@@ -4,7 +4,6 @@ package wsproxy
 
 import (
 	"net"
-	"sync"
 	"syscall"
 )
 
@@ -13,17 +12,15 @@ import (
 // on. An idle tunnel is a few hundred bytes and no goroutine.
 type loopRelay struct {
 	t                *Tunnel
-	loops            *loops
+	loop             *loop
 	client, upstream socket
 	ended            func()
-	over             bool // both sockets are closed and ended is called
+	asked            uint32 // what the loop is to see to; loop.mu
 
-	mu    sync.Mutex
-	loop  *loop  // nil before start
-	early uint32 // what was asked before start
-
-	asked  uint32 // the loop is to see to this; loop.mu
-	seeing uint32 // the loop's copy
+	// Of the loop:
+	seeing  uint32 // what was asked
+	adopted bool   // begin was called: until then all else waits
+	over    bool   // both sockets are closed and ended is called
 }
 
 // What a loop can be asked to see to.
@@ -38,12 +35,17 @@ const (
 // relay returns a loopRelay where both connections are plain sockets, and nil
 // where they are not or the process is out of descriptors.
 func (ls *loops) relay(t *Tunnel, client, upstream net.Conn) relay {
-	r := &loopRelay{t: t, loops: ls}
+	r := &loopRelay{t: t}
 	if !r.client.detach(client) {
 		return nil
 	}
 	if !r.upstream.detach(upstream) {
 		syscall.Close(r.client.fd)
+		return nil
+	}
+	if err := ls.place(r); err != nil {
+		syscall.Close(r.client.fd)
+		syscall.Close(r.upstream.fd)
 		return nil
 	}
 	client.Close()
@@ -65,31 +67,10 @@ func (r *loopRelay) start(ended func()) {
 
 func (r *loopRelay) begin(ended func()) {
 	r.ended = ended
-	if err := r.loops.place(r); err != nil {
-		r.t.settle(Failed, err)
-		syscall.Close(r.client.fd)
-		syscall.Close(r.upstream.fd)
-		ended()
-	}
+	r.post(doAdopt)
 }
 
-// placed notes the loop and returns what was asked before there was one.
-func (r *loopRelay) placed(l *loop) uint32 {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.loop = l
-	return r.early
-}
-
-func (r *loopRelay) post(what uint32) {
-	r.mu.Lock()
-	l := r.loop
-	r.early |= what
-	r.mu.Unlock()
-	if l != nil {
-		l.post(r, what)
-	}
-}
+func (r *loopRelay) post(what uint32) { r.loop.post(r, what) }
 
 func (r *loopRelay) cut()       { r.post(doCut) }
 func (r *loopRelay) wake(*flow) { r.post(doWake) }
@@ -104,11 +85,20 @@ func (r *loopRelay) cutSrc(f *flow) {
 
 // From here on all runs on the loop.
 
+// early is what was asked before begin was called.
+func (r *loopRelay) early() uint32 {
+	if r.adopted {
+		return 0
+	}
+	return r.seeing
+}
+
 // see does what was asked.
 func (r *loopRelay) see() {
-	if r.over {
+	if r.over || !r.adopted && r.seeing&doAdopt == 0 {
 		return
 	}
+	r.adopted = true
 	if r.seeing&doCut == doCut {
 		r.close()
 		return

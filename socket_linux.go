@@ -21,7 +21,7 @@ type socket struct {
 	generation int32 // 0: not registered
 
 	readable bool // there may be more to read
-	ending   bool // its end of stream has come: a short read is not the last
+	unsure   bool // its end or urgent data has come: a short read need not be the last
 	queued   bool // in loop.ready
 	done     bool // nothing more is to be read
 	fin      bool // to be half-closed when pending is sent
@@ -84,9 +84,9 @@ func (s *socket) pump() {
 			err = io.EOF
 		}
 		budget -= n
-		// What comes after a short read makes a new event. An end of stream
-		// that was announced already does not.
-		s.readable = n == len(l.buffer) || s.ending
+		// What comes after a short read makes a new event. What was announced
+		// already does not.
+		s.readable = n == len(l.buffer) || s.unsure
 		s.done = !s.in.take(l.buffer[:n], err)
 	}
 }

@@ -287,7 +287,13 @@ func (t *Tunnel) finish() {
 	}
 }
 
+// log guards against a user's handler, whose panic ends this tunnel alone.
 func (t *Tunnel) log(message string, attrs ...slog.Attr) {
+	defer func() {
+		if v := recover(); v != nil {
+			t.end(Failed, fmt.Errorf("wsproxy: logger failed: %v", v))
+		}
+	}()
 	if ctx := context.Background(); t.p.logger.Enabled(ctx, slog.LevelDebug) {
 		t.p.logger.LogAttrs(ctx, slog.LevelDebug, message, append([]slog.Attr{
 			slog.Uint64("tunnel", t.id), slog.String("client", t.clientIP.String()), slog.String("path", t.path)}, attrs...)...)
