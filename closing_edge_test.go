@@ -233,8 +233,8 @@ func TestAnAbruptEndIsGivenNoCloseFrame(t *testing.T) {
 func TestATunnelOfAnotherProtocolIsCutWithoutAFrame(t *testing.T) {
 	for name, opts := range map[string][]wsproxy.Option{
 		"Tunnel.Close": nil,
-		"lifetime":     {wsproxy.WithMaxLifetime(time.Millisecond)},
-		"read timeout": {wsproxy.WithReadTimeout(time.Millisecond)},
+		"lifetime":     {wsproxy.WithMaxLifetime(200 * time.Millisecond)},
+		"read timeout": {wsproxy.WithReadTimeout(200 * time.Millisecond)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ended, u := newEndings(), newUpstream(t)
