@@ -120,10 +120,11 @@ func WithSendTimeout(d time.Duration) Option {
 
 // WithCloseTimeout sets how long a tunnel may last once one side has ended it:
 // the other side may send what it has left and must then end too, or is cut.
-// It is also how long both have to answer a Close frame of the proxy's. The
-// default is 10 seconds; zero disables it, which leaves half-closed tunnels to
-// the read timeout, and the answers to the default; New refuses a negative
-// one.
+// Where there is nobody any more to take it, it is read all the same, so that
+// the last bytes toward that side are not lost to a reset. It is also how long
+// both have to answer a Close frame of the proxy's. The default is 10 seconds;
+// zero disables it, which leaves half-closed tunnels to the read timeout, and
+// the answers to the default; New refuses a negative one.
 //
 // nginx has no such directive: it closes both sides at the first end, and the
 // bytes still under way are lost.

@@ -1,0 +1,26 @@
+package wsproxy_test
+
+import (
+	"net"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// A read stops at urgent data, which is not a sign that there is no more.
+func TestBytesBehindUrgentDataArrive(t *testing.T) {
+	u := newUpstream(t)
+	_, addr := serveProxy(t, u.url)
+	client, server := tunnel(t, addr, u)
+	raw, err := client.Conn.(*net.TCPConn).SyscallConn()
+	require.NoError(t, err)
+	require.NoError(t, raw.Control(func(fd uintptr) {
+		syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, syscall.TCP_CORK, 1) // so that all comes at once
+		syscall.Write(int(fd), []byte("abc"))
+		syscall.Sendto(int(fd), []byte("X"), syscall.MSG_OOB, nil)
+		syscall.Write(int(fd), []byte("def"))
+		syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, syscall.TCP_CORK, 0)
+	}))
+	server.expect(t, "abcdef")
+}
