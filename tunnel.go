@@ -83,8 +83,9 @@ type Ending struct {
 
 // Hooks are called as tunnels open and close, each exactly once for a tunnel
 // and OnOpen first. Any may be nil. They may be called concurrently for
-// different tunnels and hold their tunnel up, so they should be quick. A panic
-// in one is logged and ends its tunnel with [Failed].
+// different tunnels and hold their tunnel up, so they should be quick. Each call
+// has a goroutine of its own: a panic, or a [runtime.Goexit], is logged and ends
+// the hook's tunnel with [Failed].
 type Hooks struct {
 	// OnOpen is called when the upstream has switched, before the client is
 	// told. r must not be kept.
