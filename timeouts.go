@@ -47,6 +47,7 @@ type sweeper struct {
 	timeouts
 	epoch time.Time
 	timer *time.Timer
+	armed bool // the timer is set
 }
 
 func (s *sweeper) init(t timeouts) {
@@ -57,19 +58,44 @@ func (s *sweeper) init(t timeouts) {
 // now is the clock of all timestamps: nanoseconds, monotonic.
 func (s *sweeper) now() int64 { return int64(time.Since(s.epoch)) }
 
-// start sets the timer for the first tunnel. r.mu is held.
+// start sets the timer for the first tunnel, if anything limits one. r.mu is
+// held.
 func (r *registry) start() {
-	switch {
-	case len(r.live) > 1:
-	case r.timer == nil:
+	if len(r.live) == 1 && r.timeouts != (timeouts{}) {
+		r.arm()
+	}
+}
+
+// arm sets the timer for the nearest that a deadline can be.
+func (r *registry) arm() {
+	r.armed = true
+	if r.timer == nil {
 		r.timer = time.AfterFunc(r.least(), r.sweep)
-	default:
+	} else {
 		r.timer.Reset(r.least())
 	}
 }
 
+// watchAnswers sets the timer for answers to a Close frame, where there is none
+// yet as nothing else limits a tunnel.
+func (r *registry) watchAnswers() {
+	if r.timeouts != (timeouts{}) {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.live) > 0 && !r.armed {
+		r.arm()
+	}
+}
+
 // stop clears the timer after the last tunnel. r.mu is held.
-func (r *registry) stop() { r.timer.Stop() }
+func (r *registry) stop() {
+	r.armed = false
+	if r.timer != nil {
+		r.timer.Stop()
+	}
+}
 
 // sweep does what is due on every tunnel and sets the timer for the next time.
 func (r *registry) sweep() {
@@ -78,6 +104,7 @@ func (r *registry) sweep() {
 	r.mu.Lock()
 	now := r.now()
 	next := now + int64(r.least())
+	limited := r.timeouts != (timeouts{})
 	for _, t := range r.live {
 		d := r.deadline(t)
 		for _, f := range t.flows() {
@@ -91,6 +118,7 @@ func (r *registry) sweep() {
 				next = min(next, at)
 			}
 		}
+		limited = limited || d.reason != 0
 		switch {
 		case d.reason == 0:
 		case d.at <= now:
@@ -99,7 +127,7 @@ func (r *registry) sweep() {
 			next = min(next, d.at)
 		}
 	}
-	if len(r.live) > 0 {
+	if r.armed = len(r.live) > 0 && limited; r.armed {
 		r.timer.Reset(max(time.Duration(next-now), min(time.Duration(len(r.live))*sweepCost, time.Second)))
 	}
 	r.mu.Unlock()

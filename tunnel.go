@@ -209,6 +209,7 @@ func (t *Tunnel) goAway(reason Reason, code int, text string) {
 	}
 	t.mu.Unlock()
 	t.leaving.Store(true)
+	t.p.tunnels.watchAnswers()
 	t.askBoth(askClose)
 }
 
