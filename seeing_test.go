@@ -47,6 +47,7 @@ func TestATunnelTellsWhatItIs(t *testing.T) {
 			FromUpstream: wsproxy.FlowStats{Bytes: 6}}, r.p.Stats())
 
 		client.sendFrame(t, wireClose, "")
+		synctest.Wait()
 		server.Close()
 		client.Close()
 		ending := r.endsIn(t, 0, wsproxy.UpstreamClosed)
