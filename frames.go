@@ -32,32 +32,59 @@ const pingPayload = "wsproxy!"
 const maxControl = 125
 
 // A scanner follows the frames of one flow, whatever the pieces they come in.
-// It only looks: a stream that is not well-formed frames ends the looking.
+// It only looks: a stream that is not well-formed frames ends the looking. Its
+// fields fit a cache line.
 type scanner struct {
-	masked bool  // frames have to be, as a client's do
-	limit  int64 // the most bytes of a message, 0: any number
-	off    bool  // not frames, or not any longer
-
-	header [14]byte // of the frame at hand
-	have   int      // bytes of the header that have come
-	opcode byte
+	masked bool // frames have to be, as a client's do
+	off    bool // not frames, or not any longer
+	open   bool // within a message of several frames
+	over   bool // the frame at hand takes its message over the limit
+	closed bool // a Close frame has come
 	final  bool
-	left   int64 // bytes of its payload still to come
+	opcode byte
+	have   uint8    // bytes of the header that have come
+	header [14]byte // of the frame at hand
+	code   [2]byte  // of the Close frame that has come, as on the wire
 
-	open     bool  // within a message of several frames
+	left     int64 // bytes of the frame's payload still to come
 	size     int64 // of the message at hand
-	over     bool  // the frame at hand takes its message over the limit
+	limit    int64 // the most bytes of a message, 0: any number
 	messages int64 // complete ones
-
-	closed bool    // a Close frame has come
-	code   [2]byte // its code, as on the wire
 }
 
 // all scans the whole of p.
 func (s *scanner) all(p []byte) {
 	for len(p) > 0 && !s.off {
+		if s.boundary() && !s.open {
+			if p = p[s.whole(p):]; len(p) == 0 {
+				return
+			}
+		}
 		p = p[s.frame(p):]
 	}
+}
+
+// whole scans the frames that are a whole message each, as nearly all are, as
+// long as p has all of them and some bytes more, and returns how much that is.
+// It leaves whatever is unusual to frame.
+func (s *scanner) whole(p []byte) (n int) {
+	header, mask := 2, byte(0)
+	if s.masked {
+		header, mask = 6, 0x80
+	}
+	for n+len(s.header) <= len(p) {
+		opcode, length := p[n]&0x8f, int(p[n+1]^mask)
+		size := header + length
+		if length == 126 {
+			size += 2 - 126 + int(binary.BigEndian.Uint16(p[n+2:]))
+		}
+		if opcode != 0x80|opText && opcode != 0x80|opBinary || length > 126 || size > len(p)-n {
+			break
+		}
+		n += size
+		s.messages++
+	}
+	return n
 }
 
 // frame scans to the end of the frame at hand, or of p if that is nearer, and
@@ -93,13 +120,13 @@ func (s *scanner) scanHeader(p []byte) (n int) {
 		s.startFrame()
 		return s.headerLength()
 	}
-	for want := s.want(); s.have < want; want = s.want() {
+	for want := s.want(); int(s.have) < want; want = s.want() {
 		took := copy(s.header[s.have:want], p[n:])
 		if took == 0 {
 			return n
 		}
 		n += took
-		s.have += took
+		s.have += uint8(took)
 	}
 	s.have = 0
 	s.startFrame()
