@@ -13,26 +13,27 @@ import (
 // goroutine at a time drives it, the only writer of dst; others ask it to add
 // frames of the proxy's own.
 type flow struct {
-	t                  *Tunnel
+	// What every read touches comes first: with thousands of tunnels their way
+	// to the processor is much of what a message costs.
+	t          *Tunnel
+	dst        sink
+	heard      atomic.Int64  // when src last sent something
+	bytes      atomic.Int64  //
+	messages   atomic.Int64  //
+	asked      atomic.Uint32 // askPing, askClose: frames to add at a boundary
+	discarding bool          // dst takes no more; of the driving goroutine
+	scan       scanner       // of the driving goroutine
+
 	srcEnded, dstEnded Reason // why the tunnel ends if that end is the first to go
 
 	head  []byte // the proxy's own bytes to dst, sent first and not counted
 	early []byte // what src sent before the tunnel stood
+	held  int    // bytes of scan.header that are kept back until it is complete
 
-	// Of the driving goroutine:
-	dst        sink
-	scan       scanner
-	held       int  // bytes of scan.header that are kept back until it is complete
-	discarding bool // dst takes no more
-
-	quiet    atomic.Bool   // frames are not followed any longer, and none can be added
-	dstReset atomic.Bool   // a write to dst found it reset
-	asked    atomic.Uint32 // askPing, askClose: frames to add at a boundary
-	bytes    atomic.Int64
-	messages atomic.Int64
+	quiet    atomic.Bool  // frames are not followed any longer, and none can be added
+	dstReset atomic.Bool  // a write to dst found it reset
 	code     atomic.Int32 // of the Close frame seen, 0: none
 	passed   atomic.Bool  // that frame went on to dst
-	heard    atomic.Int64 // when src last sent something
 	moved    atomic.Int64 // when a write that had to wait last went on
 	stalled  atomic.Int64 // since when a write waits for dst, 0: none does
 	pinged   atomic.Int64 // when src was last sent a Ping, or was to be
@@ -198,7 +199,7 @@ func (f *flow) forwardFrames(p []byte) (at int, err error) {
 			at = len(p)
 		case f.scan.have > 0: // the header goes on in the next piece
 			if f.scan.limit > 0 {
-				f.held = f.scan.have
+				f.held = int(f.scan.have)
 				f.publish()
 				return at, f.dst.write(p[from:start])
 			}

@@ -1,4 +1,4 @@
-//go:build !wsproxy_portable
+//go:build !386 && !s390x && !wsproxy_portable
 
 package wsproxy
 
