@@ -72,10 +72,15 @@ type loop struct {
 	turn       []*socket
 	events     [128]syscall.EpollEvent
 	n          int // of events
-	buffer     *[64 << 10]byte
+	buffer     *loopBuffer
 }
 
-var loopBuffers = sync.Pool{New: func() any { return new([64 << 10]byte) }}
+// A loopBuffer takes what one read brings. The more that is, the fewer times
+// the other end of a bulk transfer is woken for the room in its window, which
+// is what large messages cost most.
+type loopBuffer [512 << 10]byte
+
+var loopBuffers = sync.Pool{New: func() any { return new(loopBuffer) }}
 
 const (
 	wakeSlot = -1      // the eventfd's
@@ -150,7 +155,7 @@ func (l *loop) post(r *loopRelay, what uint32) {
 // run is the loop, until its last relay has ended.
 func (l *loop) run() {
 	defer l.close()
-	l.buffer = loopBuffers.Get().(*[64 << 10]byte)
+	l.buffer = loopBuffers.Get().(*loopBuffer)
 	defer loopBuffers.Put(l.buffer)
 	poll := l.poll
 	for busy := 0; ; busy++ {

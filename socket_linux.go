@@ -26,13 +26,25 @@ type socket struct {
 	done     bool // nothing more is to be read
 	fin      bool // to be half-closed when pending is sent
 
+	streak int64 // bytes moved to peer since it last had to be waited for
+
 	pending []byte // what out has written and the socket not taken yet
 	lent    *pendingBuffer
 }
 
-// A pendingBuffer has room for what one read of a loop can leave unsent, and
-// for control frames behind it.
-type pendingBuffer [64<<10 + 1<<10]byte
+// minRead is what one read may bring from the start: a message of 64 KiB with
+// its header is one read then.
+const minRead = 68 << 10
+
+// readSize is how much the next read may bring, and leave pending. It grows
+// with what the peer has taken without being waited for, so that who does not
+// read holds no more than minRead up, or a sixteenth of what the system's own
+// buffers took.
+func (s *socket) readSize() int { return int(min(max(minRead, s.streak/16), int64(len(loopBuffer{})))) }
+
+// A pendingBuffer has room for what nearly every read can leave unsent, and for
+// control frames behind it.
+type pendingBuffer [minRead + 1<<10]byte
 
 var pendingBuffers = sync.Pool{New: func() any { return new(pendingBuffer) }}
 
@@ -70,7 +82,8 @@ func (s *socket) pump() {
 			}
 			return
 		}
-		n, errno := recv(s.fd, l.buffer[:])
+		size := s.readSize()
+		n, errno := recv(s.fd, l.buffer[:size])
 		var err error
 		switch {
 		case errno == syscall.EINTR:
@@ -86,8 +99,12 @@ func (s *socket) pump() {
 		budget -= n
 		// What comes after a short read makes a new event. What was announced
 		// already does not.
-		s.readable = n == len(l.buffer) || s.unsure
+		s.readable = n == size || s.unsure
 		s.done = !s.in.take(l.buffer[:n], err)
+		s.streak += int64(n)
+		if s.peer.pending != nil {
+			s.streak = 0
+		}
 	}
 }
 
@@ -103,8 +120,10 @@ func (s *socket) write(p []byte) error {
 			return err
 		}
 		s.out.stalled.Store(s.relay.t.p.tunnels.now())
-		s.lent = pendingBuffers.Get().(*pendingBuffer)
-		s.pending = s.lent[:0]
+		if len(p) <= minRead {
+			s.lent = pendingBuffers.Get().(*pendingBuffer)
+			s.pending = s.lent[:0]
+		}
 	}
 	s.pending = append(s.pending, p...)
 	return nil
@@ -158,7 +177,10 @@ func (s *socket) drop() {
 }
 
 func (s *socket) closeWrite() bool {
-	if s.fin = s.pending != nil; !s.fin && s.fd >= 0 {
+	switch s.fin = s.pending != nil; {
+	case s.fin:
+	case s.done && s.peer.pending == nil: // check closes both now, which says as much
+	case s.fd >= 0:
 		syscall.Shutdown(s.fd, syscall.SHUT_WR)
 	}
 	return true
