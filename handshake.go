@@ -6,7 +6,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"maps"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -129,10 +128,14 @@ func checkFields(h http.Header) error {
 // in the case of RFC 6455 for peers that compare them to the letter. A line
 // break within a value, as net/http does it, becomes a space.
 func appendHeader(b []byte, h http.Header) []byte {
-	for _, name := range slices.Sorted(maps.Keys(h)) {
-		if !isToken(name) { // http.ReadResponse lets some pass
-			continue
+	names := make([]string, 0, 32)
+	for name := range h {
+		if isToken(name) { // http.ReadResponse lets others pass
+			names = append(names, name)
 		}
+	}
+	slices.Sort(names)
+	for _, name := range names {
 		wire := name
 		if rest, ok := strings.CutPrefix(name, "Sec-Websocket-"); ok {
 			wire = "Sec-WebSocket-" + rest
