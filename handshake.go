@@ -1,6 +1,7 @@
 package wsproxy
 
 import (
+	"bufio"
 	"context"
 	"crypto/sha1"
 	"encoding/base64"
@@ -213,5 +214,8 @@ func hijack(w http.ResponseWriter) (net.Conn, []byte, error) {
 	early, _ := brw.Reader.Peek(brw.Reader.Buffered())
 	// net/http clears its deadlines; a wrapper's Hijack may not.
 	conn.SetDeadline(time.Time{})
-	return conn, slices.Clone(early), nil
+	early = slices.Clone(early)
+	// net/http keeps the reader as long as the handler runs, 4 KiB a tunnel.
+	*brw.Reader = *bufio.NewReaderSize(conn, 16)
+	return conn, early, nil
 }
