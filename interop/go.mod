@@ -20,6 +20,8 @@ require (
 	golang.org/x/sys v0.48.0
 )
 
+require golang.org/x/time v0.15.0 // indirect
+
 require (
 	github.com/bytedance/gopkg v0.1.3 // indirect
 	github.com/bytedance/sonic v1.15.0 // indirect

@@ -1,0 +1,126 @@
+// Package browser_test has a real browser open WebSockets through wsproxy, from
+// a page of its own and from the demo page of cmd/wsproxy.
+package browser_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"example.com/wsproxy/interop/internal/lab"
+	"github.com/chromedp/cdproto/runtime"
+	"github.com/chromedp/chromedp"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func TestMain(m *testing.M) { lab.Main(m) }
+
+// TestChromium is one test, so that all of it has one browser.
+func TestChromium(t *testing.T) {
+	browser := start(t, lab.Require(t, "chromium"))
+	program := build(t)
+	for _, c := range []struct {
+		name string
+		test func(t *testing.T, browser context.Context)
+	}{
+		{"talks over ws", func(t *testing.T, b context.Context) { testTalk(t, b, "ws") }},
+		{"talks over wss", func(t *testing.T, b context.Context) { testTalk(t, b, "wss") }},
+		{"shows the demo over ws", func(t *testing.T, b context.Context) { testDemo(t, b, program) }},
+		{"shows the demo over wss", func(t *testing.T, b context.Context) { testDemo(t, b, program, selfSigned(t)...) }},
+		{"sees a drain as code 1001", testDrain},
+		{"sees a dead upstream as a failure", testDeadUpstream},
+		{"is refused for pages of other origins", testOrigin},
+		{"opens two hundred sockets from one page", testTwoHundred},
+		{"opens a socket beside a page over HTTP/2", testHTTP2},
+	} {
+		t.Run(c.name, func(t *testing.T) { c.test(t, browser) })
+	}
+}
+
+// start runs a browser until the test's end.
+func start(t *testing.T, program string) context.Context {
+	t.Helper()
+	flags := []chromedp.ExecAllocatorOption{chromedp.ExecPath(program)}
+	for _, name := range []string{
+		"headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking",
+		"disable-component-update", "disable-sync", "disable-breakpad", "disable-dev-shm-usage",
+		"ignore-certificate-errors", // of this browser alone, which sees nothing but the tests' servers
+	} {
+		flags = append(flags, chromedp.Flag(name, true))
+	}
+	allocator, release := chromedp.NewExecAllocator(context.Background(), flags...) // its user-data-dir is new and empty
+	browser, cancel := chromedp.NewContext(allocator)
+	t.Cleanup(func() {
+		assert.NoError(t, chromedp.Cancel(browser))
+		cancel()
+		release()
+	})
+	require.NoError(t, chromedp.Do(browser), "chromium does not start")
+	return browser
+}
+
+// A tab shows a page. Its methods are for the test's goroutine.
+type tab struct{ context.Context }
+
+// open shows url in a tab, until the test's end, and has the test fail if a
+// script of the page does.
+func open(t *testing.T, browser context.Context, url string) *tab {
+	t.Helper()
+	ctx, cancel := chromedp.NewContext(browser)
+	t.Cleanup(cancel)
+	exceptions := make(chan string, 100)
+	require.NoError(t, chromedp.Listen(ctx, func(event any) {
+		if e, ok := event.(*runtime.EventExceptionThrown); ok {
+			exceptions <- fmt.Sprintf("%s at line %d", e.ExceptionDetails.Text, e.ExceptionDetails.LineNumber+1)
+		}
+	}))
+	t.Cleanup(func() {
+		select {
+		case e := <-exceptions:
+			assert.Fail(t, "the page's script failed", e)
+		default:
+		}
+	})
+	page := &tab{ctx}
+	page.do(t, chromedp.Navigate(url))
+	return page
+}
+
+func (page *tab) timeout() (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(page, 3*lab.Patience, errors.New("the browser takes too long"))
+}
+
+// do takes steps that have to succeed.
+func (page *tab) do(t *testing.T, steps ...chromedp.Action[chromedp.Void]) {
+	t.Helper()
+	ctx, cancel := page.timeout()
+	defer cancel()
+	require.NoError(t, chromedp.Do(ctx, steps...))
+}
+
+// call returns what an expression of the page, or its promise, comes to.
+func call[T any](t *testing.T, page *tab, expression string) T {
+	t.Helper()
+	ctx, cancel := page.timeout()
+	defer cancel()
+	result, err := chromedp.Run(ctx, chromedp.Evaluate[T](expression, chromedp.EvalAwaitPromise))
+	require.NoError(t, err, expression)
+	return result
+}
+
+// text waits until the first element of a selector has a text that contains
+// want, and returns the text.
+func (page *tab) text(t *testing.T, selector, want string) (text string) {
+	t.Helper()
+	lab.Eventually(t, func() bool {
+		ctx, cancel := page.timeout()
+		defer cancel()
+		found, err := chromedp.Run(ctx, chromedp.Evaluate[string](`document.querySelector("`+selector+`")?.innerText ?? ""`))
+		text = found
+		return err == nil && strings.Contains(found, want)
+	}, "%s does not become %q", selector, want)
+	return text
+}

@@ -1,0 +1,167 @@
+package browser_test
+
+import (
+	"context"
+	_ "embed"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+
+	"example.com/wsproxy"
+	"example.com/wsproxy/interop/internal/lab"
+	"example.com/wsproxy/interop/internal/talk"
+	"github.com/chromedp/chromedp"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+//go:embed testdata/page.html
+var testPage []byte
+
+// withPage serves the page beside the proxy.
+func withPage(proxy http.Handler) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		w.Write(testPage)
+	})
+	mux.Handle("/", proxy)
+	return mux
+}
+
+// A closing is what the page's onclose and onerror saw.
+type closing struct {
+	Code     int    `json:"code"`
+	Reason   string `json:"reason"`
+	WasClean bool   `json:"wasClean"`
+	Errors   int    `json:"errors"`
+}
+
+func show(t *testing.T, browser context.Context, scheme, upstream string, opts ...wsproxy.Option) (*talk.Front, *tab) {
+	t.Helper()
+	f := talk.NewFrontWithin(t, withPage, scheme, upstream, opts...)
+	return f, open(t, browser, "http"+strings.TrimPrefix(f.URL, "ws"))
+}
+
+func testTalk(t *testing.T, browser context.Context, scheme string) {
+	f, page := show(t, browser, scheme, lab.Serve(t, talk.Server()))
+
+	got := call[struct {
+		Protocol   string  `json:"protocol"`
+		Extensions string  `json:"extensions"`
+		Echoes     []bool  `json:"echoes"`
+		Closed     closing `json:"closed"`
+	}](t, page, "connects()")
+	assert.Equal(t, "chat.v2", got.Protocol)
+	assert.Equal(t, "permessage-deflate", got.Extensions)
+	assert.Equal(t, []bool{true, true, true, true, true}, got.Echoes)
+	assert.Equal(t, closing{1000, "done", true, 0}, got.Closed)
+	e := f.Ending(t, "/echo/connects")
+	assert.Equal(t, wsproxy.ClientClosed, e.Reason)
+	assert.EqualValues(t, 5, e.FromClient.Messages)
+	assert.EqualValues(t, 5, e.FromUpstream.Messages)
+	assert.Less(t, e.FromClient.Bytes, int64(1<<20+100_000), "the text is not compressed")
+
+	for _, c := range []struct {
+		call, path       string
+		want             closing
+		reason           wsproxy.Reason
+		client, upstream int
+	}{
+		{"closedByServer()", "/close", closing{4001, "enough", true, 0}, wsproxy.UpstreamClosed, 4001, 4001},
+		{"closes()", "/echo/closes", closing{4002, "my turn", true, 0}, wsproxy.ClientClosed, 4002, 4002},
+		{"closesWithoutCode()", "/echo/nocode", closing{1005, "", true, 0}, wsproxy.ClientClosed, 1005, 1005},
+		{`fails("/drop")`, "/drop", closing{1006, "", false, 0}, wsproxy.UpstreamClosed, 0, 0},
+	} {
+		assert.Equal(t, c.want, call[closing](t, page, c.call), c.call)
+		e := f.Ending(t, c.path)
+		assert.Equal(t, c.reason, e.Reason, c.call)
+		assert.Equal(t, c.client, e.FromClient.CloseCode, c.call)
+		assert.Equal(t, c.upstream, e.FromUpstream.CloseCode, c.call)
+	}
+
+	assert.Equal(t, closing{1006, "", false, 1}, call[closing](t, page, `fails("/refuse")`), "refused by the server")
+}
+
+func testDrain(t *testing.T, browser context.Context) {
+	f, page := show(t, browser, "ws", lab.Serve(t, talk.Server()))
+	require.True(t, call[bool](t, page, "waits()"))
+	ctx, cancel := context.WithTimeout(t.Context(), lab.Patience)
+	defer cancel()
+	require.NoError(t, f.Shutdown(ctx))
+	assert.Equal(t, closing{1001, "shutting down", true, 0}, call[closing](t, page, "left"))
+	e := f.Ending(t, "/echo/waits")
+	assert.Equal(t, wsproxy.Shutdown, e.Reason)
+	assert.NoError(t, e.Err)
+	assert.Equal(t, 1001, e.FromClient.CloseCode, "the browser's answer")
+}
+
+func testDeadUpstream(t *testing.T, browser context.Context) {
+	f, page := show(t, browser, "ws", lab.FreeAddr(t))
+	assert.Equal(t, closing{1006, "", false, 1}, call[closing](t, page, `fails("/echo/dead")`))
+	assert.Zero(t, f.Stats().Opened)
+}
+
+func testOrigin(t *testing.T, browser context.Context) {
+	var mu sync.Mutex
+	refused := map[string]error{}
+	f, page := show(t, browser, "ws", lab.Serve(t, talk.Server()),
+		wsproxy.WithOrigins("http://127.0.0.1:*"),
+		wsproxy.WithErrorHandler(func(w http.ResponseWriter, r *http.Request, err error) {
+			mu.Lock()
+			defer mu.Unlock()
+			refused[r.Header.Get("Origin")] = err
+			w.WriteHeader(wsproxy.StatusCode(err))
+		}))
+	addr := strings.TrimPrefix(f.URL, "ws://")
+	_, port, _ := strings.Cut(addr, ":")
+
+	assert.Equal(t, closing{4002, "my turn", true, 0}, call[closing](t, page, "closes()"), "its own origin")
+
+	foreign := "http://localhost:" + port
+	page = open(t, browser, foreign)
+	got := call[closing](t, page, `fails("/echo/foreign", "`+addr+`")`)
+	assert.Equal(t, closing{1006, "", false, 1}, got, "another origin")
+	mu.Lock()
+	defer mu.Unlock()
+	assert.ErrorIs(t, refused[foreign], wsproxy.ErrForbiddenOrigin)
+	assert.Len(t, refused, 1)
+}
+
+func testTwoHundred(t *testing.T, browser context.Context) {
+	f, page := show(t, browser, "ws", lab.Serve(t, talk.Server()))
+	require.Equal(t, 200, call[int](t, page, "opens(200)"))
+	require.Equal(t, 200, f.Stats().Live)
+	require.Equal(t, 200, call[int](t, page, "all()"), "echoes")
+	require.NoError(t, chromedp.Cancel(page)) // closes it
+	lab.Eventually(t, func() bool { return f.Stats().Live == 0 }, "sockets outlive their page")
+	assert.Equal(t, 1001, f.Ending(t, "/echo/many").FromClient.CloseCode, "the code for a page that is closed")
+}
+
+// testHTTP2 has a server in front that prefers HTTP/2, which the browser takes
+// for the page. As the server does not offer RFC 8441, the browser opens a
+// connection with HTTP/1.1 for the socket.
+func testHTTP2(t *testing.T, browser context.Context) {
+	var mu sync.Mutex
+	protos := map[string]string{}
+	h := withPage(lab.Proxy(t, "http://"+lab.Serve(t, talk.Server())))
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		protos[r.URL.Path] = r.Proto
+		mu.Unlock()
+		h.ServeHTTP(w, r)
+	}))
+	s.EnableHTTP2 = true
+	s.StartTLS()
+	t.Cleanup(func() {
+		s.CloseClientConnections()
+		s.Close()
+	})
+	page := open(t, browser, s.URL)
+	assert.Equal(t, closing{4002, "my turn", true, 0}, call[closing](t, page, "closes()"))
+	mu.Lock()
+	defer mu.Unlock()
+	assert.Equal(t, map[string]string{"/": "HTTP/2.0", "/echo/closes": "HTTP/1.1"}, protos)
+}

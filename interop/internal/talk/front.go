@@ -1,0 +1,70 @@
+package talk
+
+import (
+	"crypto/tls"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+
+	"example.com/wsproxy"
+	"example.com/wsproxy/interop/internal/lab"
+)
+
+// A Front is a proxy that remembers how the last tunnel of each path ended.
+type Front struct {
+	*wsproxy.Proxy
+	URL         string      // ws://addr or wss://addr
+	TLS         *tls.Config // for Go's clients, if it is wss
+	Certificate string      // for others' clients, if it is wss
+
+	mu      sync.Mutex
+	endings map[string]wsproxy.Ending
+}
+
+// NewFront puts a proxy in front of a server at host:port.
+func NewFront(t testing.TB, scheme, upstream string, opts ...wsproxy.Option) *Front {
+	t.Helper()
+	return NewFrontWithin(t, func(h http.Handler) http.Handler { return h }, scheme, upstream, opts...)
+}
+
+// NewFrontWithin is NewFront with the proxy within a handler such as a mux.
+func NewFrontWithin(t testing.TB, wrap func(http.Handler) http.Handler, scheme, upstream string, opts ...wsproxy.Option) *Front {
+	t.Helper()
+	f := &Front{endings: map[string]wsproxy.Ending{}}
+	f.Proxy = lab.Proxy(t, "http://"+upstream, append(opts, wsproxy.WithHooks(wsproxy.Hooks{OnClose: f.note}))...)
+	if scheme == "wss" {
+		var addr string
+		addr, f.TLS = lab.ServeTLS(t, wrap(f))
+		f.URL, f.Certificate = "wss://"+addr, certificate(t, addr, f.TLS)
+	} else {
+		f.URL = "ws://" + lab.Serve(t, wrap(f))
+	}
+	return f
+}
+
+func (f *Front) note(t *wsproxy.Tunnel, e wsproxy.Ending) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.endings[t.Path()] = e
+}
+
+// Ending waits for the end of the tunnel of path.
+func (f *Front) Ending(t testing.TB, path string) (e wsproxy.Ending) {
+	t.Helper()
+	lab.Eventually(t, func() (ok bool) {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		e, ok = f.endings[path]
+		return ok
+	}, "the tunnel of %s does not end", path)
+	return e
+}
+
+func (f *Front) expand(result string) string {
+	proto := "http"
+	if f.TLS != nil {
+		proto = "https"
+	}
+	return strings.Replace(result, "PROTO", proto, 1)
+}

@@ -1,0 +1,55 @@
+// Package node_test has programs of Node.js talk through wsproxy: ws as client
+// and server, and socket.io.
+package node_test
+
+import (
+	"os"
+	"os/exec"
+	"testing"
+
+	"example.com/wsproxy/interop/internal/lab"
+	"example.com/wsproxy/interop/internal/talk"
+)
+
+func TestMain(m *testing.M) { lab.Main(m) }
+
+// node returns the command that runs a script with the packages of
+// package-lock.json.
+func node(t *testing.T, script string, args ...string) *exec.Cmd {
+	t.Helper()
+	program := lab.Require(t, "node")
+	if _, err := os.Stat("node_modules"); err != nil {
+		lab.Missing(t, "there is no node_modules here: run npm ci --prefix interop/node")
+	}
+	return exec.Command(program, append([]string{script}, args...)...)
+}
+
+// client returns the command that runs the ws client through f.
+func client(t *testing.T, f *talk.Front, paths ...string) *exec.Cmd {
+	t.Helper()
+	cmd := node(t, "client.mjs", append([]string{f.URL}, paths...)...)
+	cmd.Env = append(cmd.Environ(), "NODE_EXTRA_CA_CERTS="+f.Certificate)
+	return cmd
+}
+
+func TestWSUnderstandsTheProxy(t *testing.T) {
+	talk.CheckEndings(t, talk.Listen(t, node(t, "server.mjs")), client)
+}
+
+func TestWSAsClientAndServer(t *testing.T) {
+	inNode := talk.Listen(t, node(t, "server.mjs"))
+	t.Run("Node to Go", func(t *testing.T) {
+		f := talk.NewFront(t, "ws", lab.Serve(t, talk.Server()))
+		talk.Check(t, f, talk.Run(t, client(t, f)))
+	})
+	t.Run("Go to Node", func(t *testing.T) {
+		f := talk.NewFront(t, "ws", inNode)
+		talk.Check(t, f, talk.Go(t, f.URL, f.TLS))
+	})
+	for _, scheme := range []string{"ws", "wss"} {
+		t.Run("Node to Node over "+scheme, func(t *testing.T) {
+			f := talk.NewFront(t, scheme, inNode)
+			talk.Check(t, f, talk.Run(t, client(t, f)))
+		})
+	}
+}

@@ -1,0 +1,179 @@
+package servers_test
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"example.com/wsproxy"
+	"example.com/wsproxy/interop/internal/lab"
+	"github.com/coder/websocket"
+	"github.com/go-chi/chi/v5"
+	chimiddleware "github.com/go-chi/chi/v5/middleware"
+	"github.com/labstack/echo/v4"
+	echomiddleware "github.com/labstack/echo/v4/middleware"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
+)
+
+// pass lets d go by. Nothing happens at the end of a limit that must not
+// strike, so there is nothing to wait for.
+func pass(d time.Duration) { time.Sleep(d) }
+
+func TestATunnelOutlivesTheServersTimeouts(t *testing.T) {
+	const short = 300 * time.Millisecond
+	upstream := newUpstream(t)
+	for _, mode := range modes {
+		for _, secure := range []bool{false, true} {
+			name := mode.name
+			if secure {
+				name += " over TLS"
+			}
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				p := lab.Proxy(t, upstream, mode.opts...)
+				f := serve(t, p, func(s *httptest.Server) {
+					s.Config.ReadTimeout, s.Config.ReadHeaderTimeout = short, short
+					s.Config.WriteTimeout, s.Config.IdleTimeout = short, short
+					if secure {
+						s.TLS = nil
+						s.EnableHTTP2 = true // so that ALPN has something to choose
+					}
+				})
+				conn, _ := dialWebSocket(t, f.URL, f.http1())
+				pass(short + short/2)
+				talk(t, conn)
+				pass(short + short/2)
+				talk(t, conn)
+				assert.NoError(t, conn.Close(websocket.StatusNormalClosure, ""))
+			})
+		}
+	}
+}
+
+// Middleware that bounds the request's context bounds the tunnel, which is what
+// detaching is there to prevent.
+func TestATimeoutOfMiddlewareEndsBlockingTunnelsAlone(t *testing.T) {
+	const short = 200 * time.Millisecond
+	upstream := newUpstream(t)
+	for name, wrap := range map[string]func(http.Handler) http.Handler{
+		"chi Timeout": func(h http.Handler) http.Handler {
+			r := chi.NewRouter()
+			r.Use(chimiddleware.Timeout(short))
+			r.Handle("/*", h)
+			return r
+		},
+		"echo ContextTimeout": func(h http.Handler) http.Handler {
+			e := echo.New()
+			e.Use(echomiddleware.ContextTimeout(short))
+			e.Any("/*", echo.WrapHandler(h))
+			return e
+		},
+	} {
+		for _, mode := range modes {
+			t.Run(name+"/"+mode.name, func(t *testing.T) {
+				t.Parallel()
+				ended := make(chan wsproxy.Ending, 1)
+				p := lab.Proxy(t, upstream, append(mode.opts,
+					wsproxy.WithHooks(wsproxy.Hooks{OnClose: func(_ *wsproxy.Tunnel, e wsproxy.Ending) { ended <- e }}))...)
+				f := serve(t, wrap(p), nil)
+				conn, _ := dialWebSocket(t, f.URL, nil)
+				if mode.detached {
+					pass(2 * short)
+					talk(t, conn)
+					assert.NoError(t, conn.Close(websocket.StatusNormalClosure, ""))
+					assert.Equal(t, wsproxy.ClientClosed, (<-ended).Reason)
+					return
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), lab.Patience)
+				defer cancel()
+				_, _, err := conn.Read(ctx)
+				assert.Error(t, err)
+				assert.NoError(t, ctx.Err(), "the tunnel outlives its context")
+				ending := <-ended
+				assert.Equal(t, wsproxy.ContextDone, ending.Reason)
+				assert.ErrorIs(t, ending.Err, context.DeadlineExceeded)
+			})
+		}
+	}
+}
+
+// spans is a tracer that counts its spans.
+type spans struct {
+	noop.TracerProvider
+	started, ended atomic.Int32
+}
+
+type tracer struct {
+	noop.Tracer
+	s *spans
+}
+
+type span struct {
+	noop.Span
+	s *spans
+}
+
+func (s *spans) Tracer(string, ...trace.TracerOption) trace.Tracer { return tracer{s: s} }
+
+func (t tracer) Start(ctx context.Context, _ string, _ ...trace.SpanStartOption) (context.Context, trace.Span) {
+	t.s.started.Add(1)
+	return ctx, span{s: t.s}
+}
+
+func (s span) End(...trace.SpanEndOption) { s.s.ended.Add(1) }
+
+func TestASpanLastsAsLongAsABlockingTunnel(t *testing.T) {
+	upstream := newUpstream(t)
+	for _, mode := range modes {
+		t.Run(mode.name, func(t *testing.T) {
+			s := new(spans)
+			p := lab.Proxy(t, upstream, mode.opts...)
+			f := serve(t, otelhttp.NewHandler(p, "ws", otelhttp.WithTracerProvider(s)), nil)
+			conn, _ := dialWebSocket(t, f.URL, nil)
+			talk(t, conn)
+			if mode.detached {
+				lab.Eventually(t, func() bool { return s.ended.Load() == 1 }, "the span of a detached tunnel stays open")
+			}
+			assert.Equal(t, int32(1), s.started.Load())
+			if !mode.detached {
+				assert.Zero(t, s.ended.Load(), "spans that ended while the tunnel stands")
+			}
+			require.NoError(t, conn.Close(websocket.StatusNormalClosure, ""))
+			lab.Eventually(t, func() bool { return s.ended.Load() == 1 }, "the span stays open")
+			lab.Eventually(t, func() bool { return p.Stats().Live == 0 }, "the tunnel stays")
+		})
+	}
+}
+
+// What middleware writes after its handler has given the connection away is
+// refused to it, and reaches neither end.
+func TestMiddlewareThatWritesLateHarmsNoTunnel(t *testing.T) {
+	p := lab.Proxy(t, newUpstream(t), wsproxy.WithDetached())
+	wrote := make(chan error, 1)
+	f := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		p.ServeHTTP(w, r)
+		w.Header().Set("X-Late", "1")
+		w.WriteHeader(http.StatusTeapot)
+		_, err := io.WriteString(w, "late")
+		wrote <- err
+	}), nil)
+	conn, _ := dialWebSocket(t, f.URL, nil)
+	select {
+	case err := <-wrote:
+		assert.ErrorIs(t, err, http.ErrHijacked)
+	case <-time.After(lab.Patience):
+		require.Fail(t, "middleware does not come to write")
+	}
+	talk(t, conn)
+	assert.NoError(t, conn.Close(websocket.StatusNormalClosure, ""))
+	assert.Equal(t, 2, strings.Count(f.log.String(), "hijacked connection"), "http.Server's complaints: %s", f.log.String())
+}

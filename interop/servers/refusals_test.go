@@ -1,0 +1,179 @@
+package servers_test
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"example.com/wsproxy"
+	"example.com/wsproxy/interop/internal/lab"
+	"github.com/gin-gonic/gin"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
+)
+
+// noConnections returns the URL of a server that must not be asked.
+func noConnections(t *testing.T) string {
+	return "http://" + lab.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		assert.Fail(t, "the upstream was asked", "%s %s", r.Method, r.URL)
+	}))
+}
+
+// upgrade returns a WebSocket's handshake.
+func upgrade(t *testing.T, url string) *http.Request {
+	t.Helper()
+	r, err := http.NewRequest("GET", url, nil)
+	require.NoError(t, err)
+	for name, value := range map[string]string{"Connection": "Upgrade", "Upgrade": "websocket",
+		"Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="} {
+		r.Header.Set(name, value)
+	}
+	return r
+}
+
+func TestAWriterThatHidesItsConnectionIsNamedInAClearError(t *testing.T) {
+	timeout := func(h http.Handler) http.Handler { return http.TimeoutHandler(h, lab.Patience, "too late") }
+	for _, c := range []struct {
+		name string
+		wrap func(v *watcher, log io.Writer) http.Handler
+		want string // the type that hides it
+	}{
+		{"http.TimeoutHandler", func(v *watcher, _ io.Writer) http.Handler { return timeout(v.p) }, "*http.timeoutWriter"},
+		{"a logger that embeds and no more", func(v *watcher, _ io.Writer) http.Handler {
+			return replaceWriter(v.p, func(w http.ResponseWriter) http.ResponseWriter { return hider{w} })
+		}, "servers_test.hider"},
+		{"http.TimeoutHandler round otelhttp", func(v *watcher, _ io.Writer) http.Handler {
+			return timeout(otelhttp.NewHandler(v.p, "ws"))
+		}, "*http.timeoutWriter"},
+		{"http.TimeoutHandler round a logger that unwraps", func(v *watcher, _ io.Writer) http.Handler {
+			return timeout(replaceWriter(v.p, func(w http.ResponseWriter) http.ResponseWriter { return unwrapper{hider{w}, w} }))
+		}, "*http.timeoutWriter"},
+		{"http.TimeoutHandler within gin", func(v *watcher, log io.Writer) http.Handler {
+			engine := gins(v, log)
+			engine.Any("/ws/*rest", gin.WrapH(timeout(v.p)))
+			return engine
+		}, "*http.timeoutWriter"},
+		{"http.TimeoutHandler within echo", func(v *watcher, log io.Writer) http.Handler {
+			return echoes(v, log, timeout(v.p))
+		}, "*http.timeoutWriter"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			upstream := noConnections(t)
+			ask := func(t *testing.T, opts ...wsproxy.Option) (*http.Response, string) {
+				p := lab.Proxy(t, upstream, opts...)
+				v := &watcher{p, make(chan visit, 10)}
+				f := serve(t, c.wrap(v, io.Discard), nil)
+				res, err := f.Client().Do(upgrade(t, f.URL+"/ws/"))
+				require.NoError(t, err)
+				text, err := io.ReadAll(res.Body)
+				require.NoError(t, err)
+				assert.Zero(t, p.Stats())
+				assert.Empty(t, f.log.String())
+				return res, string(text)
+			}
+
+			var log lockedBuffer
+			res, text := ask(t, wsproxy.WithLogger(slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelWarn}))))
+			assert.Equal(t, 500, res.StatusCode)
+			for where, got := range map[string]string{"the answer": text, "the log": log.String()} {
+				for _, part := range []string{c.want, "http.Hijacker", "Unwrap"} {
+					assert.Contains(t, got, part, where)
+				}
+			}
+
+			errs := make(chan error, 1)
+			ask(t, wsproxy.WithErrorHandler(func(w http.ResponseWriter, r *http.Request, err error) {
+				errs <- err
+				w.WriteHeader(wsproxy.StatusCode(err))
+			}))
+			err := <-errs
+			assert.ErrorIs(t, err, http.ErrNotSupported)
+			assert.Equal(t, 500, wsproxy.StatusCode(err))
+			assert.ErrorContains(t, err, c.want)
+		})
+	}
+}
+
+func TestPlainRequestsPassAWriterThatHidesItsConnection(t *testing.T) {
+	upstream := newUpstream(t)
+	for name, wrap := range map[string]func(http.Handler) http.Handler{
+		"http.TimeoutHandler": func(h http.Handler) http.Handler { return http.TimeoutHandler(h, lab.Patience, "too late") },
+		"an embedding logger": func(h http.Handler) http.Handler {
+			return replaceWriter(h, func(w http.ResponseWriter) http.ResponseWriter { return hider{w} })
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := serve(t, wrap(lab.Proxy(t, upstream)), nil)
+			res, err := f.Client().Post(f.URL+"/x", "text/plain", strings.NewReader("hello"))
+			require.NoError(t, err)
+			got, err := io.ReadAll(res.Body)
+			require.NoError(t, err)
+			assert.Equal(t, "hello", string(got))
+			assert.Equal(t, 200, res.StatusCode)
+		})
+	}
+}
+
+// These have a Hijack of their own, which fails, or in gin's case panics.
+func TestAHijackerThatFailsLeavesNothingBehind(t *testing.T) {
+	var open atomic.Int32
+	upstream := "http://" + lab.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		open.Add(1)
+		defer open.Add(-1)
+		echoMessages(w, r)
+	}))
+	for name, wrap := range map[string]func(v *watcher, log io.Writer) http.Handler{
+		"echo": func(v *watcher, log io.Writer) http.Handler { return echoes(v, log, v.p) },
+		"chi": func(v *watcher, log io.Writer) http.Handler {
+			r := chis(v, log)
+			r.Handle("/ws/*", v.p)
+			return r
+		},
+		"gin": func(v *watcher, log io.Writer) http.Handler {
+			engine := gins(v, log)
+			engine.Any("/ws/*rest", gin.WrapH(v.p))
+			return engine
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := lab.Proxy(t, upstream)
+			v := &watcher{p, make(chan visit, 10)}
+			f := serve(t, http.TimeoutHandler(wrap(v, io.Discard), lab.Patience, "too late"), nil)
+			res, err := f.Client().Do(upgrade(t, f.URL+"/ws/"))
+			require.NoError(t, err)
+			io.Copy(io.Discard, res.Body)
+			if assert.NotEqual(t, 101, res.StatusCode); name != "gin" { // whose own notes prevent any other status than 200
+				assert.Equal(t, 500, res.StatusCode)
+			}
+			assert.Zero(t, p.Stats())
+			lab.Eventually(t, func() bool { return open.Load() == 0 }, "the upstream's connection stays open")
+		})
+	}
+}
+
+func TestABodyOverMaxBytesHandlersLimitIsTheClientsMistake(t *testing.T) {
+	p := lab.Proxy(t, newUpstream(t))
+	f := serve(t, http.MaxBytesHandler(p, 1000), nil)
+	for size, status := range map[int]int{1000: 200, 1001: 413} {
+		t.Run(fmt.Sprint(size), func(t *testing.T) {
+			res, err := f.Client().Post(f.URL, "text/plain", io.MultiReader(strings.NewReader(strings.Repeat("x", size)))) // in chunks
+			require.NoError(t, err)
+			io.Copy(io.Discard, res.Body)
+			assert.Equal(t, status, res.StatusCode)
+		})
+	}
+}
+
+// A handler may be called without a server at all.
+func TestARecorderCannotBeUpgradedAndIsNamed(t *testing.T) {
+	w := httptest.NewRecorder()
+	lab.Proxy(t, noConnections(t)).ServeHTTP(w, upgrade(t, "http://server.example.com/"))
+	assert.Equal(t, 500, w.Code)
+	assert.Contains(t, w.Body.String(), "*httptest.ResponseRecorder")
+}

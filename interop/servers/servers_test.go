@@ -1,0 +1,227 @@
+// Package servers_test puts wsproxy behind other people's routers, middleware
+// and listeners.
+package servers_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"sync"
+	"testing"
+	"time"
+
+	"example.com/wsproxy"
+	"example.com/wsproxy/interop/internal/lab"
+	"github.com/coder/websocket"
+	"github.com/stretchr/testify/require"
+)
+
+func TestMain(m *testing.M) { lab.Main(m) }
+
+// modes are the two ways in which a tunnel relates to its handler.
+var modes = []struct {
+	name     string
+	detached bool
+	opts     []wsproxy.Option
+}{
+	{"blocking", false, nil},
+	{"detached", true, []wsproxy.Option{wsproxy.WithDetached()}},
+}
+
+// answer is what the upstream says of a request, in this header field of every
+// answer.
+const answer = "X-Upstream-Got"
+
+// describe is what an upstream got.
+func describe(r *http.Request) string {
+	return fmt.Sprintf("%s %s for %s, %s", r.Method, r.RequestURI, r.Header.Get("X-Real-IP"), r.Header.Get("X-Forwarded-For"))
+}
+
+// newUpstream returns the URL of a server that echoes WebSockets and the bodies
+// of plain requests. It answers "Upgrade: tcp" with all that it was sent, once
+// that has ended; at /last with its last words, after which it reads on; and at
+// /bye with an end at the first byte.
+func newUpstream(t testing.TB) string {
+	t.Helper()
+	return "http://" + lab.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set(answer, describe(r))
+		switch r.Header.Get("Upgrade") {
+		case "websocket":
+			echoMessages(w, r)
+		case "tcp":
+			echoAtTheEnd(w, r)
+		default:
+			w.Header().Set("Content-Type", "text/plain")
+			io.Copy(w, r.Body)
+		}
+	}))
+}
+
+func echoMessages(w http.ResponseWriter, r *http.Request) {
+	conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{InsecureSkipVerify: true})
+	if err != nil {
+		return
+	}
+	defer conn.CloseNow()
+	conn.SetReadLimit(-1)
+	for {
+		kind, message, err := conn.Read(r.Context())
+		if err != nil || conn.Write(r.Context(), kind, message) != nil {
+			return
+		}
+	}
+}
+
+func echoAtTheEnd(w http.ResponseWriter, r *http.Request) {
+	conn, brw, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(lab.Patience))
+	fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: tcp\r\nConnection: Upgrade\r\n%s: %s\r\n\r\n", answer, describe(r))
+	switch r.URL.Path {
+	case "/last":
+		io.WriteString(conn, "last words")
+		conn.(*net.TCPConn).CloseWrite()
+		io.Copy(io.Discard, brw)
+		return
+	case "/bye":
+		brw.ReadByte()
+		return
+	}
+	got, err := io.ReadAll(brw)
+	if err == nil {
+		fmt.Fprintf(conn, "%d bytes: ", len(got))
+		conn.Write(got)
+	}
+}
+
+// A lockedBuffer takes logs from any goroutine.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(b)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// A front is a server that the test can change before it starts.
+type front struct {
+	*httptest.Server
+	addr string
+	log  lockedBuffer // what http.Server complains of
+}
+
+// serve runs h. change may be nil; with TLS in the server's configuration it
+// is served over TLS.
+func serve(t testing.TB, h http.Handler, change func(*httptest.Server)) *front {
+	t.Helper()
+	f := &front{Server: httptest.NewUnstartedServer(h)}
+	f.Config.ErrorLog = log.New(&f.log, "", 0)
+	if change != nil {
+		change(f.Server)
+	}
+	if f.TLS != nil || f.EnableHTTP2 {
+		f.StartTLS()
+	} else {
+		f.Start()
+	}
+	t.Cleanup(func() {
+		f.CloseClientConnections()
+		f.Close()
+	})
+	f.addr = f.Listener.Addr().String()
+	return f
+}
+
+// dialWebSocket opens a WebSocket and returns the header of the 101 as well.
+func dialWebSocket(t testing.TB, url string, client *http.Client) (*websocket.Conn, http.Header) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), lab.Patience)
+	defer cancel()
+	conn, res, err := websocket.Dial(ctx, url, &websocket.DialOptions{HTTPClient: client})
+	require.NoError(t, err)
+	t.Cleanup(func() { conn.CloseNow() })
+	conn.SetReadLimit(-1)
+	return conn, res.Header
+}
+
+// talk has the upstream echo messages of several sizes.
+func talk(t testing.TB, conn *websocket.Conn) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), lab.Patience)
+	defer cancel()
+	for _, size := range []int{0, 5, 126, 70_000} {
+		message := bytes.Repeat([]byte("é"), size/2)
+		require.NoError(t, conn.Write(ctx, websocket.MessageText, message))
+		kind, got, err := conn.Read(ctx)
+		require.NoError(t, err, "a message of %d bytes", size)
+		require.Equal(t, websocket.MessageText, kind)
+		require.True(t, bytes.Equal(message, got), "a message of %d bytes is changed", size)
+	}
+}
+
+// A raw client speaks byte by byte.
+type raw struct {
+	net.Conn
+	br *bufio.Reader
+}
+
+func (r *raw) Read(b []byte) (int, error) { return r.br.Read(b) }
+
+// dial connects, and sends first what it is given.
+func dial(t testing.TB, network, addr, first string, config *tls.Config) *raw {
+	t.Helper()
+	conn, err := net.Dial(network, addr)
+	require.NoError(t, err)
+	t.Cleanup(func() { conn.Close() })
+	conn.SetDeadline(time.Now().Add(lab.Patience))
+	if config != nil {
+		conn = tls.Client(conn, config)
+	}
+	_, err = io.WriteString(conn, first)
+	require.NoError(t, err)
+	return &raw{conn, bufio.NewReader(conn)}
+}
+
+// tcpRequest asks for an upgrade that is relayed byte for byte.
+func tcpRequest(target string) string {
+	return "GET " + target + " HTTP/1.1\r\nHost: server.example.com\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
+}
+
+// switched reads a 101.
+func (r *raw) switched(t testing.TB) http.Header {
+	t.Helper()
+	res, err := http.ReadResponse(r.br, nil)
+	require.NoError(t, err)
+	require.Equal(t, http.StatusSwitchingProtocols, res.StatusCode)
+	return res.Header
+}
+
+// finish sends the rest, half-closes and reads what comes after that.
+func (r *raw) finish(t testing.TB, rest string) string {
+	t.Helper()
+	_, err := io.WriteString(r, rest)
+	require.NoError(t, err)
+	require.NoError(t, r.Conn.(interface{ CloseWrite() error }).CloseWrite())
+	got, err := io.ReadAll(r)
+	require.NoError(t, err)
+	return string(got)
+}
