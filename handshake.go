@@ -66,7 +66,16 @@ func checkHijackable(w http.ResponseWriter) error {
 	}
 }
 
+// notHijackable names the innermost of the wrappers: those of routers implement
+// both methods, whatever they wrap.
 func notHijackable(w http.ResponseWriter) error {
+	for {
+		wrapper, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			break
+		}
+		w = wrapper.Unwrap()
+	}
 	return &refusal{status: http.StatusInternalServerError, cause: fmt.Errorf(
 		"cannot upgrade: %T implements neither http.Hijacker nor Unwrap() http.ResponseWriter: %w", w, http.ErrNotSupported)}
 }

@@ -130,6 +130,10 @@ func weighted(servers []*Candidate) int {
 // the same servers agree without talking to each other, so a client finds its
 // server through any of them. It is what nginx's "hash key consistent" is for.
 //
+// The key has to be there from the first request on: a session's identity that
+// a server gives out, such as socket.io's sid, is not, and would move the
+// session when it comes.
+//
 // key is called for each attempt, from many goroutines, and must not change
 // the request. HashBy panics if it is nil.
 func HashBy(key func(*http.Request) string) Policy {

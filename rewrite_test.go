@@ -118,3 +118,15 @@ func TestRewriteWithinAReverseProxyForwardsAllowedUpgradesAlone(t *testing.T) {
 	client.send(t, "ping")
 	server.expect(t, "ping")
 }
+
+func TestARewriteMayMakeTheRequestAnew(t *testing.T) {
+	u := newUpstream(t)
+	_, addr := serveProxy(t, u.url, wsproxy.WithRewrite(func(pr *httputil.ProxyRequest) {
+		out, _ := http.NewRequest(pr.Out.Method, pr.Out.URL.String(), nil)
+		out.Header = pr.Out.Header
+		pr.Out = out
+	}))
+	bothKinds(t, func(t *testing.T, request func(string, ...string) string, _ func(http.Header) http.Header) {
+		assert.Equal(t, "/a", u.receives(t, addr, request("/a")).RequestURI)
+	})
+}

@@ -197,10 +197,14 @@ func (p *Proxy) open(w http.ResponseWriter, r *http.Request, protocol string) (_
 		h[name] = append(h[name][:len(h[name]):len(h[name])], values...)
 	}
 	head := appendSwitch(nil, h, protocol)
+	defer func() {
+		if t == nil { // an error, or a panic in a wrapper's Hijack
+			clear(h)
+			maps.Copy(h, kept)
+		}
+	}()
 	client, sent, err := hijack(w)
 	if err != nil {
-		clear(h)
-		maps.Copy(h, kept)
 		return nil, err
 	}
 	t = p.newTunnel(r, clientIP, protocol, start, client, x.conn)
