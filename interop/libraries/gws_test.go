@@ -1,0 +1,161 @@
+package libraries_test
+
+import (
+	"bytes"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+
+	"example.com/wsproxy/interop/internal/lab"
+	"github.com/lxzan/gws"
+)
+
+// lxzan is github.com/lxzan/gws.
+type lxzan struct{}
+
+func (lxzan) String() string          { return "gws" }
+func (lxzan) sends(code int) bool     { return code >= 1000 }
+func (lxzan) refusal(code int) string { return "" } // it answers with 1002, and tells
+func (lxzan) hangsUp() bool           { return true }
+func (lxzan) pingsWithin() bool       { return false } // a lock is held for the whole message
+
+const gwsLimit = 32 << 20
+
+func gwsDeflate(o options) gws.PermessageDeflate {
+	return gws.PermessageDeflate{
+		Enabled:               o.deflate,
+		PoolSize:              1,
+		ServerContextTakeover: true,
+		ClientContextTakeover: true,
+		ServerMaxWindowBits:   15,
+		ClientMaxWindowBits:   15,
+	}
+}
+
+func (lxzan) dial(url string, trust *tls.Config, o options, in *inbox) (conn, error) {
+	header := http.Header{}
+	if len(o.subprotocols) > 0 {
+		header.Set("Sec-WebSocket-Protocol", strings.Join(o.subprotocols, ", "))
+	}
+	socket, res, err := gws.NewClient(gwsHandler{in}, &gws.ClientOption{
+		Addr:                url,
+		TlsConfig:           trust.Clone(),
+		RequestHeader:       header,
+		PermessageDeflate:   gwsDeflate(o),
+		HandshakeTimeout:    lab.Patience,
+		ReadMaxPayloadSize:  gwsLimit,
+		WriteMaxPayloadSize: gwsLimit,
+		CheckUtf8Enabled:    true,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &gwsConn{socket, in, res.Header.Get("Sec-WebSocket-Extensions")}, nil
+}
+
+func (lxzan) accept(w http.ResponseWriter, r *http.Request, o options, in *inbox) (conn, error) {
+	socket, err := gws.NewUpgrader(gwsHandler{in}, &gws.ServerOption{
+		SubProtocols:        o.subprotocols,
+		PermessageDeflate:   gwsDeflate(o),
+		ReadMaxPayloadSize:  gwsLimit,
+		WriteMaxPayloadSize: gwsLimit,
+		CheckUtf8Enabled:    true,
+	}).Upgrade(w, r)
+	if err != nil {
+		return nil, err
+	}
+	return &gwsConn{socket, in, ""}, nil
+}
+
+type gwsConn struct {
+	c        *gws.Conn
+	in       *inbox
+	answered string
+}
+
+func (c *gwsConn) subprotocol() string { return c.c.SubProtocol() }
+func (c *gwsConn) extensions() string  { return c.answered }
+func (c *gwsConn) cut()                { c.c.NetConn().Close() }
+
+func gwsOpcode(text bool) gws.Opcode {
+	if text {
+		return gws.OpcodeText
+	}
+	return gws.OpcodeBinary
+}
+
+func (c *gwsConn) send(m message) error { return c.c.WriteMessage(gwsOpcode(m.text), m.payload) }
+
+func (c *gwsConn) sendInPieces(text bool, pieces [][]byte, between func()) error {
+	return c.c.WriteFile(gwsOpcode(text), &pieceReader{pieces: pieces, between: between})
+}
+
+// A pieceReader returns one piece with each Read.
+type pieceReader struct {
+	pieces  [][]byte
+	between func()
+	started bool
+}
+
+func (r *pieceReader) Read(p []byte) (n int, err error) {
+	if len(r.pieces) == 0 {
+		return 0, io.EOF
+	}
+	if r.started {
+		r.between()
+	}
+	r.started = true
+	n = copy(p, r.pieces[0])
+	r.pieces[0] = r.pieces[0][n:]
+	if len(r.pieces[0]) == 0 {
+		r.pieces = r.pieces[1:]
+	}
+	return n, nil
+}
+
+func (c *gwsConn) ping() error {
+	if err := c.c.WritePing([]byte("gws's")); err != nil {
+		return err
+	}
+	return c.in.awaitPong("gws's")
+}
+
+func (c *gwsConn) close(code int, reason string) error {
+	return c.c.WriteClose(uint16(code), []byte(reason))
+}
+
+func (c *gwsConn) read() {
+	defer c.cut()
+	c.c.ReadLoop()
+}
+
+// A gwsHandler is what a gws.Conn calls.
+type gwsHandler struct{ in *inbox }
+
+func (gwsHandler) OnOpen(*gws.Conn) {}
+
+func (h gwsHandler) OnClose(_ *gws.Conn, err error) {
+	closed := (*gws.CloseError)(nil)
+	switch {
+	case !errors.As(err, &closed):
+		h.in.closed <- closing{err: err}
+	case closed.Code == 0: // its way to tell of a frame without one
+		h.in.closed <- closing{code: 1005}
+	default:
+		h.in.closed <- closing{code: int(closed.Code), reason: string(closed.Reason)}
+	}
+}
+
+func (h gwsHandler) OnPing(c *gws.Conn, payload []byte) {
+	h.in.pinged(payload)
+	c.WritePong(payload)
+}
+
+func (h gwsHandler) OnPong(_ *gws.Conn, payload []byte) { h.in.ponged(payload) }
+
+func (h gwsHandler) OnMessage(_ *gws.Conn, m *gws.Message) {
+	defer m.Close()
+	h.in.message(message{m.Opcode == gws.OpcodeText, bytes.Clone(m.Bytes())})
+}

@@ -1,0 +1,7 @@
+//go:build race
+
+package libraries_test
+
+// largest is the largest message. With the race detector the libraries mask and
+// compress too slowly for 16 MiB.
+const largest = 1 << 20

@@ -1,0 +1,136 @@
+package libraries_test
+
+import (
+	"crypto/tls"
+	"fmt"
+	"net/http"
+	"testing"
+	"time"
+
+	"example.com/wsproxy"
+	"example.com/wsproxy/interop/internal/lab"
+	"github.com/stretchr/testify/require"
+)
+
+// A cell is a client and a server, and what lies between them and the proxy.
+// Plain sockets on both sides have the proxy use its Linux relay where there
+// is one; TLS on either has it use the portable one.
+type cell struct {
+	client, server library
+	front, back    string // ws or wss
+}
+
+func (c cell) String() string {
+	return fmt.Sprintf("%s to %s by %s and %s", c.client, c.server, c.front, c.back)
+}
+
+// pairs returns every client with every server, by ws and by wss; by wss to
+// the upstream as well only each library with itself.
+func pairs() (cells []cell) {
+	for _, client := range libraries {
+		for _, server := range libraries {
+			cells = append(cells, cell{client, server, "ws", "ws"}, cell{client, server, "wss", "ws"})
+			if client == server {
+				cells = append(cells, cell{client, server, "wss", "wss"}, cell{client, server, "ws", "wss"})
+			}
+		}
+	}
+	return cells
+}
+
+// forEachPair runs a test for each pair.
+func forEachPair(t *testing.T, test func(t *testing.T, c cell)) {
+	t.Parallel()
+	for _, c := range pairs() {
+		t.Run(c.String(), func(t *testing.T) {
+			t.Parallel()
+			test(t, c)
+		})
+	}
+}
+
+// A rig is a server behind a proxy.
+type rig struct {
+	cell
+	*wsproxy.Proxy
+	url     string
+	trust   *tls.Config
+	direct  string // the server's own
+	trusted *tls.Config
+	offer   options // of the client
+	ends    chan *end
+	opened  chan *wsproxy.Tunnel
+	tunnel  *wsproxy.Tunnel // the last one
+	endings chan wsproxy.Ending
+}
+
+func newRig(t *testing.T, c cell, offer, accept options, opts ...wsproxy.Option) *rig {
+	r := &rig{cell: c, offer: offer, ends: make(chan *end, 1),
+		opened: make(chan *wsproxy.Tunnel, 1), endings: make(chan wsproxy.Ending, 1)}
+	serve := http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		e := newEnd(c.server)
+		e.offered = req.Header.Get("Sec-WebSocket-Extensions")
+		var err error
+		if e.conn, err = c.server.accept(w, req, accept, e.inbox); err == nil {
+			r.ends <- e
+			e.run()
+		}
+	})
+	target := "http://"
+	if c.back == "wss" {
+		target = "https://"
+		r.direct, r.trusted = lab.ServeTLS(t, serve)
+		opts = append(opts, wsproxy.WithTLSConfig(r.trusted))
+	} else {
+		r.direct = lab.Serve(t, serve)
+	}
+	opts = append(opts, wsproxy.WithHooks(wsproxy.Hooks{
+		OnOpen:  func(tunnel *wsproxy.Tunnel, _ *http.Request) { r.opened <- tunnel },
+		OnClose: func(_ *wsproxy.Tunnel, e wsproxy.Ending) { r.endings <- e },
+	}))
+	r.Proxy = lab.Proxy(t, target+r.direct, opts...)
+	if c.front == "wss" {
+		r.url, r.trust = lab.ServeTLS(t, r.Proxy)
+	} else {
+		r.url = lab.Serve(t, r.Proxy)
+	}
+	r.url, r.direct = c.front+"://"+r.url+"/chat", c.back+"://"+r.direct+"/chat"
+	return r
+}
+
+// open opens a tunnel and returns its ends.
+func (r *rig) open(t *testing.T) (client, server *end) {
+	t.Helper()
+	client, server = r.dial(t, r.url, r.trust)
+	r.tunnel = <-r.opened
+	return client, server
+}
+
+func (r *rig) dial(t *testing.T, url string, trust *tls.Config) (client, server *end) {
+	t.Helper()
+	client = newEnd(r.client)
+	var err error
+	client.conn, err = r.client.dial(url, trust, r.offer, client.inbox)
+	require.NoError(t, err)
+	go client.run()
+	t.Cleanup(client.leave)
+	select {
+	case server = <-r.ends:
+		t.Cleanup(server.leave)
+	case <-time.After(lab.Patience):
+		require.Fail(t, "the server got no connection")
+	}
+	return client, server
+}
+
+// ending returns how the tunnel ended.
+func (r *rig) ending(t *testing.T) wsproxy.Ending {
+	t.Helper()
+	select {
+	case e := <-r.endings:
+		return e
+	case <-time.After(lab.Patience):
+		require.Fail(t, "the tunnel did not end")
+		return wsproxy.Ending{}
+	}
+}
