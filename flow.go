@@ -16,6 +16,7 @@ type flow struct {
 	// What every read touches comes first: with thousands of tunnels their way
 	// to the processor is much of what a message costs.
 	t          *Tunnel
+	clock      *sweeper
 	dst        sink
 	heard      atomic.Int64  // when src last sent something
 	bytes      atomic.Int64  //
@@ -54,6 +55,7 @@ const (
 
 func (f *flow) init(t *Tunnel, srcEnded, dstEnded Reason) {
 	f.t, f.srcEnded, f.dstEnded = t, srcEnded, dstEnded
+	f.clock = &t.p.tunnels.sweeper
 	f.scan.masked = srcEnded == ClientClosed
 	f.scan.off = !t.frames
 }
@@ -110,7 +112,7 @@ func (f *flow) take(p []byte, readErr error) (more bool) {
 		f.publishClose()
 	} else {
 		if len(p) > 0 {
-			f.heard.Store(f.t.p.tunnels.now())
+			f.heard.Store(f.clock.now())
 			f.bytes.Add(int64(len(p))) // before dst can know of them
 		}
 		err := f.forward(p)
@@ -136,7 +138,7 @@ func (f *flow) take(p []byte, readErr error) (more bool) {
 func (f *flow) unstall() {
 	if since := f.stalled.Load(); since != 0 {
 		f.stalled.Store(0)
-		if now := f.t.p.tunnels.now(); now-since > int64(time.Millisecond) {
+		if now := f.clock.now(); now-since > int64(time.Millisecond) {
 			f.moved.Store(now)
 		}
 	}
@@ -267,7 +269,7 @@ func (f *flow) add() error {
 	if asked&askClose != 0 {
 		return f.addClose()
 	}
-	f.back().pinged.Store(f.t.p.tunnels.now()) // before the Pong can come
+	f.back().pinged.Store(f.clock.now()) // before the Pong can come
 	return f.addFrame(opPing, []byte(pingPayload))
 }
 

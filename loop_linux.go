@@ -169,8 +169,7 @@ func (l *loop) run() {
 		l.turn, l.ready = l.ready, l.turn[:0]
 		for _, s := range l.turn {
 			s.queued = false
-			s.pump()
-			s.relay.check()
+			s.move()
 		}
 		clear(l.turn)
 		l.n = 0
@@ -237,8 +236,7 @@ func (l *loop) handle(event *syscall.EpollEvent) {
 	if event.Events&(syscall.EPOLLOUT|syscall.EPOLLHUP|syscall.EPOLLERR) != 0 {
 		s.flush()
 	}
-	s.pump()
-	s.relay.check()
+	s.move()
 }
 
 // register gives s a number and has epoll watch it.

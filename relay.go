@@ -222,7 +222,7 @@ type connSink struct {
 func (s *connSink) write(p []byte) error {
 	const piece = 16 << 10
 	for len(p) > 0 {
-		s.f.stalled.Store(s.f.t.p.tunnels.now())
+		s.f.stalled.Store(s.f.clock.now())
 		n, err := s.conn.Write(p[:min(len(p), piece)])
 		if err != nil {
 			return err

@@ -11,25 +11,27 @@ import (
 	"unsafe"
 )
 
-// A socket is one end of a loopRelay's tunnel, out of the runtime's poller.
+// A socket is one end of a loopRelay's tunnel, out of the runtime's poller. As
+// in a flow, what every read touches comes first.
 type socket struct {
-	relay      *loopRelay
+	loop       *loop
 	peer       *socket
-	in, out    *flow // the flow that reads it and the one that writes it
+	in         *flow // the one that reads it
 	fd         int   // -1: closed
 	slot       int32
 	generation int32 // 0: not registered
 
-	readable bool // there may be more to read
-	unsure   bool // its end or urgent data has come: a short read need not be the last
-	queued   bool // in loop.ready
-	done     bool // nothing more is to be read
-	fin      bool // to be half-closed when pending is sent
-
-	streak int64 // bytes moved to peer since it last had to be waited for
+	readable bool  // there may be more to read
+	unsure   bool  // its end or urgent data has come: a short read need not be the last
+	queued   bool  // in loop.ready
+	done     bool  // nothing more is to be read
+	fin      bool  // to be half-closed when pending is sent
+	streak   int64 // bytes moved to peer since it last had to be waited for
 
 	pending []byte // what out has written and the socket not taken yet
 	lent    *pendingBuffer
+	out     *flow // the one that writes it
+	relay   *loopRelay
 }
 
 // minRead is what one read may bring from the start: a message of 64 KiB with
@@ -67,13 +69,21 @@ func (s *socket) detach(conn net.Conn) bool {
 }
 
 func (s *socket) init(r *loopRelay, peer *socket, in, out *flow) {
-	s.relay, s.peer, s.in, s.out = r, peer, in, out
+	s.relay, s.loop, s.peer, s.in, s.out = r, r.loop, peer, in, out
 	out.dst = s
+}
+
+// move pumps, and ends the relay where nothing is left to do.
+func (s *socket) move() {
+	s.pump()
+	if s.done {
+		s.relay.check()
+	}
 }
 
 // pump moves what can be read to the peer, as far as that takes it.
 func (s *socket) pump() {
-	l := s.relay.loop
+	l := s.loop
 	for budget := perTurn; s.readable && !s.done && s.fd >= 0 && (s.peer.pending == nil || s.in.discarding); {
 		if budget <= 0 {
 			if !s.queued {
@@ -119,7 +129,7 @@ func (s *socket) write(p []byte) error {
 		if p = p[n:]; err != nil || len(p) == 0 {
 			return err
 		}
-		s.out.stalled.Store(s.relay.t.p.tunnels.now())
+		s.out.stalled.Store(s.out.clock.now())
 		if len(p) <= minRead {
 			s.lent = pendingBuffers.Get().(*pendingBuffer)
 			s.pending = s.lent[:0]
@@ -154,7 +164,7 @@ func (s *socket) flush() {
 	n, err := s.send(s.pending)
 	if s.pending = s.pending[n:]; err == nil && len(s.pending) > 0 {
 		if n > 0 {
-			s.out.stalled.Store(s.relay.t.p.tunnels.now())
+			s.out.stalled.Store(s.out.clock.now())
 		}
 		return
 	}
@@ -214,7 +224,7 @@ func (s *socket) cut() {
 
 func (s *socket) close() {
 	if s.fd >= 0 {
-		s.relay.loop.forget(s)
+		s.loop.forget(s)
 		syscall.Close(s.fd) // which epoll notices
 		s.fd = -1
 	}

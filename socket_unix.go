@@ -125,7 +125,7 @@ func (s *rawSink) tryWrite(fd uintptr) bool {
 		case err == syscall.EINTR:
 		case err == syscall.EAGAIN:
 			if progress || s.f.stalled.Load() == 0 {
-				s.f.stalled.Store(s.f.t.p.tunnels.now())
+				s.f.stalled.Store(s.f.clock.now())
 			}
 			return false
 		case err != nil:
