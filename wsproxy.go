@@ -293,7 +293,7 @@ func (p *Proxy) end(reason Reason) {
 }
 
 // Tunnels returns the tunnels that are open now, in no order. A tunnel may end
-// while the loop runs.
+// while the loop runs, and is among them until its OnClose has returned.
 func (p *Proxy) Tunnels() iter.Seq[*Tunnel] {
 	return func(yield func(*Tunnel) bool) {
 		for _, t := range p.tunnels.snapshot() {
