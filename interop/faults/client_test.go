@@ -1,0 +1,173 @@
+//go:build linux
+
+package faults_test
+
+import (
+	"bytes"
+	"crypto/rand"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/gobwas/ws"
+	"github.com/stretchr/testify/require"
+)
+
+// A client is a WebSocket's client, down to its frames and its socket.
+type client struct {
+	net.Conn
+	tcp *net.TCPConn
+	r   io.Reader
+}
+
+// raw connects to the proxy, over TLS where it speaks that. Patience bounds
+// every read and write.
+func (p *process) raw() (*client, error) {
+	conn, err := p.dial("tcp", p.addr)
+	if err != nil {
+		return nil, err
+	}
+	conn.SetDeadline(time.Now().Add(patience))
+	c := &client{Conn: conn, tcp: conn.(*net.TCPConn), r: conn}
+	if p.tls == nil {
+		return c, nil
+	}
+	secure := tls.Client(conn, p.tls)
+	if err := secure.Handshake(); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	c.Conn, c.r = secure, secure
+	return c, nil
+}
+
+// open opens a WebSocket. An answer other than 101 is a ws.StatusError.
+func (p *process) open(path string) (*client, error) {
+	c, err := p.raw()
+	if err != nil {
+		return nil, err
+	}
+	if err := c.upgrade(path); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+func (c *client) upgrade(path string) error {
+	br, _, err := ws.Dialer{ReadBufferSize: 512, WriteBufferSize: 512}.Upgrade(c.Conn, &url.URL{Scheme: "ws", Host: "example.com", Path: path})
+	if err == nil && br != nil {
+		c.r = br
+	}
+	return err
+}
+
+// client is open for the test's goroutine; the test's end closes it.
+func (p *process) client(t testing.TB, path string) *client {
+	t.Helper()
+	c, err := p.open(path)
+	require.NoError(t, err, "no WebSocket")
+	t.Cleanup(func() { c.tcp.Close() })
+	return c
+}
+
+// readFrame reads a frame as it is on the wire.
+func readFrame(r io.Reader) (f ws.Frame, err error) {
+	if f.Header, err = ws.ReadHeader(r); err != nil {
+		return f, err
+	}
+	if f.Header.Length > 64<<20 {
+		return f, fmt.Errorf("a frame of %d bytes", f.Header.Length)
+	}
+	f.Payload = make([]byte, f.Header.Length)
+	_, err = io.ReadFull(r, f.Payload)
+	return f, err
+}
+
+func masked(f ws.Frame) []byte { return ws.MustCompileFrame(ws.MaskFrameInPlace(f)) }
+
+func (c *client) sendText(t testing.TB, text string) {
+	t.Helper()
+	_, err := c.Write(masked(ws.NewTextFrame([]byte(text))))
+	require.NoError(t, err)
+}
+
+func (c *client) expectText(t testing.TB, text string) {
+	t.Helper()
+	f, err := c.message()
+	require.NoError(t, err, "instead of %.20q", text)
+	require.Equal(t, ws.OpText, f.Header.OpCode)
+	require.True(t, text == string(f.Payload), "a message of %d bytes came back as other %d bytes", len(text), len(f.Payload))
+}
+
+// message reads the next frame that is not a Ping, which it answers, or a Pong.
+func (c *client) message() (ws.Frame, error) {
+	for {
+		f, err := readFrame(c.r)
+		switch {
+		case err == nil && f.Header.OpCode == ws.OpPing:
+			c.Write(masked(ws.NewPongFrame(f.Payload)))
+		case err != nil || f.Header.OpCode != ws.OpPong:
+			return f, err
+		}
+	}
+}
+
+// expectClose reads a Close frame, and answers it.
+func (c *client) expectClose(t testing.TB, code ws.StatusCode) {
+	t.Helper()
+	f, err := c.message()
+	require.NoError(t, err, "instead of a Close frame")
+	require.Equal(t, ws.OpClose, f.Header.OpCode)
+	got, _ := ws.ParseCloseFrameData(f.Payload)
+	require.Equal(t, code, got)
+	c.Write(masked(ws.NewCloseFrame(ws.NewCloseFrameBody(code, ""))))
+}
+
+// expectEnd reads exactly want and then an end without a word: a reset, or
+// that of the stream.
+func (c *client) expectEnd(t testing.TB, want []byte, reset bool) {
+	t.Helper()
+	got, err := io.ReadAll(c.r)
+	require.True(t, bytes.Equal(want, got), "want %d bytes, got %d", len(want), len(got))
+	if reset {
+		require.ErrorIs(t, err, syscall.ECONNRESET)
+	} else {
+		require.NoError(t, err)
+	}
+}
+
+// leave closes in good order.
+func (c *client) leave(t testing.TB) {
+	t.Helper()
+	_, err := c.Write(masked(ws.NewCloseFrame(ws.NewCloseFrameBody(ws.StatusNormalClosure, ""))))
+	require.NoError(t, err)
+	f, err := c.message()
+	require.NoError(t, err, "the Close frame is not answered")
+	require.Equal(t, ws.OpClose, f.Header.OpCode)
+	c.Close()
+}
+
+// reset closes the connection with a RST.
+func (c *client) reset() {
+	c.tcp.SetLinger(0)
+	c.tcp.Close()
+}
+
+// timedOut reports whether a read or write only came to its deadline.
+func timedOut(err error) bool {
+	var timeout net.Error
+	return errors.As(err, &timeout) && timeout.Timeout()
+}
+
+func random(n int) []byte {
+	b := make([]byte, n)
+	rand.Read(b)
+	return b
+}

@@ -1,0 +1,77 @@
+//go:build linux
+
+// Package faults_test puts wsproxy, in a process of its own, between others
+// that are killed, stopped and starved, and on networks that lose, delay and
+// part.
+package faults_test
+
+import (
+	"encoding/json"
+	"flag"
+	"os"
+	"testing"
+	"time"
+
+	"example.com/wsproxy/interop/internal/lab"
+)
+
+// roleVariable makes the test binary a process of the tests; it holds a role.
+const roleVariable = "WSPROXY_FAULTS_ROLE"
+
+// A role is what a process is to do.
+type role struct {
+	Kind   string // "proxy", "upstream", "host" or "link"
+	Listen string // the default is a free port of the loopback interface
+	TLS    bool
+
+	Target                     string // of a proxy
+	DNS                        string // the server that resolves the target's name
+	Detached                   bool
+	MaxTunnels                 int
+	Connect, Read, Send, Close time.Duration // zero: the library's defaults
+	PingInterval, PingTimeout  time.Duration
+
+	ReadHeaderTimeout, ReadTimeout, WriteTimeout time.Duration // of http.Server
+
+	Delay time.Duration // of a link
+	Loss  float64
+}
+
+// A command is what a test asks of a process, which answers with a report.
+type command struct {
+	Do   string // "report", "collect", "stacks", "ip" or "forward"
+	Args []string
+}
+
+// A report is how a process is.
+type report struct {
+	Err         string // of the command
+	Addr        string
+	Certificate []byte // of the server, for TLS
+	Goroutines  int
+	Stacks      string
+	Heap        int64 // in use, stacks included
+
+	Live, Handshakes         int // of a proxy
+	Opened                   int64
+	FromClient, FromUpstream int64
+	Endings                  map[string]int // by reason, and what failed if anything
+	Log                      string
+
+	Conns, Accepted int            // of an upstream
+	Ends            map[string]int // of its WebSockets, by how
+
+	Lost int64 // packets, of a link
+}
+
+func TestMain(m *testing.M) {
+	if s := os.Getenv(roleVariable); s != "" {
+		var r role
+		if err := json.Unmarshal([]byte(s), &r); err != nil {
+			panic(err)
+		}
+		play(r)
+	}
+	flag.Set("test.parallel", "12") // most of these tests wait for timeouts
+	lab.Main(m)
+}
