@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"syscall"
 )
 
 // A target is where a Proxy sends its requests.
@@ -196,10 +197,23 @@ func (p *Proxy) attempt(ctx context.Context, s lease, try func(lease) (*http.Res
 	switch {
 	case err == nil && !gatewayError(res):
 		verdict = succeeded
+	case ownWant(err):
+		verdict = unused
 	case err == nil, ctx.Err() == nil:
 		verdict = failed
 	}
 	return res, err
+}
+
+// ownWant reports an error that is this process's or this machine's, whichever
+// the server.
+func ownWant(err error) bool {
+	for _, want := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM} {
+		if errors.Is(err, want) {
+			return true
+		}
+	}
+	return false
 }
 
 // gatewayError reports an answer that says that another server may do better.

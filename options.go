@@ -351,7 +351,9 @@ func WithTLSConfig(cfg *tls.Config) Option {
 
 // WithDialContext sets the function that connects to the upstream, called
 // with "tcp" and host:port or with "unix" and a path; the default is that of a
-// zero [net.Dialer]. ctx ends with the connect timeout and with the request.
+// zero [net.Dialer]. ctx ends with the connect timeout and with the request; a
+// lookup of net's own resolver that it ends holds a socket for up to five
+// seconds more.
 // TLS is the proxy's to add. New refuses a nil dial.
 func WithDialContext(dial func(ctx context.Context, network, addr string) (net.Conn, error)) Option {
 	return optionFunc(func(c *config) {

@@ -1,9 +1,14 @@
 package wsproxy_test
 
 import (
+	"context"
+	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"example.com/wsproxy"
@@ -43,6 +48,29 @@ func TestAnUpgradeThatIsNotIdempotentGoesToOneServer(t *testing.T) {
 
 	res, _ = ask(t, addr, sampleRequest)
 	assert.Equal(t, http.StatusServiceUnavailable, res.StatusCode, "the last one's answer")
+}
+
+// A dial without a descriptor says nothing about the server.
+func TestAWantOfDescriptorsTakesNoServerDown(t *testing.T) {
+	u, err := wsproxy.NewUpstream(wsproxy.RoundRobin(),
+		wsproxy.Server{Addr: serve(t, switching("a"))}, wsproxy.Server{Addr: serve(t, switching("b"))})
+	require.NoError(t, err)
+	var starved atomic.Bool
+	_, addr := serveProxy(t, "http://group", wsproxy.WithUpstream(u),
+		wsproxy.WithDialContext(func(ctx context.Context, network, addr string) (net.Conn, error) {
+			if starved.Load() {
+				return nil, &net.OpError{Op: "dial", Net: network, Err: os.NewSyscallError("socket", syscall.EMFILE)}
+			}
+			return new(net.Dialer).DialContext(ctx, network, addr)
+		}))
+	starved.Store(true)
+	res, _ := ask(t, addr, sampleRequest)
+	require.Equal(t, http.StatusBadGateway, res.StatusCode)
+	starved.Store(false)
+	for range 2 {
+		res, _ = ask(t, addr, sampleRequest)
+		require.Equal(t, http.StatusSwitchingProtocols, res.StatusCode, "with descriptors again")
+	}
 }
 
 func TestAPolicyThatPanicsOverTheNextServerLosesNoPlace(t *testing.T) {

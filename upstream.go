@@ -42,7 +42,8 @@ type Server struct {
 	//
 	// What fails is a connection that cannot be made or takes longer than the
 	// connect timeout, an answer that is malformed or does not come within the
-	// read timeout, and the answers 502, 503 and 504. The only server of an
+	// read timeout, and the answers 502, 503 and 504; but not a connection
+	// for which this process has no descriptor left. The only server of an
 	// Upstream that is not marked Down is never down.
 	MaxFails int
 

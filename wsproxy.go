@@ -16,7 +16,9 @@
 // A Proxy starts nothing until its first tunnel and leaves nothing running
 // after its last. [http.Server.Shutdown] does not know of hijacked
 // connections: call [Proxy.Shutdown] as well, or register it with
-// [http.Server.RegisterOnShutdown].
+// [http.Server.RegisterOnShutdown]. That server's ReadHeaderTimeout and
+// IdleTimeout bound clients that are slow to ask; an upgrade clears them, and
+// the options of this package bound the rest.
 //
 // # Bytes
 //
