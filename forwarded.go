@@ -49,7 +49,9 @@ func (p *headerPolicy) apply(out http.Header, in *http.Request) {
 		host = firstNonEmpty(in.Header.Get("X-Forwarded-Host"), host)
 	}
 	out["X-Forwarded-Proto"] = []string{proto}
-	out["X-Forwarded-Host"] = []string{host}
+	if host != "" { // as HTTP/1.0 lets it be
+		out["X-Forwarded-Host"] = []string{host}
+	}
 	if p.forwarded {
 		out["Forwarded"] = []string{forwardedValue(in, peer, keepLists)}
 	} else if trusted && in.Header["Forwarded"] != nil {
@@ -110,7 +112,11 @@ func forwardedValue(in *http.Request, peer netip.Addr, keepList bool) string {
 	if peer.Is6() {
 		node = `"[` + node + `]"`
 	}
-	hop := "for=" + node + ";host=" + quotedString(in.Host) + ";proto=" + scheme(in)
+	hop := "for=" + node
+	if in.Host != "" {
+		hop += ";host=" + quotedString(in.Host)
+	}
+	hop += ";proto=" + scheme(in)
 	prior := strings.Join(nonEmpty(in.Header["Forwarded"]), ", ")
 	if !keepList || prior == "" || !balanced(prior) {
 		return hop

@@ -201,10 +201,10 @@ func (p *Proxy) relayAnswer(w http.ResponseWriter, r *http.Request, x *exchange)
 		FlushInterval:  -1,
 		BufferPool:     bodyBuffers{},
 		ErrorLog:       p.errorLog,
-		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) {
+		ErrorHandler: func(_ http.ResponseWriter, _ *http.Request, err error) {
 			p.fail(w, r, upstreamError(r.Context(), err))
 		},
-	}).ServeHTTP(w, (&http.Request{Method: r.Method, URL: r.URL, Header: http.Header{}}).WithContext(r.Context()))
+	}).ServeHTTP(untyped{w}, (&http.Request{Method: r.Method, URL: r.URL, Header: http.Header{}}).WithContext(r.Context()))
 }
 
 type roundTripFunc func(*http.Request) (*http.Response, error)

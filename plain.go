@@ -36,7 +36,7 @@ func (p *Proxy) newPlainHandler() http.Handler {
 			if !ok {
 				in = r
 			}
-			p.fail(w, in, upstreamError(in.Context(), err))
+			p.fail(w.(untyped).ResponseWriter, in, upstreamError(in.Context(), err))
 		},
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -45,9 +45,22 @@ func (p *Proxy) newPlainHandler() http.Handler {
 			// begins before its end.
 			http.NewResponseController(w).EnableFullDuplex()
 		}
-		proxy.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), inboundKey{}, r)))
+		proxy.ServeHTTP(untyped{w}, r.WithContext(context.WithValue(r.Context(), inboundKey{}, r)))
 	})
 }
+
+// untyped leaves an answer without Content-Type so. From what net/http would
+// make up of the first bytes of its body a browser might run them.
+type untyped struct{ http.ResponseWriter }
+
+func (w untyped) WriteHeader(status int) {
+	if h := w.Header(); h["Content-Type"] == nil && status >= 200 {
+		h["Content-Type"] = nil
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w untyped) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // inboundKey is the context key of the client's request: httputil gives its
 // ErrorHandler the outgoing one.

@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -343,4 +344,33 @@ func TestInformationalAnswersOfPlainRequestsArePassedOn(t *testing.T) {
 		require.Equal(t, 102, client.answer(t).StatusCode)
 	}
 	assert.Equal(t, "ok", body(t, client.answer(t)))
+}
+
+// Whether net/http made up a type was chance: it did where the first byte of
+// the body came before httputil's flush.
+func TestAnAnswerWithoutATypeGetsNone(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // makes it likely
+	_, addr := serveProxy(t, "http://"+serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header()["Content-Type"] = nil
+		if r.Header.Get("Upgrade") != "" {
+			w.WriteHeader(http.StatusForbidden)
+		}
+		io.WriteString(w, "<html>body")
+	})))
+	for _, request := range []string{plainGet("/"), sampleRequest} {
+		for range 300 {
+			res, c := ask(t, addr, request)
+			require.Equal(t, "<html>body", body(t, res))
+			require.NotContains(t, res.Header, "Content-Type", "status %d", res.StatusCode)
+			c.Close()
+		}
+	}
+}
+
+func TestARequestWithoutHostHasNoForwardedHost(t *testing.T) {
+	u := newUpstream(t)
+	_, addr := serveProxy(t, u.url, wsproxy.WithForwarded())
+	header := u.receives(t, addr, "GET / HTTP/1.0\r\n\r\n").Header
+	assert.NotContains(t, header, "X-Forwarded-Host")
+	assert.Equal(t, []string{"for=127.0.0.1;proto=http"}, header["Forwarded"])
 }

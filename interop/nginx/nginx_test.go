@@ -1,0 +1,150 @@
+// Package nginx_test sends the same requests through a real nginx, with the
+// recipes of testdata, and through wsproxy, to the same upstream. They may
+// differ in nothing but what differences_test.go and docs/nginx.md list.
+package nginx_test
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"flag"
+	"fmt"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"example.com/wsproxy/interop/internal/lab"
+	"github.com/stretchr/testify/require"
+)
+
+func TestMain(m *testing.M) {
+	flag.Set("test.parallel", "32") // the recipes mostly wait, on two processors too
+	lab.Main(m)
+}
+
+// frame is what stands round a recipe, with the directory of its own.
+const frame = `daemon off;
+master_process off;
+worker_processes 1;
+pid nginx.pid;
+error_log stderr warn;
+events { worker_connections 256; }
+http {
+    access_log off;
+    client_body_temp_path client_body;
+    proxy_temp_path proxy;
+    fastcgi_temp_path fastcgi;
+    uwsgi_temp_path uwsgi;
+    scgi_temp_path scgi;
+    %s
+}
+`
+
+// startNginx runs nginx with a recipe of testdata, in which replace has pairs
+// of what it says and what it is to be here, and returns its address.
+func startNginx(t testing.TB, recipe string, replace ...string) string {
+	t.Helper()
+	program := lab.Require(t, "nginx")
+	text, err := os.ReadFile(filepath.Join("testdata", recipe+".conf"))
+	require.NoError(t, err)
+	addr := freeAddr(t)
+	dir := t.TempDir()
+	cert, key := certificate(t)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "cert.pem"), cert, 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "key.pem"), key, 0o600))
+	replace = append(replace, "listen 80", "listen "+addr, "listen 443", "listen "+addr)
+	conf := fmt.Sprintf(frame, strings.NewReplacer(replace...).Replace(string(text)))
+	file := filepath.Join(dir, "nginx.conf")
+	require.NoError(t, os.WriteFile(file, []byte(conf), 0o600))
+	lab.Start(t, exec.Command(program, "-p", dir, "-c", file, "-e", "stderr"))
+	lab.Listening(t, addr)
+	return addr
+}
+
+// freeAddr is for nginx, which cannot ask for any free port. Nothing else is at
+// this loopback address, and nobody's outgoing connections take its ports.
+func freeAddr(t testing.TB) string {
+	t.Helper()
+	for {
+		l, err := net.Listen("tcp", "127.0.0.3:0")
+		if err != nil {
+			lab.Missing(t, "a third loopback address: %v", err)
+		}
+		addr := l.Addr().String()
+		l.Close()
+		if _, given := givenAddrs.LoadOrStore(addr, true); !given {
+			return addr
+		}
+	}
+}
+
+var givenAddrs sync.Map // to tests that may not have bound them yet
+
+// certificate returns a new certificate for loopback and its key, as PEM.
+func certificate(t testing.TB) (cert, key []byte) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1),
+		Subject:      pkix.Name{CommonName: "ws.example.com"},
+		DNSNames:     []string{"ws.example.com"},
+		IPAddresses:  []net.IP{net.IPv4(127, 0, 0, 1)},
+		NotBefore:    time.Now().Add(-time.Hour),
+		NotAfter:     time.Now().Add(time.Hour),
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
+	require.NoError(t, err)
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(private)
+	require.NoError(t, err)
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
+		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})
+}
+
+// A side is one of the two proxies under comparison.
+type side struct {
+	name string
+	addr string
+	tls  bool
+}
+
+func wsproxySide(t testing.TB, h http.Handler, overTLS bool) side {
+	t.Helper()
+	if overTLS {
+		addr, _ := lab.ServeTLS(t, h)
+		return side{"wsproxy", addr, true}
+	}
+	return side{"wsproxy", lab.Serve(t, h), false}
+}
+
+// dial connects to the proxy; the test's end closes the connection.
+func (s side) dial(t testing.TB) *peer {
+	t.Helper()
+	return s.dialFrom(t, net.IPv4(127, 0, 0, 1))
+}
+
+func (s side) dialFrom(t testing.TB, ip net.IP) *peer {
+	t.Helper()
+	conn, err := (&net.Dialer{LocalAddr: &net.TCPAddr{IP: ip}}).Dial("tcp", s.addr)
+	require.NoError(t, err)
+	t.Cleanup(func() { conn.Close() })
+	conn.SetDeadline(time.Now().Add(lab.Patience))
+	if !s.tls {
+		return newPeer(conn, conn)
+	}
+	// The certificates of both sides are made for the test.
+	secure := tls.Client(conn, &tls.Config{InsecureSkipVerify: true})
+	require.NoError(t, secure.Handshake())
+	return newPeer(secure, conn)
+}

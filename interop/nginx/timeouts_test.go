@@ -1,0 +1,182 @@
+package nginx_test
+
+import (
+	"errors"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"example.com/wsproxy"
+	"github.com/stretchr/testify/require"
+)
+
+// keptBy has one end send a byte now and then for longer than the read timeout
+// of a second, and tells whether the other got them all.
+func keptBy(pick func(c, up *peer) (from, to *peer)) func(x *stage) {
+	return func(x *stage) {
+		for try := 0; ; try++ {
+			from, to := pick(x.open("/websocket"))
+			begin := time.Now()
+			longest := time.Duration(0)
+			var failed error
+			for last := begin; failed == nil && time.Since(begin) < 2500*time.Millisecond; last = time.Now() {
+				time.Sleep(50 * time.Millisecond)
+				if _, failed = io.WriteString(from, "."); failed == nil {
+					_, failed = io.ReadFull(to, make([]byte, 1))
+				}
+				longest = max(longest, time.Since(last))
+			}
+			from.Close()
+			to.Close()
+			if failed != nil && longest > 500*time.Millisecond && try < 3 {
+				x.n = 0 // the machine was too busy to tell
+				x.up[0].begin(answering(switching))
+				continue
+			}
+			x.note("tunnel after 2.5 s", "%v", failed)
+			return
+		}
+	}
+}
+
+// flood writes until that fails.
+func flood(p *peer) string {
+	chunk := make([]byte, 64<<10)
+	for {
+		if _, err := p.Write(chunk); errors.Is(err, os.ErrDeadlineExceeded) {
+			return "held up"
+		} else if err != nil {
+			return "cut"
+		}
+	}
+}
+
+// drained tells whether a connection ends, whatever comes before. Whether what
+// it cuts shows as a reset is a matter of luck.
+func drained(p *peer) string {
+	said := p.rest()
+	end := said[strings.LastIndex(said, ", ")+2:]
+	if end == "EOF" || end == "RST" {
+		return "cut"
+	}
+	return end
+}
+
+// stalls answers with text, and then with nothing until the proxy ends it.
+func stalls(text string) reply {
+	return func(c *peer, _ message) fate {
+		io.WriteString(c, text)
+		io.Copy(io.Discard, c)
+		return closes
+	}
+}
+
+var timeoutTrials = []trial{{
+	name: "silence on a tunnel", differs: []string{idleTunnels},
+	play: func(x *stage) {
+		c, up := x.open("/websocket")
+		x.note("client: end", "%s", c.lastWords())
+		x.note("upstream: end", "%s", up.lastWords())
+	},
+	answer: switching,
+}, {
+	name:   "only the client speaks",
+	play:   keptBy(func(c, up *peer) (from, to *peer) { return c, up }),
+	answer: switching,
+}, {
+	name:   "only the upstream speaks",
+	play:   keptBy(func(c, up *peer) (from, to *peer) { return up, c }),
+	answer: switching,
+}, {
+	name: "no answer to an upgrade", differs: []string{closeAfter, errorPages},
+	request: upgrade("/websocket"),
+	reply:   stalls(""),
+}, {
+	name: "no answer to a GET", differs: []string{errorPages},
+	request: request("GET /"),
+	reply:   stalls(""),
+}, {
+	name: "an answer that stalls in its header", differs: []string{closeAfter, errorPages},
+	request: upgrade("/websocket"),
+	reply:   stalls("HTTP/1.1 101 Switching"),
+}, {
+	name: "an answer that stalls in its body", differs: []string{answerBuffering},
+	request: request("GET /"),
+	reply:   stalls("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 9\r\n\r\nbody"),
+}}
+
+var sendTimeoutTrials = []trial{{
+	name: "an upstream that does not read",
+	play: func(x *stage) {
+		c, up := x.open("/websocket")
+		flooded := make(chan string, 1)
+		go func() { flooded <- flood(c) }()
+		x.note("client: end", "%s", drained(c))
+		x.note("upstream: end", "%s", drained(up))
+		c.Close()
+		<-flooded
+	},
+	answer: switching,
+}, {
+	name: "a client that does not read",
+	play: func(x *stage) {
+		c, up := x.open("/websocket")
+		flooded := make(chan string, 1)
+		go func() { flooded <- flood(up) }()
+		x.note("upstream: end", "%s", drained(up))
+		x.note("client: end", "%s", drained(c))
+		up.Close()
+		<-flooded
+	},
+	answer: switching,
+}}
+
+// timed are recipes of one trial each, which wait side by side.
+func timed() (timed []recipe) {
+	add := func(trials []trial, replace []string, opts ...wsproxy.Option) {
+		for _, tr := range trials {
+			timed = append(timed, recipe{
+				name: tr.name, conf: "004", servers: []string{"127.0.0.1:3000"}, trials: []trial{tr},
+				replace:     append(replace, " ssl;", ";"),
+				counterpart: single("/", append(opts, wsproxy.WithCloseTimeout(time.Second))...),
+			})
+		}
+	}
+	add(timeoutTrials, []string{"proxy_read_timeout 300s", "proxy_read_timeout 1s"}, wsproxy.WithReadTimeout(time.Second))
+	timed = append(timed, recipe{
+		name: "connecting", conf: "004", servers: []string{"127.0.0.1:3000"}, instead: deaf,
+		replace:     []string{"proxy_connect_timeout 10s", "proxy_connect_timeout 1s", " ssl;", ";"},
+		counterpart: single("/", wsproxy.WithConnectTimeout(time.Second)),
+		trials: []trial{{
+			name: "a server that does not accept", differs: []string{closeAfter, errorPages},
+			request: upgrade("/"),
+		}},
+	})
+	add(sendTimeoutTrials, []string{"send_timeout 300s", "send_timeout 1s"}, wsproxy.WithSendTimeout(time.Second))
+	return timed
+}
+
+// deaf returns an address that lets nobody in: its queue is full.
+func deaf(t testing.TB) string {
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
+	require.NoError(t, err)
+	t.Cleanup(func() { syscall.Close(fd) })
+	require.NoError(t, syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}))
+	require.NoError(t, syscall.Listen(fd, 0))
+	name, err := syscall.Getsockname(fd)
+	require.NoError(t, err)
+	addr := (&net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: name.(*syscall.SockaddrInet4).Port}).String()
+	for range 8 {
+		conn, err := net.DialTimeout("tcp", addr, 300*time.Millisecond)
+		if err != nil {
+			return addr
+		}
+		t.Cleanup(func() { conn.Close() })
+	}
+	t.Skip("this system's queue cannot be filled")
+	return ""
+}

@@ -1,0 +1,102 @@
+package nginx_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/stretchr/testify/require"
+)
+
+// open opens a tunnel and returns both its ends.
+func (x *stage) open(path string) (c, up *peer) {
+	x.Helper()
+	c = x.dial(x)
+	require.Equal(x, 101, x.ask(c, upgrade(path)).status())
+	return c, x.tunnel()
+}
+
+// lastWords reads what is left, in which a Close frame is told as such.
+func (p *peer) lastWords() string {
+	said := p.rest()
+	i := strings.LastIndex(said, `", `)
+	var got []byte
+	fmt.Sscanf(said[:i+1], "%q", &got)
+	if len(got) < 4 || got[0] != 0x88 {
+		return said
+	}
+	payload := got[2:]
+	if got[1]&0x80 != 0 {
+		mask := payload[:4]
+		payload = bytes.Clone(payload[4:])
+		for i := range payload {
+			payload[i] ^= mask[i%4]
+		}
+	}
+	return fmt.Sprintf("Close %d %q, %s", binary.BigEndian.Uint16(payload), payload[2:], said[i+3:])
+}
+
+// endings are of tunnels at a location /websocket.
+var endings = []trial{{
+	name: "a megabyte each way, and an orderly end",
+	play: func(x *stage) {
+		c, up := x.open("/websocket")
+		megabyte := strings.Repeat("0123456789abcdef", 1<<16)
+		sent := make(chan error, 2)
+		for _, p := range []*peer{c, up} {
+			go func() {
+				_, err := io.WriteString(p, megabyte)
+				sent <- err
+			}()
+		}
+		up.expect(x, megabyte)
+		c.expect(x, megabyte)
+		require.NoError(x, errors.Join(<-sent, <-sent))
+		c.Close()
+		x.note("upstream: end", "%s", up.rest())
+	},
+	answer: switching,
+}, {
+	name: "the client half-closes", differs: []string{halfClose},
+	play: func(x *stage) {
+		c, up := x.open("/websocket")
+		c.send(x, "bye")
+		c.closeWrite(x)
+		x.note("upstream: end", "%s", up.rest())
+		io.WriteString(up, "last words")
+		up.Close()
+		x.note("client: end", "%s", c.rest())
+	},
+	answer: switching,
+}, {
+	name: "the upstream half-closes", differs: []string{halfClose},
+	play: func(x *stage) {
+		c, up := x.open("/websocket")
+		up.send(x, "bye")
+		up.closeWrite(x)
+		x.note("client: end", "%s", c.rest())
+		io.WriteString(c, "last words")
+		c.Close()
+		x.note("upstream: end", "%s", up.rest())
+	},
+	answer: switching,
+}, {
+	name: "the client resets", differs: []string{resets},
+	play: func(x *stage) {
+		c, up := x.open("/websocket")
+		c.reset()
+		x.note("upstream: end", "%s", up.rest())
+	},
+	answer: switching,
+}, {
+	name: "the upstream resets", differs: []string{resets},
+	play: func(x *stage) {
+		c, up := x.open("/websocket")
+		up.reset()
+		x.note("client: end", "%s", c.rest())
+	},
+	answer: switching,
+}}
