@@ -156,7 +156,10 @@ func (l *loop) post(r *loopRelay, what uint32) {
 func (l *loop) run() {
 	defer l.close()
 	l.buffer = loopBuffers.Get().(*loopBuffer)
-	defer loopBuffers.Put(l.buffer)
+	defer func() {
+		loopBuffers.Put(l.buffer)
+		l.buffer = nil // the Proxy keeps the loop
+	}()
 	poll := l.poll
 	for busy := 0; ; busy++ {
 		park, more := l.take()

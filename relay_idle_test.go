@@ -44,3 +44,22 @@ func TestAnIdleTunnelHoldsNoBuffer(t *testing.T) {
 		assert.Equal(t, n, r.p.Stats().Live)
 	})
 }
+
+func TestAProxyWithoutTunnelsHoldsNoBuffer(t *testing.T) {
+	u := newUpstream(t)
+	var addrs []string
+	for range 16 {
+		_, addr := serveProxy(t, u.url)
+		addrs = append(addrs, addr)
+	}
+	before := heapInUse()
+	var ends []*peer
+	for _, addr := range addrs { // all at once, so that none can use another's buffer again
+		client, server := tunnel(t, addr, u)
+		ends = append(ends, client, server)
+	}
+	for _, end := range ends {
+		end.Close()
+	}
+	eventually(t, func() bool { return heapInUse() < before+1<<20 }, "the proxies hold more than before their tunnels")
+}
