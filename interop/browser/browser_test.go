@@ -22,22 +22,25 @@ func TestMain(m *testing.M) { lab.Main(m) }
 func TestChromium(t *testing.T) {
 	browser := start(t, lab.Require(t, "chromium"))
 	program := build(t)
-	for _, c := range []struct {
-		name string
-		test func(t *testing.T, browser context.Context)
-	}{
-		{"talks over ws", func(t *testing.T, b context.Context) { testTalk(t, b, "ws") }},
-		{"talks over wss", func(t *testing.T, b context.Context) { testTalk(t, b, "wss") }},
-		{"shows the demo over ws", func(t *testing.T, b context.Context) { testDemo(t, b, program) }},
-		{"shows the demo over wss", func(t *testing.T, b context.Context) { testDemo(t, b, program, selfSigned(t)...) }},
-		{"sees a drain as code 1001", testDrain},
-		{"sees a dead upstream as a failure", testDeadUpstream},
-		{"is refused for pages of other origins", testOrigin},
-		{"opens two hundred sockets from one page", testTwoHundred},
-		{"opens a socket beside a page over HTTP/2", testHTTP2},
-	} {
-		t.Run(c.name, func(t *testing.T) { c.test(t, browser) })
+	for _, scheme := range []string{"ws", "wss"} {
+		t.Run(scheme, func(t *testing.T) {
+			for _, c := range []struct {
+				name string
+				test func(t *testing.T, browser context.Context, scheme string)
+			}{
+				{"talks", testTalk},
+				{"sees a drain as code 1001", testDrain},
+				{"sees a dead upstream as a failure", testDeadUpstream},
+				{"is refused for pages of other origins", testOrigin},
+				{"opens two hundred sockets from one page", testTwoHundred},
+			} {
+				t.Run(c.name, func(t *testing.T) { c.test(t, browser, scheme) })
+			}
+		})
 	}
+	t.Run("shows the demo over ws", func(t *testing.T) { testDemo(t, browser, program) })
+	t.Run("shows the demo over wss", func(t *testing.T) { testDemo(t, browser, program, selfSigned(t)...) })
+	t.Run("opens a socket beside a page over HTTP/2", func(t *testing.T) { testHTTP2(t, browser) })
 }
 
 // start runs a browser until the test's end.

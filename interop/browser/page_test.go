@@ -42,8 +42,11 @@ type closing struct {
 func show(t *testing.T, browser context.Context, scheme, upstream string, opts ...wsproxy.Option) (*talk.Front, *tab) {
 	t.Helper()
 	f := talk.NewFrontWithin(t, withPage, scheme, upstream, opts...)
-	return f, open(t, browser, "http"+strings.TrimPrefix(f.URL, "ws"))
+	return f, open(t, browser, pageScheme(scheme)+strings.TrimPrefix(f.URL, scheme))
 }
+
+// pageScheme is that of a page whose sockets are of scheme.
+func pageScheme(scheme string) string { return "http" + strings.TrimPrefix(scheme, "ws") }
 
 func testTalk(t *testing.T, browser context.Context, scheme string) {
 	f, page := show(t, browser, scheme, lab.Serve(t, talk.Server()))
@@ -85,8 +88,8 @@ func testTalk(t *testing.T, browser context.Context, scheme string) {
 	assert.Equal(t, closing{1006, "", false, 1}, call[closing](t, page, `fails("/refuse")`), "refused by the server")
 }
 
-func testDrain(t *testing.T, browser context.Context) {
-	f, page := show(t, browser, "ws", lab.Serve(t, talk.Server()))
+func testDrain(t *testing.T, browser context.Context, scheme string) {
+	f, page := show(t, browser, scheme, lab.Serve(t, talk.Server()))
 	require.True(t, call[bool](t, page, "waits()"))
 	ctx, cancel := context.WithTimeout(t.Context(), lab.Patience)
 	defer cancel()
@@ -98,29 +101,29 @@ func testDrain(t *testing.T, browser context.Context) {
 	assert.Equal(t, 1001, e.FromClient.CloseCode, "the browser's answer")
 }
 
-func testDeadUpstream(t *testing.T, browser context.Context) {
-	f, page := show(t, browser, "ws", lab.FreeAddr(t))
+func testDeadUpstream(t *testing.T, browser context.Context, scheme string) {
+	f, page := show(t, browser, scheme, lab.FreeAddr(t))
 	assert.Equal(t, closing{1006, "", false, 1}, call[closing](t, page, `fails("/echo/dead")`))
 	assert.Zero(t, f.Stats().Opened)
 }
 
-func testOrigin(t *testing.T, browser context.Context) {
+func testOrigin(t *testing.T, browser context.Context, scheme string) {
 	var mu sync.Mutex
 	refused := map[string]error{}
-	f, page := show(t, browser, "ws", lab.Serve(t, talk.Server()),
-		wsproxy.WithOrigins("http://127.0.0.1:*"),
+	f, page := show(t, browser, scheme, lab.Serve(t, talk.Server()),
+		wsproxy.WithOrigins(pageScheme(scheme)+"://127.0.0.1:*"),
 		wsproxy.WithErrorHandler(func(w http.ResponseWriter, r *http.Request, err error) {
 			mu.Lock()
 			defer mu.Unlock()
 			refused[r.Header.Get("Origin")] = err
 			w.WriteHeader(wsproxy.StatusCode(err))
 		}))
-	addr := strings.TrimPrefix(f.URL, "ws://")
+	addr := strings.TrimPrefix(f.URL, scheme+"://")
 	_, port, _ := strings.Cut(addr, ":")
 
 	assert.Equal(t, closing{4002, "my turn", true, 0}, call[closing](t, page, "closes()"), "its own origin")
 
-	foreign := "http://localhost:" + port
+	foreign := pageScheme(scheme) + "://localhost:" + port
 	page = open(t, browser, foreign)
 	got := call[closing](t, page, `fails("/echo/foreign", "`+addr+`")`)
 	assert.Equal(t, closing{1006, "", false, 1}, got, "another origin")
@@ -130,8 +133,8 @@ func testOrigin(t *testing.T, browser context.Context) {
 	assert.Len(t, refused, 1)
 }
 
-func testTwoHundred(t *testing.T, browser context.Context) {
-	f, page := show(t, browser, "ws", lab.Serve(t, talk.Server()))
+func testTwoHundred(t *testing.T, browser context.Context, scheme string) {
+	f, page := show(t, browser, scheme, lab.Serve(t, talk.Server()))
 	require.Equal(t, 200, call[int](t, page, "opens(200)"))
 	require.Equal(t, 200, f.Stats().Live)
 	require.Equal(t, 200, call[int](t, page, "all()"), "echoes")

@@ -18,10 +18,13 @@ import (
 	"time"
 
 	"example.com/wsproxy"
+	"example.com/wsproxy/interop/internal/lab"
 	"github.com/miekg/dns"
 )
 
 const patience = 10 * time.Second
+
+func TestMain(m *testing.M) { lab.Main(m) }
 
 // A zone is a DNS server on the loopback interface.
 type zone struct {
@@ -134,7 +137,7 @@ func server(t *testing.T, ip string, port int) (actual int) {
 	t.Helper()
 	l, err := net.Listen("tcp", net.JoinHostPort(ip, strconv.Itoa(port)))
 	if err != nil {
-		t.Skipf("%v: this test wants two loopback addresses with the same port", err)
+		lab.Missing(t, "%v: this test wants two loopback addresses with the same port", err)
 	}
 	s := &httptest.Server{Listener: l, Config: &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		conn, brw, err := http.NewResponseController(w).Hijack()
@@ -170,7 +173,7 @@ func open(t *testing.T, addr string) (net.Conn, string) {
 func TestTunnelsGoWhereDNSSaysAndStayWhereTheyAre(t *testing.T) {
 	z := newZone(t)
 	port := server(t, "127.0.0.1", 0)
-	server(t, "127.0.0.2", port)
+	server(t, "127.0.0.5", port)
 	z.set(dns.RcodeSuccess, "chat.example. 1 IN A 127.0.0.1")
 
 	r := wsproxy.DNS("chat.example.", port, 10*time.Millisecond)
@@ -204,15 +207,15 @@ func TestTunnelsGoWhereDNSSaysAndStayWhereTheyAre(t *testing.T) {
 			t.Fatal(string(got), err)
 		}
 	}
-	both := fmt.Sprintf("127.0.0.1:%d weight 1 backup false; 127.0.0.2:%[1]d weight 1 backup false; ", port)
-	second := fmt.Sprintf("127.0.0.2:%d weight 1 backup false; ", port)
+	both := fmt.Sprintf("127.0.0.1:%d weight 1 backup false; 127.0.0.5:%[1]d weight 1 backup false; ", port)
+	second := fmt.Sprintf("127.0.0.5:%d weight 1 backup false; ", port)
 
-	z.set(dns.RcodeSuccess, "chat.example. 1 IN A 127.0.0.2", "chat.example. 1 IN A 127.0.0.1")
+	z.set(dns.RcodeSuccess, "chat.example. 1 IN A 127.0.0.5", "chat.example. 1 IN A 127.0.0.1")
 	eventually(t, func() bool { return describe(u) == both }, "the second server is not found")
-	z.set(dns.RcodeSuccess, "chat.example. 1 IN A 127.0.0.2")
+	z.set(dns.RcodeSuccess, "chat.example. 1 IN A 127.0.0.5")
 	eventually(t, func() bool { return describe(u) == second }, "the first server stays")
 	echo()
-	if _, name := open(t, front.Listener.Addr().String()); name != "127.0.0.2" {
+	if _, name := open(t, front.Listener.Addr().String()); name != "127.0.0.5" {
 		t.Fatal("switched by", name)
 	}
 	for _, rcode := range []int{dns.RcodeServerFailure, dns.RcodeNameError, dns.RcodeSuccess} {

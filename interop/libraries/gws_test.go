@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync"
 
 	"example.com/wsproxy/interop/internal/lab"
 	"github.com/lxzan/gws"
@@ -39,7 +40,8 @@ func (lxzan) dial(url string, trust *tls.Config, o options, in *inbox) (conn, er
 	if len(o.subprotocols) > 0 {
 		header.Set("Sec-WebSocket-Protocol", strings.Join(o.subprotocols, ", "))
 	}
-	socket, res, err := gws.NewClient(gwsHandler{in}, &gws.ClientOption{
+	h := newGWSHandler(in)
+	socket, res, err := gws.NewClient(h, &gws.ClientOption{
 		Addr:                url,
 		TlsConfig:           trust.Clone(),
 		RequestHeader:       header,
@@ -52,11 +54,12 @@ func (lxzan) dial(url string, trust *tls.Config, o options, in *inbox) (conn, er
 	if err != nil {
 		return nil, err
 	}
-	return &gwsConn{socket, in, res.Header.Get("Sec-WebSocket-Extensions")}, nil
+	return &gwsConn{socket, h, res.Header.Get("Sec-WebSocket-Extensions")}, nil
 }
 
 func (lxzan) accept(w http.ResponseWriter, r *http.Request, o options, in *inbox) (conn, error) {
-	socket, err := gws.NewUpgrader(gwsHandler{in}, &gws.ServerOption{
+	h := newGWSHandler(in)
+	socket, err := gws.NewUpgrader(h, &gws.ServerOption{
 		SubProtocols:        o.subprotocols,
 		PermessageDeflate:   gwsDeflate(o),
 		ReadMaxPayloadSize:  gwsLimit,
@@ -66,12 +69,12 @@ func (lxzan) accept(w http.ResponseWriter, r *http.Request, o options, in *inbox
 	if err != nil {
 		return nil, err
 	}
-	return &gwsConn{socket, in, ""}, nil
+	return &gwsConn{socket, h, ""}, nil
 }
 
 type gwsConn struct {
-	c        *gws.Conn
-	in       *inbox
+	c *gws.Conn
+	gwsHandler
 	answered string
 }
 
@@ -123,6 +126,8 @@ func (c *gwsConn) ping() error {
 }
 
 func (c *gwsConn) close(code int, reason string) error {
+	c.leaving.Lock()
+	defer c.leaving.Unlock()
 	return c.c.WriteClose(uint16(code), []byte(reason))
 }
 
@@ -132,11 +137,21 @@ func (c *gwsConn) read() {
 }
 
 // A gwsHandler is what a gws.Conn calls.
-type gwsHandler struct{ in *inbox }
+type gwsHandler struct {
+	in *inbox
+
+	// leaving is held while a Close frame is written. A server gives its
+	// windows back after OnClose, whether or not WriteClose still uses them.
+	leaving *sync.Mutex
+}
+
+func newGWSHandler(in *inbox) gwsHandler { return gwsHandler{in, new(sync.Mutex)} }
 
 func (gwsHandler) OnOpen(*gws.Conn) {}
 
 func (h gwsHandler) OnClose(_ *gws.Conn, err error) {
+	h.leaving.Lock()
+	defer h.leaving.Unlock()
 	closed := (*gws.CloseError)(nil)
 	switch {
 	case !errors.As(err, &closed):

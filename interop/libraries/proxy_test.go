@@ -114,7 +114,11 @@ func TestEveryLibraryAnswersTheProxysPings(t *testing.T) {
 				require.NoError(t, <-sent)
 			}
 			require.NoError(t, server.close(4000, "enough"))
-			assert.Equal(t, closing{code: 4000, reason: "enough"}, client.ended(t))
+			// Pongs that a server leaves unread when it hangs up make that a
+			// reset, which may overtake its Close frame.
+			if got := client.ended(t); got.err == nil || !c.server.hangsUp() {
+				assert.Equal(t, closing{code: 4000, reason: "enough"}, got)
+			}
 			assert.Equal(t, wsproxy.UpstreamClosed, r.ending(t).Reason)
 		}
 	})

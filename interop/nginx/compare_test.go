@@ -25,8 +25,9 @@ type difference struct {
 	everywhere bool
 }
 
-func (d difference) explains(line string) bool {
-	return slices.ContainsFunc(d.lines, func(p string) bool {
+// explains returns which of d.lines a line matches, or -1.
+func (d difference) explains(line string) int {
+	return slices.IndexFunc(d.lines, func(p string) bool {
 		return regexp.MustCompile(`(?s)^(` + p + `)$`).MatchString(line)
 	})
 }
@@ -254,15 +255,18 @@ func compareNames(prefix string, a, b []string) (lines []string) {
 }
 
 // judge fails for what differs and is not to, and the other way round; also has
-// what may differ throughout the recipe. It returns the titles of the
-// differences that show.
-func judge(t *testing.T, tr trial, also, lines []string) []string {
-	shown := map[string]bool{}
+// what may differ throughout the recipe. It returns which lines of which
+// differences show, by their titles.
+func judge(t *testing.T, tr trial, also, lines []string) map[string][]int {
+	shown := map[string][]int{}
 	for _, line := range lines {
 		explained := false
 		for _, d := range differences {
-			if (d.everywhere || slices.Contains(slices.Concat(also, tr.differs), d.title)) && d.explains(line) {
-				explained, shown[d.title] = true, true
+			if !d.everywhere && !slices.Contains(slices.Concat(also, tr.differs), d.title) {
+				continue
+			}
+			if i := d.explains(line); i >= 0 {
+				explained, shown[d.title] = true, append(shown[d.title], i)
 			}
 		}
 		if !explained {
@@ -270,9 +274,9 @@ func judge(t *testing.T, tr trial, also, lines []string) []string {
 		}
 	}
 	for _, title := range tr.differs {
-		if !shown[title] {
+		if shown[title] == nil {
 			t.Errorf("the listed difference does not show: %s", title)
 		}
 	}
-	return slices.Collect(maps.Keys(shown))
+	return shown
 }

@@ -178,7 +178,7 @@ var recipes = slices.Concat([]recipe{{
 
 func TestNginxAndWsproxyDifferInNothingButWhatIsListed(t *testing.T) {
 	var mu sync.Mutex
-	total, ran, seen := 0, 0, map[string]bool{}
+	total, ran, seen := 0, 0, map[string][]int{}
 	t.Run("recipes", func(t *testing.T) {
 		for _, r := range recipes {
 			total += len(r.trials)
@@ -191,8 +191,8 @@ func TestNginxAndWsproxyDifferInNothingButWhatIsListed(t *testing.T) {
 						mu.Lock()
 						defer mu.Unlock()
 						ran++
-						for _, title := range shown {
-							seen[title] = true
+						for title, lines := range shown {
+							seen[title] = append(seen[title], lines...)
 						}
 					})
 				}
@@ -203,7 +203,9 @@ func TestNginxAndWsproxyDifferInNothingButWhatIsListed(t *testing.T) {
 		return // skipped, or asked to run only some
 	}
 	for _, d := range differences {
-		assert.True(t, seen[d.title], "the difference shows in no trial: %s", d.title)
+		for i, line := range d.lines {
+			assert.Contains(t, seen[d.title], i, "the difference shows in no trial: %s, %s", d.title, line)
+		}
 	}
 }
 
