@@ -37,19 +37,5 @@ func TestWSUnderstandsTheProxy(t *testing.T) {
 }
 
 func TestWSAsClientAndServer(t *testing.T) {
-	inNode := talk.Listen(t, node(t, "server.mjs"))
-	t.Run("Node to Go", func(t *testing.T) {
-		f := talk.NewFront(t, "ws", lab.Serve(t, talk.Server()))
-		talk.Check(t, f, talk.Run(t, client(t, f)))
-	})
-	t.Run("Go to Node", func(t *testing.T) {
-		f := talk.NewFront(t, "ws", inNode)
-		talk.Check(t, f, talk.Go(t, f.URL, f.TLS))
-	})
-	for _, scheme := range []string{"ws", "wss"} {
-		t.Run("Node to Node over "+scheme, func(t *testing.T) {
-			f := talk.NewFront(t, scheme, inNode)
-			talk.Check(t, f, talk.Run(t, client(t, f)))
-		})
-	}
+	talk.CheckPairs(t, "Node", talk.Listen(t, node(t, "server.mjs")), client)
 }

@@ -49,21 +49,7 @@ func client(t *testing.T, f *talk.Front, paths ...string) *exec.Cmd {
 }
 
 func TestWebsocketsAsClientAndServer(t *testing.T) {
-	inPython := talk.Listen(t, python(t, "server.py"))
-	t.Run("Python to Go", func(t *testing.T) {
-		f := talk.NewFront(t, "ws", lab.Serve(t, talk.Server()))
-		talk.Check(t, f, talk.Run(t, client(t, f)))
-	})
-	t.Run("Go to Python", func(t *testing.T) {
-		f := talk.NewFront(t, "ws", inPython)
-		talk.Check(t, f, talk.Go(t, f.URL, f.TLS))
-	})
-	for _, scheme := range []string{"ws", "wss"} {
-		t.Run("Python to Python over "+scheme, func(t *testing.T) {
-			f := talk.NewFront(t, scheme, inPython)
-			talk.Check(t, f, talk.Run(t, client(t, f)))
-		})
-	}
+	talk.CheckPairs(t, "Python", talk.Listen(t, python(t, "server.py")), client)
 }
 
 func TestWebsocketsUnderstandsTheProxy(t *testing.T) {
