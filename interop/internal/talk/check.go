@@ -1,9 +1,11 @@
 package talk
 
 import (
+	"os/exec"
 	"testing"
 
 	"example.com/wsproxy"
+	"example.com/wsproxy/interop/internal/lab"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -76,5 +78,25 @@ func (want side) check(t *testing.T, name string, got wsproxy.FlowStats) {
 	assert.Equal(t, want.messages, got.Messages, "the %s's messages", name)
 	if want.bytes > 0 {
 		assert.Less(t, got.Bytes, want.bytes, "the %s's bytes", name)
+	}
+}
+
+// CheckPairs has a language's client talk with the server in Go, its server
+// with the client in Go, and both with each other. upstream is where its server
+// listens.
+func CheckPairs(t *testing.T, language, upstream string, client func(*testing.T, *Front, ...string) *exec.Cmd) {
+	t.Run(language+" to Go", func(t *testing.T) {
+		f := NewFront(t, "ws", lab.Serve(t, Server()))
+		Check(t, f, Run(t, client(t, f)))
+	})
+	t.Run("Go to "+language, func(t *testing.T) {
+		f := NewFront(t, "ws", upstream)
+		Check(t, f, Go(t, f.URL, f.TLS))
+	})
+	for _, scheme := range []string{"ws", "wss"} {
+		t.Run(language+" to "+language+" over "+scheme, func(t *testing.T) {
+			f := NewFront(t, scheme, upstream)
+			Check(t, f, Run(t, client(t, f)))
+		})
 	}
 }

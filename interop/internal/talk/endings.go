@@ -12,26 +12,6 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// CheckPairs has a language's client talk with the server in Go, its server
-// with the client in Go, and both with each other. upstream is where its server
-// listens.
-func CheckPairs(t *testing.T, language, upstream string, client func(*testing.T, *Front, ...string) *exec.Cmd) {
-	t.Run(language+" to Go", func(t *testing.T) {
-		f := NewFront(t, "ws", lab.Serve(t, Server()))
-		Check(t, f, Run(t, client(t, f)))
-	})
-	t.Run("Go to "+language, func(t *testing.T) {
-		f := NewFront(t, "ws", upstream)
-		Check(t, f, Go(t, f.URL, f.TLS))
-	})
-	for _, scheme := range []string{"ws", "wss"} {
-		t.Run(language+" to "+language+" over "+scheme, func(t *testing.T) {
-			f := NewFront(t, scheme, upstream)
-			Check(t, f, Run(t, client(t, f)))
-		})
-	}
-}
-
 // CheckEndings wants a script's client to understand what the proxy says
 // itself: its refusals, its pings and the reasons why it ends a tunnel. client
 // returns the command that holds the conversation of path through f.
