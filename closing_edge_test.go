@@ -293,3 +293,22 @@ func TestNoAskIsLostAsABurstEnds(t *testing.T) {
 		}
 	})
 }
+
+// Its connection is closed with something unread, which is not to turn what it
+// has yet to read into a reset.
+func TestAClientThatGoesOnAfterItsCloseFrameStillReadsTheEnd(t *testing.T) {
+	overLinks(t, nil, func(t *testing.T, l link) {
+		r := l.start(t, nil)
+		client, server := wired(r.tunnel(t))
+		half := server.frame(wireText, "last")
+		server.send(t, half[:3])
+		client.expect(t, half[:3])
+		require.NoError(t, only(t, r.p).Close(1000, ""))
+		client.sendFrame(t, wireClose, "")
+		eventually(t, func() bool { return only(t, r.p).FromClient().CloseCode != 0 }, "the client's Close frame is not seen")
+		client.send(t, "more")
+		server.send(t, half[3:5])
+		server.CloseWrite()
+		client.expectEOF(t, half[3:5])
+	})
+}

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/sha1"
+	"crypto/tls"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -66,16 +67,18 @@ func checkHijackable(w http.ResponseWriter) error {
 	}
 }
 
-// notHijackable names the innermost of the wrappers: those of routers implement
-// both methods, whatever they wrap.
-func notHijackable(w http.ResponseWriter) error {
+// innermost sees through all wrappers.
+func innermost(w http.ResponseWriter) http.ResponseWriter {
 	for {
 		wrapper, ok := w.(interface{ Unwrap() http.ResponseWriter })
 		if !ok {
-			break
+			return w
 		}
 		w = wrapper.Unwrap()
 	}
+}
+
+func notHijackable(w http.ResponseWriter) error {
 	return &refusal{status: http.StatusInternalServerError, cause: fmt.Errorf(
 		"cannot upgrade: %T implements neither http.Hijacker nor Unwrap() http.ResponseWriter: %w", w, http.ErrNotSupported)}
 }
@@ -215,16 +218,23 @@ func (f roundTripFunc) RoundTrip(r *http.Request) (*http.Response, error) { retu
 func hijack(w http.ResponseWriter) (net.Conn, []byte, error) {
 	conn, brw, err := http.NewResponseController(w).Hijack()
 	if errors.Is(err, http.ErrNotSupported) {
-		return nil, nil, notHijackable(w)
+		// A router's wrapper implements both methods, whatever it wraps.
+		if inner := innermost(w); checkHijackable(inner) != nil {
+			return nil, nil, notHijackable(inner)
+		}
 	}
 	if err != nil {
 		return nil, nil, &refusal{status: http.StatusInternalServerError, cause: fmt.Errorf("cannot upgrade: hijacking %T: %w", w, err)}
 	}
-	early, _ := brw.Reader.Peek(brw.Reader.Buffered())
 	// net/http clears its deadlines; a wrapper's Hijack may not.
 	conn.SetDeadline(time.Time{})
+	early, _ := brw.Reader.Peek(brw.Reader.Buffered())
 	early = slices.Clone(early)
-	// net/http keeps the reader as long as the handler runs, 4 KiB a tunnel.
-	*brw.Reader = *bufio.NewReaderSize(conn, 16)
+	brw.Reader.Discard(len(early)) // a wrapper's conn may read through the reader
+	switch conn.(type) {
+	case *net.TCPConn, *net.UnixConn, *tls.Conn:
+		// net/http keeps the reader as long as the handler runs, 4 KiB a tunnel.
+		*brw.Reader = *bufio.NewReaderSize(conn, 16)
+	}
 	return conn, early, nil
 }

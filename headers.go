@@ -165,8 +165,5 @@ func (p *Proxy) Rewrite(pr *httputil.ProxyRequest) {
 	}
 	if p.rewrite != nil {
 		p.rewrite(pr)
-		if pr.Out.Context().Value(inboundKey{}) == nil { // a request made anew
-			pr.Out = pr.Out.WithContext(out.Context())
-		}
 	}
 }

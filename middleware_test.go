@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"net/http/httputil"
 	"testing"
 
 	"example.com/wsproxy"
@@ -143,4 +144,77 @@ func TestAHijackThatPanicsLeavesNoFieldOfTheSwitch(t *testing.T) {
 	assert.Equal(t, 500, res.StatusCode)
 	assert.Empty(t, res.Header["Sec-Websocket-Accept"])
 	assert.Equal(t, wsproxy.Stats{}, p.Stats())
+}
+
+// A refuser says that it cannot, though what it wraps could.
+type refuser struct{ unwrapper }
+
+func (refuser) Hijack() (net.Conn, *bufio.ReadWriter, error) { return nil, nil, http.ErrNotSupported }
+
+func TestAWrapperThatRefusesItselfIsNamed(t *testing.T) {
+	u := newUpstream(t)
+	p := newProxy(t, u.url)
+	addr := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { p.ServeHTTP(refuser{unwrapper{w}}, r) }))
+	u.answers(sampleSwitch)
+	res, _ := ask(t, addr, sampleRequest)
+	assert.Equal(t, 500, res.StatusCode)
+	assert.Contains(t, body(t, res), "hijacking wsproxy_test.refuser")
+}
+
+func TestWhatCameForTheTunnelIsNoRequestAfterAPanic(t *testing.T) {
+	u := newUpstream(t)
+	p := newProxy(t, u.url, wsproxy.WithRewrite(func(*httputil.ProxyRequest) { panic("the user's") }))
+	asked := make(chan string, 10)
+	addr := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked <- r.URL.Path
+		defer func() {
+			if recover() != nil {
+				w.WriteHeader(http.StatusInternalServerError)
+			}
+		}()
+		p.ServeHTTP(w, r)
+	}))
+	res, client := ask(t, addr, sampleRequest+plainGet("/smuggled"))
+	assert.Equal(t, 500, res.StatusCode)
+	assert.True(t, res.Close)
+	client.expectEOF(t, "")
+	assert.Equal(t, "/chat", <-asked)
+	assert.Empty(t, asked)
+}
+
+// A throughReader's conn and reader are one, so that nothing early is missed.
+type throughReader struct{ http.ResponseWriter }
+
+type readerConn struct {
+	net.Conn
+	*bufio.Reader
+}
+
+func (c readerConn) Read(b []byte) (int, error) { return c.Reader.Read(b) }
+func (c readerConn) CloseWrite() error          { return c.Conn.(*net.TCPConn).CloseWrite() }
+
+func (w throughReader) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, brw, err := http.NewResponseController(w.ResponseWriter).Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	return readerConn{conn, brw.Reader}, brw, nil
+}
+
+func TestAConnThatReadsThroughTheServersReaderGivesEachByteOnce(t *testing.T) {
+	u := newUpstream(t)
+	p := newProxy(t, u.url)
+	addr := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { p.ServeHTTP(throughReader{w}, r) }))
+	client := dial(t, addr)
+	client.send(t, sampleRequest+"early")
+	server := u.accept(t)
+	server.request(t)
+	server.send(t, sampleSwitch)
+	assert.Equal(t, 101, client.answer(t).StatusCode)
+	client.send(t, ", and later")
+	server.expect(t, "early, and later")
+	server.send(t, "back")
+	client.expect(t, "back")
+	client.CloseWrite()
+	server.expectEOF(t, "")
 }

@@ -291,8 +291,8 @@ func WithForwarded() Option {
 
 // WithRewrite calls f last on every request, when the outgoing copy has all
 // its fields; see [httputil.ReverseProxy.Rewrite], which f follows. f may
-// change the path, the query, Host and header fields, or put another request in
-// Out's place. The scheme and host of
+// change the path, the query, Host and header fields, or put another request
+// of [http.NewRequest]'s in Out's place. The scheme and host of
 // the URL and the fields of the handshake are restored after it. New refuses
 // a nil f.
 func WithRewrite(f func(*httputil.ProxyRequest)) Option {

@@ -25,7 +25,13 @@ func (p *Proxy) newPlainHandler() http.Handler {
 		DisableCompression:     true, // a gzip body is the client's to decode
 	}
 	proxy := &httputil.ReverseProxy{
-		Rewrite:        p.Rewrite,
+		Rewrite: func(pr *httputil.ProxyRequest) {
+			ctx := pr.Out.Context()
+			p.Rewrite(pr)
+			if pr.Out.Context().Value(inboundKey{}) == nil { // a request made anew
+				pr.Out = pr.Out.WithContext(ctx)
+			}
+		},
 		Transport:      plainTransport{p},
 		ModifyResponse: p.modifyResponse,
 		FlushInterval:  -1, // a proxy is not to hold back what it has

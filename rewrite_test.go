@@ -1,7 +1,9 @@
 package wsproxy_test
 
 import (
+	"context"
 	"net/http"
+	"net/http/httptest"
 	"net/http/httputil"
 	"strings"
 	"testing"
@@ -130,3 +132,22 @@ func TestARewriteMayMakeTheRequestAnew(t *testing.T) {
 		assert.Equal(t, "/a", u.receives(t, addr, request("/a")).RequestURI)
 	})
 }
+
+type contextKey struct{}
+
+func TestTheContextThatARewriteSetsReachesTheTransportOfAReverseProxy(t *testing.T) {
+	p := newProxy(t, "http://app.example", wsproxy.WithRewrite(func(pr *httputil.ProxyRequest) {
+		pr.Out = pr.Out.WithContext(context.WithValue(pr.Out.Context(), contextKey{}, "set"))
+	}))
+	var got any
+	own := &httputil.ReverseProxy{Rewrite: p.Rewrite, Transport: transportFunc(func(r *http.Request) (*http.Response, error) {
+		got = r.Context().Value(contextKey{})
+		return &http.Response{StatusCode: http.StatusNoContent, Header: http.Header{}, Body: http.NoBody, Request: r}, nil
+	})}
+	own.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
+	assert.Equal(t, "set", got)
+}
+
+type transportFunc func(*http.Request) (*http.Response, error)
+
+func (f transportFunc) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }

@@ -51,7 +51,7 @@ type pendingBuffer [minRead + 1<<10]byte
 var pendingBuffers = sync.Pool{New: func() any { return new(pendingBuffer) }}
 
 // perTurn bounds what one socket may move before others get their turn.
-const perTurn = 256 << 10
+const perTurn = 512 << 10
 
 // detach duplicates the descriptor of a plain socket. It stays non-blocking.
 func (s *socket) detach(conn net.Conn) bool {
@@ -59,6 +59,7 @@ func (s *socket) detach(conn net.Conn) bool {
 	if raw == nil {
 		return false
 	}
+	_, s.unsure = conn.(*net.UnixConn) // a read stops behind a descriptor that is passed
 	var errno syscall.Errno
 	err := raw.Control(func(fd uintptr) {
 		var dup uintptr
@@ -92,7 +93,7 @@ func (s *socket) pump() {
 			}
 			return
 		}
-		size := s.readSize()
+		size := min(s.readSize(), budget)
 		n, errno := recv(s.fd, l.buffer[:size])
 		var err error
 		switch {
@@ -189,7 +190,7 @@ func (s *socket) drop() {
 func (s *socket) closeWrite() bool {
 	switch s.fin = s.pending != nil; {
 	case s.fin:
-	case s.done && s.peer.pending == nil: // check closes both now, which says as much
+	case s.done && !s.in.discarding && s.peer.pending == nil: // check closes both now, which says as much
 	case s.fd >= 0:
 		syscall.Shutdown(s.fd, syscall.SHUT_WR)
 	}

@@ -2,6 +2,7 @@ package wsproxy_test
 
 import (
 	"net"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -23,4 +24,20 @@ func TestBytesBehindUrgentDataArrive(t *testing.T) {
 		syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, syscall.TCP_CORK, 0)
 	}))
 	server.expect(t, "abcdef")
+}
+
+// ... and one at a passed descriptor.
+func TestBytesBehindADescriptorArrive(t *testing.T) {
+	overLinks(t, func(l link) bool { return l.unix }, func(t *testing.T, l link) {
+		client, server := l.start(t, nil).tunnel(t)
+		raw, err := server.Conn.(*net.UnixConn).SyscallConn()
+		require.NoError(t, err)
+		require.NoError(t, raw.Control(func(fd uintptr) {
+			for range 50 {
+				syscall.Sendmsg(int(fd), []byte("abc"), syscall.UnixRights(0), nil, 0)
+				syscall.Write(int(fd), []byte("defg"))
+			}
+		}))
+		client.expect(t, strings.Repeat("abcdefg", 50))
+	})
 }

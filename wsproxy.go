@@ -114,9 +114,11 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		p.plain.ServeHTTP(w, withoutUpgrade(r))
 		return
 	}
+	// Whatever the client has sent after a handshake that fails is not to be
+	// taken for its next request.
+	w.Header().Set("Connection", "close")
 	t, err := p.open(w, r, protocol)
 	if err != nil {
-		endAfter(w)
 		p.fail(w, r, err)
 		return
 	}
@@ -128,11 +130,6 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		t.run(r.Context())
 	}
 }
-
-// endAfter has the connection closed after the answer to a handshake that
-// failed: whatever the client has sent for the tunnel is not to be taken for
-// its next request.
-func endAfter(w http.ResponseWriter) { w.Header().Set("Connection", "close") }
 
 // open takes an upgrade request up to a tunnel. It returns no tunnel where the
 // upstream answered without switching, and that answer was relayed.
@@ -175,7 +172,6 @@ func (p *Proxy) open(w http.ResponseWriter, r *http.Request, protocol string) (_
 	res := x.res
 	if res.StatusCode != http.StatusSwitchingProtocols {
 		release() // from here on it is a plain answer, which Shutdown does not wait for
-		endAfter(w)
 		p.relayAnswer(w, r, x)
 		return nil, nil
 	}
