@@ -198,15 +198,22 @@ func only(t testing.TB, p *wsproxy.Proxy) (tunnel *wsproxy.Tunnel) {
 	return tunnel
 }
 
-// endsIn waits for the next ending, in a synctest bubble: it must come after d,
-// and no more than the millisecond late that the portable relay takes to tell a
-// reset from an orderly end.
+// onTime wants it to be the time at which a tunnel is to end, in a synctest
+// bubble, and no more than the millisecond later that the portable relay takes
+// to tell a reset from an orderly end.
+func onTime(t testing.TB, end time.Time) {
+	t.Helper()
+	require.WithinRange(t, time.Now(), end, end.Add(time.Millisecond), "the end of the tunnel")
+}
+
+// endsIn waits for the next ending, in a synctest bubble, which must come after
+// d.
 func (r *memRig) endsIn(t testing.TB, d time.Duration, want wsproxy.Reason) wsproxy.Ending {
 	t.Helper()
 	start := time.Now()
 	select {
 	case ending := <-r.ended:
-		require.WithinRange(t, time.Now(), start.Add(d), start.Add(d+time.Millisecond), "the end of the tunnel")
+		onTime(t, start.Add(d))
 		require.Equal(t, want.String(), ending.Reason.String(), "reason of the ending")
 		return ending
 	case <-time.After(24 * time.Hour):
