@@ -155,7 +155,7 @@ func (f *flow) stop(err error) {
 	if errors.Is(err, syscall.ECONNRESET) {
 		f.dstReset.Store(true)
 	}
-	f.stalled.Store(0) // only now: see connRelay.drive
+	f.stalled.Store(0) // only now: see awaitWriter
 	if err != errClosing {
 		f.t.settle(f.dstEnded, err)
 		f.t.startClosing()

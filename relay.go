@@ -84,13 +84,22 @@ func (r *connRelay) drive(f *flow, src, dst net.Conn) {
 			src.SetReadDeadline(time.Time{})
 			err = nil
 		}
-		if err == io.EOF && f.back().stalled.Load() != 0 {
-			// A reset wakes the waiting writer too, and tells one of the two
-			// alone what it was: let the other say.
-			time.Sleep(time.Millisecond)
+		if err == io.EOF {
+			awaitWriter(f.back())
 		}
 		more = f.take(p, err)
 		in.release()
+	}
+}
+
+// awaitWriter gives a write to the end that has just ended the time to fail. A
+// reset wakes the waiting writer too, and tells one of the two alone what it
+// was: let the other say. Whether it waits is not to be known; it does where a
+// millisecond does not move it.
+func awaitWriter(f *flow) {
+	since := f.stalled.Load()
+	for tries := 0; since != 0 && f.stalled.Load() == since && tries < 50; tries++ {
+		time.Sleep(time.Millisecond)
 	}
 }
 
