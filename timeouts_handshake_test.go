@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/http"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -94,6 +95,22 @@ func TestTheReadTimeoutIsBetweenTwoReadsOfTheAnswer(t *testing.T) {
 			server.send(t, string(c))
 		}
 		gatewayTimeout(t, client, time.Minute)
+	})
+}
+
+func TestAnUpstreamThatAnswersSlowlyButSteadilyIsNoTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newMemRig(t, nil)
+		client := r.ask(t)
+		server := <-r.upstreams
+		server.request(t)
+		for _, line := range strings.SplitAfter(sampleSwitch, "\n") {
+			time.Sleep(59 * time.Second)
+			server.send(t, line)
+		}
+		assert.Equal(t, http.StatusSwitchingProtocols, client.answer(t).StatusCode)
+		server.Close()
+		client.Close()
 	})
 }
 
