@@ -18,9 +18,9 @@ type flow struct {
 	t          *Tunnel
 	clock      *sweeper
 	dst        sink
-	heard      atomic.Int64  // when src last sent something
-	bytes      atomic.Int64  //
-	messages   atomic.Int64  //
+	heard      atomic.Int64 // when src last sent something
+	bytes      atomic.Int64
+	messages   atomic.Int64
 	asked      atomic.Uint32 // askPing, askClose: frames to add at a boundary
 	discarding bool          // dst takes no more; of the driving goroutine
 	scan       scanner       // of the driving goroutine

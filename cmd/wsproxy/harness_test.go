@@ -23,6 +23,16 @@ import (
 // patience bounds every wait of a test that should not have to wait.
 const patience = 10 * time.Second
 
+// missing skips the test for want of something on the machine, or fails it if
+// WSPROXY_PEERS=require, as on CI.
+func missing(t *testing.T, format string, args ...any) {
+	t.Helper()
+	if os.Getenv("WSPROXY_PEERS") == "require" {
+		t.Fatalf("WSPROXY_PEERS=require: "+format, args...)
+	}
+	t.Skipf(format, args...)
+}
+
 // TestMain fails the run if a goroutine is left after all tests.
 func TestMain(m *testing.M) {
 	before := runtime.NumGoroutine()

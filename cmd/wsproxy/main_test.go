@@ -188,7 +188,7 @@ func TestTheProcessObeysRealSignals(t *testing.T) {
 	}
 	goTool, err := exec.LookPath("go")
 	if err != nil {
-		t.Skip("no go command to build it with")
+		missing(t, "no go command to build it with")
 	}
 	binary := filepath.Join(t.TempDir(), "wsproxy")
 	out, err := exec.Command(goTool, "build", "-o", binary, ".").CombinedOutput()
