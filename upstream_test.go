@@ -451,5 +451,5 @@ func TestTwoProxiesInARowGrowTheForwardedListByOneAHop(t *testing.T) {
 	require.NoError(t, <-answered)
 	assert.Equal(t, "inner.example"+innerPort, got.Host, "the inner server is chosen by its own name")
 	assert.Equal(t, "203.0.113.9, 127.0.0.1, 127.0.0.1", got.Header.Get("X-Forwarded-For"))
-	assert.Equal(t, "127.0.0.1", got.Header.Get("X-Real-Ip"), "the inner one's peer, as $remote_addr is in the seed")
+	assert.Equal(t, "127.0.0.1", got.Header.Get("X-Real-Ip"), "the inner one's peer, as $remote_addr is in nginx")
 }

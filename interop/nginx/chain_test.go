@@ -9,14 +9,14 @@ import (
 	"example.com/wsproxy/interop/internal/lab"
 )
 
-// The outer proxy of seed 004 ends TLS and leaves Host out; the inner one has
+// The outer proxy of two in a row ends TLS and leaves Host out; the inner one has
 // the server by its name.
 func nginxOuter(t testing.TB, inner string) side {
-	return side{"nginx", startNginx(t, "004-outer", "192.168.3.1:80", inner), true}
+	return side{"nginx", startNginx(t, "chain-outer", "192.168.3.1:80", inner), true}
 }
 
 func nginxInner(t testing.TB, up string) string {
-	return startNginx(t, "004-inner", "127.0.0.1:3000", up)
+	return startNginx(t, "chain-inner", "127.0.0.1:3000", up)
 }
 
 func wsproxyOuter(t testing.TB, inner string) side {
@@ -34,7 +34,7 @@ func wsproxyInner(t testing.TB, up string) string {
 // is wsproxy.
 func chain(name string, outer func(testing.TB, string) side, inner func(testing.TB, string) string, differs ...string) recipe {
 	return recipe{
-		name:    "two in a row, seed 004, " + name,
+		name:    "two in a row, " + name,
 		servers: []string{""},
 		differs: differs,
 		start: func(t testing.TB, up []string) (side, side) {

@@ -58,23 +58,23 @@ func single(path string, opts ...wsproxy.Option) func(t testing.TB, up []string)
 }
 
 var recipes = slices.Concat([]recipe{{
-	name: "one server, seeds 000 and 002", conf: "002", servers: []string{"localhost:3000"},
+	name: "one server", conf: "one-server", servers: []string{"localhost:3000"},
 	counterpart: single("/websocket"),
 	trials:      slices.Concat(handshakes, endings, buffering),
 }, {
-	name: "the server is down", conf: "002", servers: []string{"localhost:3000"}, instead: lab.FreeAddr,
+	name: "the server is down", conf: "one-server", servers: []string{"localhost:3000"}, instead: lab.FreeAddr,
 	counterpart: single("/websocket"),
 	trials: []trial{
 		{name: "an upgrade", differs: []string{closeAfter, errorPages}, request: upgrade("/websocket")},
 		{name: "a GET", request: request("GET /websocket"), differs: []string{errorPages}},
 	},
 }, {
-	name: "every path, seed 001", conf: "001", servers: []string{"127.0.0.1:8080"},
+	name: "every path", conf: "every-path", servers: []string{"127.0.0.1:8080"},
 	differs:     []string{hardWired, unsetForwarding},
 	counterpart: single("/", wsproxy.WithTargetHost()),
 	trials:      plains,
 }, {
-	name: "wss and an application, seed 003", conf: "003", servers: []string{"localhost:8888", "localhost:8080"}, tls: true,
+	name: "wss and an application", conf: "wss", servers: []string{"localhost:8888", "localhost:8080"}, tls: true,
 	differs: []string{unsetForwarding},
 	counterpart: func(t testing.TB, up []string) http.Handler {
 		mux := under("/wss", lab.Proxy(t, "http://"+up[0], wsproxy.WithTargetHost()))
@@ -82,7 +82,7 @@ var recipes = slices.Concat([]recipe{{
 		return mux
 	},
 	trials: []trial{{
-		name: "the sample handshake of seed 003",
+		name: "a sample handshake with subprotocols",
 		request: request("GET /wss", "Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Key: x3JJHMbDL1EzLkh9GBhXDw==",
 			"Sec-WebSocket-Protocol: chat, superchat", version, "Origin: https://example.com"),
 		answer: strings.Replace(switching, "{accept}", "HSmrc0sMlYUkAGmm5OPpG2HaGWk=\r\nSec-WebSocket-Protocol: chat", 1),
@@ -108,7 +108,7 @@ var recipes = slices.Concat([]recipe{{
 		},
 	}},
 }, {
-	name: "everything, seed 004", conf: "004", servers: []string{"127.0.0.1:3000"}, tls: true,
+	name: "everything", conf: "full", servers: []string{"127.0.0.1:3000"}, tls: true,
 	counterpart: func(t testing.TB, up []string) http.Handler {
 		u := newUpstream(t, wsproxy.Server{Addr: up[0]})
 		return lab.Proxy(t, "http://ws", wsproxy.WithUpstream(u),

@@ -58,7 +58,7 @@ const busy = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
 // upstream block, or behind each server.
 func twoServers(name, directive, params string, policy func() wsproxy.Policy, server wsproxy.Server, trials ...trial) recipe {
 	r := recipe{
-		name: name, conf: "002-two", servers: []string{"192.168.3.1:3000", "192.168.3.2:300"}, params: []string{params, params},
+		name: name, conf: "two-servers", servers: []string{"192.168.3.1:3000", "192.168.3.2:300"}, params: []string{params, params},
 		counterpart: func(t testing.TB, up []string) http.Handler {
 			var servers []wsproxy.Server
 			for _, addr := range up {
@@ -85,7 +85,7 @@ func byURI() wsproxy.Policy {
 var both = each(switching, switching)
 
 var serverRecipes = []recipe{
-	twoServers("two servers in turn, seeds 000 and 002", "", "", wsproxy.RoundRobin, wsproxy.Server{},
+	twoServers("two servers in turn", "", "", wsproxy.RoundRobin, wsproxy.Server{},
 		trial{name: "six tunnels", play: asked(6, "/websocket"), replies: both},
 		trial{name: "the upstream's name is not the Host", request: upgrade("/websocket"), replies: both}),
 	twoServers("least_conn", "least_conn;", "", wsproxy.LeastTunnels, wsproxy.Server{},

@@ -141,7 +141,7 @@ func timed() (timed []recipe) {
 	add := func(trials []trial, replace []string, opts ...wsproxy.Option) {
 		for _, tr := range trials {
 			timed = append(timed, recipe{
-				name: tr.name, conf: "004", servers: []string{"127.0.0.1:3000"}, trials: []trial{tr},
+				name: tr.name, conf: "full", servers: []string{"127.0.0.1:3000"}, trials: []trial{tr},
 				replace:     append(replace, " ssl;", ";"),
 				counterpart: single("/", append(opts, wsproxy.WithCloseTimeout(time.Second))...),
 			})
@@ -149,7 +149,7 @@ func timed() (timed []recipe) {
 	}
 	add(timeoutTrials, []string{"proxy_read_timeout 300s", "proxy_read_timeout 1s"}, wsproxy.WithReadTimeout(time.Second))
 	timed = append(timed, recipe{
-		name: "connecting", conf: "004", servers: []string{"127.0.0.1:3000"}, instead: deaf,
+		name: "connecting", conf: "full", servers: []string{"127.0.0.1:3000"}, instead: deaf,
 		replace:     []string{"proxy_connect_timeout 10s", "proxy_connect_timeout 1s", " ssl;", ";"},
 		counterpart: single("/", wsproxy.WithConnectTimeout(time.Second)),
 		trials: []trial{{
