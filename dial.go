@@ -146,12 +146,12 @@ type notSent struct{ error }
 
 func (e notSent) Unwrap() error { return e.error }
 
-// send has try ask one server after another for an answer, until one is well
-// enough to give it (nginx's proxy_next_upstream with error, timeout,
-// invalid_header, http_502, http_503 and http_504). An answer of the last one
-// that is left is the answer, whatever it says. A request that is not
+// tryServers has try ask one server after another, until one responds as a
+// server that is well does (nginx's proxy_next_upstream with error, timeout,
+// invalid_header, http_502, http_503 and http_504). The response of the last
+// one that is left is returned whatever it says. A request that is not
 // replayable goes to another server only as long as nothing of it was sent.
-func (p *Proxy) send(ctx context.Context, r *route, replayable bool, try func(lease) (*http.Response, error)) (*http.Response, error) {
+func (p *Proxy) tryServers(ctx context.Context, r *route, replayable bool, try func(lease) (*http.Response, error)) (*http.Response, error) {
 	var failed attempts
 	s, ok := r.next()
 	for ok {
@@ -197,7 +197,7 @@ func (p *Proxy) attempt(ctx context.Context, s lease, try func(lease) (*http.Res
 	switch {
 	case err == nil && !gatewayError(res):
 		verdict = succeeded
-	case ownWant(err):
+	case outOfResources(err):
 		verdict = unused
 	case err == nil, ctx.Err() == nil:
 		verdict = failed
@@ -205,9 +205,9 @@ func (p *Proxy) attempt(ctx context.Context, s lease, try func(lease) (*http.Res
 	return res, err
 }
 
-// ownWant reports an error that is this process's or this machine's, whichever
-// the server.
-func ownWant(err error) bool {
+// outOfResources reports an error that is this process's or this machine's,
+// whichever the server.
+func outOfResources(err error) bool {
 	for _, want := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM} {
 		if errors.Is(err, want) {
 			return true
@@ -216,7 +216,7 @@ func ownWant(err error) bool {
 	return false
 }
 
-// gatewayError reports an answer that says that another server may do better.
+// gatewayError reports a response that says that another server may do better.
 func gatewayError(res *http.Response) bool {
 	switch res.StatusCode {
 	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
@@ -248,7 +248,7 @@ func (a attempts) refusal(ctx context.Context) error {
 	return err
 }
 
-// bare is err without the kind that badAnswer gives it.
+// bare is err without the kind that badGateway gives it.
 func bare(err error) error {
 	var r *refusal
 	if errors.As(err, &r) && r.cause != nil {

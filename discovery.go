@@ -33,7 +33,7 @@ const retryLookup = time.Second
 // should run, and nobody else set its servers.
 //
 // The error is ctx's. An Upstream is made with servers, so the first lookup is
-// the caller's, who can tell what it is worth to start without:
+// the caller's, who decides whether to start where it fails:
 //
 //	r := wsproxy.DNS("chat.default.svc.cluster.local", 8080, 5*time.Second)
 //	servers, _, err := r.Resolve(ctx)

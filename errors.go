@@ -12,8 +12,9 @@ import (
 )
 
 // The errors that reach an error handler (see [WithErrorHandler]) wrap one of
-// these; test for them with [errors.Is], and ask [StatusCode] for the status
-// that answers them. What a dial or an answer failed with is wrapped as well.
+// these, except for those whose status is 413, 499 or 500. Test for them with
+// [errors.Is], and ask [StatusCode] for the status of the response. What a dial
+// or a read failed with is wrapped as well.
 var (
 	// ErrBadHandshake is a client's upgrade request that breaks RFC 6455,
 	// section 4.2.1: status 400, 405 or 426.
@@ -23,14 +24,14 @@ var (
 	// status 403.
 	ErrForbiddenOrigin = errors.New("wsproxy: origin not allowed")
 
-	// ErrUpstream is an upstream that could not be reached or did not answer
+	// ErrUpstream is an upstream that could not be reached or did not respond
 	// as HTTP or RFC 6455 ask: status 502. Where several servers were tried the
 	// error names each with what it failed with, and the last one decides
 	// whether it is this or ErrUpstreamTimeout.
 	ErrUpstream = errors.New("wsproxy: upstream failed")
 
 	// ErrUpstreamTimeout is an upstream that took longer than a timeout
-	// allows before its answer: status 504.
+	// allows before its response: status 504.
 	ErrUpstreamTimeout = errors.New("wsproxy: upstream timed out")
 
 	// ErrNoServer is a request that no server of its [Upstream] could be tried
@@ -52,15 +53,15 @@ var (
 var ErrCut = errors.New("wsproxy: cut before both ends had closed")
 
 // statusClientClosedRequest is nginx's, for a client that left before the
-// answer. It reaches logs and error handlers; there is nobody to receive it.
+// response. It reaches logs and error handlers; there is nobody to receive it.
 const statusClientClosedRequest = 499
 
 // retryAfter is the Retry-After of a 503, in seconds: long enough for a
 // replacement to be up, short enough not to be noticed.
 const retryAfter = "1"
 
-// StatusCode returns the HTTP status that answers err, an error given to an
-// error handler: 400, 403, 405, 413 or 426 for the client's mistakes, 500 where
+// StatusCode returns the HTTP status to respond with to err, an error given to
+// an error handler: 400, 403, 405, 413 or 426 for the client's mistakes, 500 where
 // the ResponseWriter cannot be hijacked, 502, 503 or 504 for failures, and
 // 499, nginx's number, where the client left first. An error that is not this
 // package's is a 502, as in [net/http/httputil.ReverseProxy].
@@ -72,7 +73,7 @@ func StatusCode(err error) int {
 	return http.StatusBadGateway
 }
 
-// A refusal is why a request gets an error instead of an upstream's answer.
+// A refusal is why a request gets an error instead of an upstream's response.
 type refusal struct {
 	kind   error
 	cause  error
@@ -115,7 +116,7 @@ func unavailable(kind, cause error) *refusal {
 		header: http.Header{"Retry-After": {retryAfter}}}
 }
 
-func badAnswer(format string, args ...any) *refusal {
+func badGateway(format string, args ...any) *refusal {
 	return &refusal{kind: ErrUpstream, status: http.StatusBadGateway, cause: fmt.Errorf(format, args...)}
 }
 
@@ -137,7 +138,7 @@ func upstreamError(ctx context.Context, err error) error {
 	case errors.Is(context.Cause(ctx), ErrShutdown):
 		return unavailable(ErrShutdown, nil)
 	case errors.Is(ctx.Err(), context.Canceled):
-		return &refusal{status: statusClientClosedRequest, cause: fmt.Errorf("client left before the answer: %w", context.Cause(ctx))}
+		return &refusal{status: statusClientClosedRequest, cause: fmt.Errorf("client left before the response: %w", context.Cause(ctx))}
 	case ctx.Err() != nil, timeout != nil && timeout.Timeout():
 		return &refusal{kind: ErrUpstreamTimeout, status: http.StatusGatewayTimeout, cause: err}
 	}
@@ -145,7 +146,7 @@ func upstreamError(ctx context.Context, err error) error {
 }
 
 // quote is %q for values of a client's or an upstream's choosing: a long one
-// is cut, so that it cannot flood an answer or a log.
+// is cut, so that it cannot flood a response or a log.
 func quote(s string) string {
 	const most = 64
 	if len(s) > most {

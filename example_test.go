@@ -55,6 +55,32 @@ func Example_stripPrefix() {
 	// Output: upstream got /v2/rooms?sort=age
 }
 
+// Authentication is a middleware in front: what it refuses never reaches the
+// upstream. Pages cannot set header fields of a WebSocket's handshake, so it is
+// a cookie or, as here, a ticket in the query that tells who asks.
+func Example_authentication() {
+	upstream := newEchoServer()
+	defer upstream.Close()
+
+	proxy, err := wsproxy.New(upstream.URL)
+	if err != nil {
+		log.Fatal(err)
+	}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.FormValue("ticket") != "valid" {
+			http.Error(w, "log in first", http.StatusUnauthorized)
+			return
+		}
+		proxy.ServeHTTP(w, r)
+	}))
+	defer server.Close()
+	fmt.Println(echo(server.URL, "hello"))
+	fmt.Println(echo(server.URL+"?ticket=valid", "hello"))
+	// Output:
+	// refused with 401 Unauthorized
+	// hello
+}
+
 // In a test: the proxy between a client and a server under test, with a look
 // at each tunnel's ending.
 func Example_testHarness() {

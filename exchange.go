@@ -14,12 +14,12 @@ import (
 	"time"
 )
 
-// maxAnswerHeader bounds the header of an upstream's answer, informational
-// answers before it included. It is net/http's limit for a client's.
-const maxAnswerHeader = http.DefaultMaxHeaderBytes
+// maxResponseHeader bounds the header of an upstream's response, informational
+// ones before it included. It is net/http's limit for a client's.
+const maxResponseHeader = http.DefaultMaxHeaderBytes
 
-// An exchange is the one request on a connection to a server and the answer to
-// it.
+// An exchange is the one request on a connection to a server and its
+// response.
 type exchange struct {
 	server  lease
 	conn    net.Conn
@@ -31,7 +31,7 @@ type exchange struct {
 	res     *http.Response
 }
 
-var errHeaderTooLarge = fmt.Errorf("answer's header is larger than %d bytes", maxAnswerHeader)
+var errHeaderTooLarge = fmt.Errorf("response header is larger than %d bytes", maxResponseHeader)
 
 // Read implements io.Reader for br, keeping to the read timeout between any
 // two reads and to the budget. An error stays: bufio takes what came before one
@@ -75,7 +75,7 @@ func (p *Proxy) handshake(ctx context.Context, in, out *http.Request, clientIP n
 		}
 	}()
 	r := route{upstream: p.upstream, request: in, client: clientIP, tunnel: true}
-	_, err = p.send(ctx, &r, replayable(out), func(s lease) (_ *http.Response, err error) {
+	_, err = p.tryServers(ctx, &r, replayable(out), func(s lease) (_ *http.Response, err error) {
 		x, err = p.ask(ctx, s, wire, out, w)
 		if err != nil {
 			return nil, err
@@ -89,10 +89,10 @@ func (p *Proxy) handshake(ctx context.Context, in, out *http.Request, clientIP n
 	return x, nil
 }
 
-// ask sends the upgrade request to one server and reads its final answer,
+// ask sends the upgrade request to one server and reads its final response,
 // passing informational ones on to w.
 func (p *Proxy) ask(ctx context.Context, s lease, wire []byte, out *http.Request, w http.ResponseWriter) (_ *exchange, err error) {
-	x := &exchange{server: s, read: p.readTimeout, budget: maxAnswerHeader}
+	x := &exchange{server: s, read: p.readTimeout, budget: maxResponseHeader}
 	defer func() {
 		if x.res == nil {
 			x.close()
@@ -121,7 +121,7 @@ func (p *Proxy) ask(ctx context.Context, s lease, wire []byte, out *http.Request
 			} else if x.err != nil {
 				err = x.err
 			}
-			return nil, fmt.Errorf("reading the answer: %w", err)
+			return nil, fmt.Errorf("reading the response: %w", err)
 		}
 		switch {
 		case res.StatusCode == http.StatusSwitchingProtocols:
@@ -134,7 +134,7 @@ func (p *Proxy) ask(ctx context.Context, s lease, wire []byte, out *http.Request
 			continue
 		}
 		x.budget = -1
-		res.Body = &answerBody{res.Body, x}
+		res.Body = &responseBody{res.Body, x}
 		x.res = res
 		return x, nil
 	}
@@ -193,14 +193,14 @@ func informational(ctx context.Context, w http.ResponseWriter, res *http.Respons
 	maps.Copy(h, kept)
 }
 
-// answerBody closes the connection it comes from, which is never used again,
+// responseBody closes the connection it comes from, which is never used again,
 // rather than reading the rest of the body first.
-type answerBody struct {
+type responseBody struct {
 	io.Reader
 	x *exchange
 }
 
-func (b *answerBody) Close() error {
+func (b *responseBody) Close() error {
 	b.x.close()
 	return nil
 }

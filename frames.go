@@ -112,8 +112,8 @@ func (s *scanner) frame(p []byte) (n int) {
 // boundary reports whether a frame may begin with the next byte.
 func (s *scanner) boundary() bool { return !s.off && s.have == 0 && s.left == 0 }
 
-// scanHeader takes bytes of p until the header is complete, which have tells
-// by being 0 again.
+// scanHeader takes bytes of p until the header is complete; have is then 0
+// again.
 func (s *scanner) scanHeader(p []byte) (n int) {
 	if s.have == 0 && len(p) >= len(s.header) { // nearly always
 		s.header = [14]byte(p)

@@ -109,11 +109,14 @@ func (p *Proxy) outgoingRequest(ctx context.Context, in *http.Request, protocol 
 // appendRequest appends the request's wire form, which has no body.
 func appendRequest(b []byte, r *http.Request) ([]byte, error) {
 	uri := r.URL.RequestURI()
-	if !isToken(r.Method) || !isFieldValue(uri) || strings.ContainsAny(uri, " \t") {
-		return nil, badAnswer("cannot send request line %s", quote(r.Method+" "+uri))
+	if !isToken(r.Method) {
+		return nil, badGateway("cannot send method %s", quote(r.Method))
+	}
+	if !isFieldValue(uri) || strings.ContainsAny(uri, " \t") { // the query is not for logs
+		return nil, badGateway("cannot send the target of path %s: white space or a control character in it", quote(r.URL.Path))
 	}
 	if !isHostField(r.Host) {
-		return nil, badAnswer("cannot send Host %s", quote(r.Host))
+		return nil, badGateway("cannot send Host %s", quote(r.Host))
 	}
 	b = append(b, r.Method+" "+uri+" HTTP/1.1\r\nHost: "+r.Host+"\r\n"...)
 	if err := checkFields(r.Header); err != nil {
@@ -125,12 +128,16 @@ func appendRequest(b []byte, r *http.Request) ([]byte, error) {
 	return append(appendHeader(b, r.Header), "\r\n"...), nil
 }
 
-// checkFields refuses a header that cannot be sent.
+// checkFields refuses a header that cannot be sent. The value, which may be a
+// secret, stays out of the error.
 func checkFields(h http.Header) error {
 	for name, values := range h {
 		for _, value := range values {
-			if !isToken(name) || !isFieldValue(value) {
-				return badAnswer("cannot send field %s with value %s", quote(name), quote(value))
+			if !isToken(name) {
+				return badGateway("cannot send a field named %s", quote(name))
+			}
+			if !isFieldValue(value) {
+				return badGateway("cannot send field %s: a control character in its value", name)
 			}
 		}
 	}
@@ -167,17 +174,17 @@ var lineBreaks = strings.NewReplacer("\r", " ", "\n", " ")
 func checkSwitch(res *http.Response, out *http.Request) error {
 	protocol := out.Header.Get("Upgrade")
 	if res.ProtoMajor != 1 || res.ProtoMinor < 1 {
-		return badAnswer("answered 101 in %s, want HTTP/1.1", quote(res.Proto))
+		return badGateway("answered 101 in %s, want HTTP/1.1", quote(res.Proto))
 	}
 	if got := res.Header["Upgrade"]; len(got) != 1 || !strings.EqualFold(got[0], protocol) {
-		return badAnswer("switched to %s, want %q", quote(strings.Join(got, ", ")), protocol)
+		return badGateway("switched to %s, want %q", quote(strings.Join(got, ", ")), protocol)
 	}
 	if protocol != "websocket" {
 		return nil
 	}
 	want := acceptKey(out.Header.Get("Sec-Websocket-Key"))
 	if got := res.Header["Sec-Websocket-Accept"]; len(got) != 1 || got[0] != want {
-		return badAnswer("Sec-WebSocket-Accept %s, want %q", quote(strings.Join(got, ", ")), want)
+		return badGateway("Sec-WebSocket-Accept %s, want %q", quote(strings.Join(got, ", ")), want)
 	}
 	return nil
 }
@@ -194,9 +201,9 @@ func appendSwitch(b []byte, h http.Header, protocol string) []byte {
 	return append(appendHeader(b, h), "\r\n"...)
 }
 
-// relayAnswer gives the client an answer that is no 101 as httputil gives any:
+// relayResponse gives the client a response that is no 101 as httputil gives any:
 // streamed, with its trailers, and cut where the upstream cuts it.
-func (p *Proxy) relayAnswer(w http.ResponseWriter, r *http.Request, x *exchange) {
+func (p *Proxy) relayResponse(w http.ResponseWriter, r *http.Request, x *exchange) {
 	(&httputil.ReverseProxy{
 		Rewrite:        func(*httputil.ProxyRequest) {},
 		Transport:      roundTripFunc(func(*http.Request) (*http.Response, error) { return x.res, nil }),

@@ -132,9 +132,9 @@ func isFieldValue(s string) bool {
 // Rewrite applies the proxy's header policy to a request of a
 // [httputil.ReverseProxy] of your own: use it as, or within, that proxy's
 // Rewrite. It routes pr.Out to the target, and sets Host, the forwarding
-// fields and Connection as for the Proxy's own requests; the protocols of
-// [WithUpgrades] are all that is left of an upgrade. The query is the
-// client's, to the byte. It may be called from any goroutine. The transport of
+// fields and Connection as for the Proxy's own requests; of an upgrade only a
+// protocol that [WithUpgrades] lists is kept. The query is the client's, to the
+// byte. It may be called from any goroutine. The transport of
 // that proxy is its own: the servers of [WithUpstream], a unix target,
 // timeouts and TLS are not part of the policy.
 func (p *Proxy) Rewrite(pr *httputil.ProxyRequest) {

@@ -19,8 +19,8 @@ type loops struct {
 	next int
 }
 
-// place gives r to the loop whose turn it is, or where that cannot be made to
-// one that there is.
+// place gives r to the loop whose turn it is, or, where that cannot be created,
+// to any that runs.
 func (ls *loops) place(r *loopRelay) error {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
@@ -269,8 +269,8 @@ func (l *loop) forget(s *socket) {
 	}
 }
 
-// over counts one relay less.
-func (l *loop) over() {
+// release counts one relay less.
+func (l *loop) release() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.live--

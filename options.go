@@ -83,20 +83,21 @@ func defaultConfig() config {
 
 // WithConnectTimeout sets how long the connection to the upstream may take,
 // TLS handshake included; where there are several servers, each one's. The
-// default is 60 seconds; zero means no limit of the proxy's own; New refuses a
-// negative one. The client gets 504 with [ErrUpstreamTimeout].
+// default is 60 seconds; zero means no limit of the proxy's own; New returns an
+// error if it is negative. The client gets 504 with [ErrUpstreamTimeout].
 //
 // It is nginx's proxy_connect_timeout.
 func WithConnectTimeout(d time.Duration) Option {
 	return optionFunc(func(c *config) { c.connectTimeout = d })
 }
 
-// WithReadTimeout sets how long silence may last. Before the upgrade, and for
-// a plain request, it is the time between two reads of the upstream's answer:
-// the client gets 504 with [ErrUpstreamTimeout], or a body that is cut. On a
-// tunnel it is the time in which no byte crossed it in either direction, after
-// which it ends with [ReadTimeout]. The default is 60 seconds; zero disables
-// it; New refuses a negative one.
+// WithReadTimeout sets how long silence may last. Before the upgrade it is the
+// time between two reads of the upstream's response; of a plain one it is the
+// time for the whole header and then between two reads of the body. The client
+// gets 504 with [ErrUpstreamTimeout], or a body that is cut. On a tunnel it is
+// the time in which no byte crossed it in either direction, after which it ends
+// with [ReadTimeout]. The default is 60 seconds; zero disables it; New returns
+// an error if it is negative.
 //
 // It is nginx's proxy_read_timeout, which nginx too re-arms on every event of
 // an upgraded connection, whatever its manual says. Peers that send pings more
@@ -109,22 +110,23 @@ func WithReadTimeout(d time.Duration) Option {
 // or, on a tunnel, to either side: a tunnel ends with [SendTimeout], so that a
 // client that has stopped reading holds nothing for longer. Under TLS, and over
 // connections of other kinds than plain sockets, progress is seen in steps of
-// 16 KiB. The default is 60 seconds; zero disables it; New
-// refuses a negative one.
+// 16 KiB. The default is 60 seconds; zero disables it; New returns an error if
+// it is negative.
 //
 // It is nginx's proxy_send_timeout and, toward the client, send_timeout.
-// Plain answers to the client are under http.Server's WriteTimeout instead.
+// Plain responses to the client are under http.Server's WriteTimeout instead.
 func WithSendTimeout(d time.Duration) Option {
 	return optionFunc(func(c *config) { c.sendTimeout = d })
 }
 
 // WithCloseTimeout sets how long a tunnel may last once one side has ended it:
 // the other side may send what it has left and must then end too, or is cut.
-// Where there is nobody any more to take it, it is read all the same, so that
-// the last bytes toward that side are not lost to a reset. It is also how long
-// both have to answer a Close frame of the proxy's. The default is 10 seconds;
-// zero disables it, which leaves half-closed tunnels to the read timeout, and
-// the answers to the default; New refuses a negative one.
+// If the first side no longer reads, what the second sends is discarded, for
+// otherwise a reset could destroy the last bytes on their way to it. It is also
+// how long both have to answer a Close frame of the proxy's. The default is 10
+// seconds; zero disables it, which leaves half-closed tunnels to the read
+// timeout, and Close frames to the default; New returns an error if it is
+// negative.
 //
 // nginx has no such directive: it closes both sides at the first end, and the
 // bytes still under way are lost.
@@ -135,7 +137,7 @@ func WithCloseTimeout(d time.Duration) Option {
 // WithMaxLifetime sets how long a tunnel may last, busy or not, before it ends
 // with [MaxLifetime]: long enough for its users, short enough for credentials
 // to be checked again or load to be spread anew. The default, zero, is no
-// limit; New refuses a negative one.
+// limit; New returns an error if it is negative.
 func WithMaxLifetime(d time.Duration) Option {
 	return optionFunc(func(c *config) { c.maxLifetime = d })
 }
@@ -146,8 +148,8 @@ func WithMaxLifetime(d time.Duration) Option {
 // code 1001, and the tunnel ends with [PingTimeout]. The Pong passes on to the
 // other end, which RFC 6455, section 5.5.3, lets it ignore, and counts for the
 // read timeout like any byte: a live but silent pair is kept. The default is no
-// Ping; an interval of zero disables it; New refuses negative durations, and a
-// timeout of zero with an interval.
+// Ping; an interval of zero disables it; New returns an error for negative
+// durations, and for a timeout of zero with an interval.
 //
 // It applies to WebSocket tunnels alone. nginx has no such directive.
 func WithPing(interval, timeout time.Duration) Option {
@@ -156,8 +158,8 @@ func WithPing(interval, timeout time.Duration) Option {
 
 // WithMaxTunnels limits the tunnels open at once, handshakes under way
 // included: one more gets 503 with [ErrTooManyTunnels] and Retry-After. The
-// default, zero, is no limit; New refuses a negative one. It is nginx's
-// limit_conn over a whole server.
+// default, zero, is no limit; New returns an error if it is negative. It is
+// nginx's limit_conn over a whole server.
 func WithMaxTunnels(n int) Option {
 	return optionFunc(func(c *config) { c.maxTunnels = n })
 }
@@ -166,7 +168,7 @@ func WithMaxTunnels(n int) Option {
 // as [WithMaxTunnels] does for all. The address is that of X-Real-IP: behind
 // proxies of your own give [WithTrustedProxies], or all their clients count as
 // one. Clients on a unix socket are not counted. The default, zero, is no
-// limit; New refuses a negative one. It is nginx's limit_conn by
+// limit; New returns an error if it is negative. It is nginx's limit_conn by
 // $binary_remote_addr.
 func WithMaxTunnelsPerIP(n int) Option {
 	return optionFunc(func(c *config) { c.maxTunnelsPerIP = n })
@@ -178,7 +180,7 @@ func WithMaxTunnelsPerIP(n int) Option {
 // the frame that exceeds the limit does not pass; both ends get a Close frame
 // with code 1009 and the tunnel ends with [Limit]. It does not hold on a stream
 // that is not well-formed frames, which the receiver is left to refuse. The
-// default, zero, is no limit; New refuses a negative one.
+// default, zero, is no limit; New returns an error if it is negative.
 func WithMaxMessageSize(client, upstream int64) Option {
 	return optionFunc(func(c *config) { c.maxFromClient, c.maxFromUpstream = client, upstream })
 }
@@ -199,9 +201,9 @@ func WithKeepAlive() Option {
 // RFC 6455, but not with a request body.
 //
 // Once switched, a proxy no longer sees requests: every protocol listed here
-// passes whatever rules stand in front of the upstream. New refuses an empty
-// list, names that are not tokens, and "h2c", which carries requests itself
-// and is the known way round exactly such rules.
+// passes whatever rules stand in front of the upstream. New returns an error
+// for an empty list, for names that are not tokens, and for "h2c", which
+// carries requests itself and is the known way round exactly such rules.
 func WithUpgrades(protocols ...string) Option {
 	protocols = slices.Clone(protocols)
 	for i, name := range protocols {
@@ -222,8 +224,9 @@ func WithUpgrades(protocols ...string) Option {
 // label * stands for one or more labels and a port * for any:
 // "https://example.com", "*.example.com", "http://localhost:*". Without a
 // scheme it matches http and https, without a port the scheme's own. "null"
-// allows opaque origins (sandboxed frames, files). New refuses an empty list
-// and malformed patterns.
+// allows opaque origins (sandboxed frames, files). The proxy's own origin is
+// not implied: list it too. New returns an error for an empty list and for
+// malformed patterns.
 func WithOrigins(patterns ...string) Option {
 	patterns = slices.Clone(patterns)
 	return optionFunc(func(c *config) {
@@ -236,8 +239,8 @@ func WithOrigins(patterns ...string) Option {
 
 // WithHost sends name as the Host of every request; the default is the
 // client's Host, port included. It is nginx's "proxy_set_header Host name".
-// Of WithHost and [WithTargetHost] the last one given wins. New refuses what
-// is not a host with an optional port.
+// Of WithHost and [WithTargetHost] the last one given wins. New returns an
+// error for what is not a host with an optional port.
 func WithHost(name string) Option {
 	return optionFunc(func(c *config) { c.host = hostPolicy{set: true, name: name} })
 }
@@ -254,9 +257,9 @@ func WithTargetHost() Option {
 // WithHeader sets a header field of every request upstream, in place of the
 // client's, or removes it where value is "". It is nginx's proxy_set_header,
 // without variables: for those see [WithRewrite]. It is applied after the
-// forwarding fields and can replace them. New refuses names and values that
-// are not legal, Host (see [WithHost]), and the fields of the handshake and of
-// the message framing, which are the proxy's own.
+// forwarding fields and can replace them. New returns an error for names and
+// values that are not legal, for Host (see [WithHost]), and for the fields of
+// the handshake and of the message framing, which are the proxy's own.
 func WithHeader(name, value string) Option {
 	return optionFunc(func(c *config) {
 		c.headers = append(c.headers, headerEdit{name, value})
@@ -272,8 +275,8 @@ func WithHeader(name, value string) Option {
 // a claim; of the client's other forwarding fields none passes.
 //
 // A prefix is an address, a CIDR prefix, or "unix:" for peers on a unix
-// socket. No prefix at all means that no peer is believed. New refuses
-// malformed ones. It is nginx's set_real_ip_from with real_ip_recursive on.
+// socket. No prefix at all means that no peer is believed. New returns an error
+// for a malformed one. It is nginx's set_real_ip_from with real_ip_recursive on.
 //
 // Naming a prefix in which clients live lets them choose the address that the
 // upstream sees.
@@ -292,9 +295,10 @@ func WithForwarded() Option {
 // WithRewrite calls f last on every request, when the outgoing copy has all
 // its fields; see [httputil.ReverseProxy.Rewrite], which f follows. f may
 // change the path, the query, Host and header fields, or put another request
-// of [http.NewRequest]'s in Out's place. The scheme and host of
-// the URL and the fields of the handshake are restored after it. New refuses
-// a nil f.
+// of [http.NewRequest]'s in Out's place. The scheme and host of the URL and the
+// fields of the handshake are restored after it. It cannot refuse a request:
+// that is for a middleware in front of the Proxy. New returns an error if f is
+// nil.
 func WithRewrite(f func(*httputil.ProxyRequest)) Option {
 	return optionFunc(func(c *config) {
 		c.rewrite = f
@@ -302,11 +306,11 @@ func WithRewrite(f func(*httputil.ProxyRequest)) Option {
 	})
 }
 
-// WithModifyResponse calls f on every answer of the upstream, the 101
+// WithModifyResponse calls f on every response of the upstream, the 101
 // included, after hop-by-hop fields are removed and before anything is sent
 // to the client; see [httputil.ReverseProxy.ModifyResponse]. Of a 101 f may
 // change header fields alone. If f fails the client gets 502 with
-// [ErrUpstream] wrapping f's error. New refuses a nil f.
+// [ErrUpstream] wrapping f's error. New returns an error if f is nil.
 func WithModifyResponse(f func(*http.Response) error) Option {
 	return optionFunc(func(c *config) {
 		c.modifyResponse = f
@@ -320,14 +324,14 @@ func WithModifyResponse(f func(*http.Response) error) Option {
 // query are put before each request's. The client gets 503 with [ErrNoServer]
 // where no server can be tried.
 //
-// Requests that [net/http.Transport] would replay, those without a body and
-// with the method GET, as a WebSocket's handshake, HEAD, OPTIONS or TRACE, or
-// with an Idempotency-Key, go to the next server for each that fails before its
-// answer; see [Server.MaxFails] for what that is. Others do only where no
-// connection could be made. Nothing is retried after a 101.
+// A request without a body that is GET (as every WebSocket handshake is), HEAD,
+// OPTIONS or TRACE, or that has an Idempotency-Key, goes to the next server
+// where one fails before its response; see [Server.MaxFails] for what that is.
+// Other requests do so only where no connection could be made. Nothing is
+// retried after a 101.
 //
-// The default is the target itself as the only server. New refuses nil and an
-// Upstream that [NewUpstream] did not make. It is nginx's proxy_pass to an
+// The default is the target itself as the only server. New returns an error for
+// nil and for an Upstream that [NewUpstream] did not make. It is nginx's proxy_pass to an
 // upstream, with "proxy_next_upstream error timeout invalid_header http_502
 // http_503 http_504".
 func WithUpstream(u *Upstream) Option {
@@ -339,9 +343,9 @@ func WithUpstream(u *Upstream) Option {
 
 // WithTLSConfig sets the TLS configuration toward an https or wss target; for
 // other targets it is not used. It is cloned. ALPN is always HTTP/1.1, which
-// an upgrade needs, and ServerName defaults to the target's host. New refuses
-// nil. It stands for nginx's proxy_ssl_* directives, except that names are
-// verified unless the configuration says otherwise.
+// an upgrade needs, and ServerName defaults to the target's host. New returns
+// an error for nil. It stands for nginx's proxy_ssl_* directives, except that
+// names are verified unless the configuration says otherwise.
 func WithTLSConfig(cfg *tls.Config) Option {
 	return optionFunc(func(c *config) {
 		c.tls = cfg
@@ -353,8 +357,7 @@ func WithTLSConfig(cfg *tls.Config) Option {
 // with "tcp" and host:port or with "unix" and a path; the default is that of a
 // zero [net.Dialer]. ctx ends with the connect timeout and with the request; a
 // lookup of net's own resolver that it ends holds a socket for up to five
-// seconds more.
-// TLS is the proxy's to add. New refuses a nil dial.
+// seconds more. TLS is the proxy's to add. New returns an error if dial is nil.
 func WithDialContext(dial func(ctx context.Context, network, addr string) (net.Conn, error)) Option {
 	return optionFunc(func(c *config) {
 		c.dialContext = dial
@@ -365,7 +368,7 @@ func WithDialContext(dial func(ctx context.Context, network, addr string) (net.C
 // WithPlainHandler hands requests that are not upgrades to h, for instance an
 // [httputil.ReverseProxy] of your own, which can use [Proxy.Rewrite]. The
 // default proxies them to the target. h sees the request as it came, less an
-// Upgrade that is not to be forwarded. New refuses a nil h.
+// Upgrade that is not to be forwarded. New returns an error if h is nil.
 func WithPlainHandler(h http.Handler) Option {
 	return optionFunc(func(c *config) {
 		c.plainHandler = h
@@ -373,11 +376,12 @@ func WithPlainHandler(h http.Handler) Option {
 	})
 }
 
-// WithErrorHandler sets the function that answers a request that failed
-// before the upgrade. err wraps one of the package's errors and [StatusCode]
-// tells its status; fields that belong to the answer (Retry-After, Allow,
-// Sec-WebSocket-Version, Connection) are set on w already. The default writes
-// the status with a short text that names no upstream. New refuses a nil f.
+// WithErrorHandler sets the function that responds to a request that failed
+// before the upgrade. [StatusCode] tells the status for err, which wraps one of
+// the package's errors unless that is 413, 499 or 500. Fields that belong to
+// the response (Retry-After, Allow, Sec-WebSocket-Version, Connection) are set
+// on w already. The default writes the status with a short text that names no
+// upstream. New returns an error if f is nil.
 func WithErrorHandler(f func(w http.ResponseWriter, r *http.Request, err error)) Option {
 	return optionFunc(func(c *config) {
 		c.errorHandler = f
@@ -388,8 +392,9 @@ func WithErrorHandler(f func(w http.ResponseWriter, r *http.Request, err error))
 // WithLogger sets where the proxy logs; the default is [slog.Default] at the
 // time of New. Failures of the upstream and of hooks are warnings or errors;
 // clients' mistakes and the opening and closing of tunnels are for debugging.
-// Queries and header fields are never logged. New refuses nil; for silence
-// use [slog.DiscardHandler].
+// Queries are never logged, nor are header fields, except that a Host, an
+// Origin or a field of the handshake that was refused is quoted, 64 bytes of it
+// at most. New returns an error for nil; for silence use [slog.DiscardHandler].
 func WithLogger(l *slog.Logger) Option {
 	return optionFunc(func(c *config) {
 		c.logger = l

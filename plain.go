@@ -21,7 +21,7 @@ func (p *Proxy) newPlainHandler() http.Handler {
 		IdleConnTimeout:        60 * time.Second, // nginx's keepalive_timeout
 		ExpectContinueTimeout:  time.Second,
 		ResponseHeaderTimeout:  p.readTimeout,
-		MaxResponseHeaderBytes: maxAnswerHeader,
+		MaxResponseHeaderBytes: maxResponseHeader,
 		DisableCompression:     true, // a gzip body is the client's to decode
 	}
 	proxy := &httputil.ReverseProxy{
@@ -47,7 +47,7 @@ func (p *Proxy) newPlainHandler() http.Handler {
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.ContentLength != 0 {
-			// Or net/http would swallow the rest of the body when the answer
+			// Or net/http would swallow the rest of the body when the response
 			// begins before its end.
 			http.NewResponseController(w).EnableFullDuplex()
 		}
@@ -55,7 +55,7 @@ func (p *Proxy) newPlainHandler() http.Handler {
 	})
 }
 
-// untyped leaves an answer without Content-Type so. From what net/http would
+// untyped leaves a response without Content-Type so. From what net/http would
 // make up of the first bytes of its body a browser might run them.
 type untyped struct{ http.ResponseWriter }
 
@@ -115,7 +115,7 @@ func (t plainTransport) RoundTrip(out *http.Request) (*http.Response, error) {
 		host = t.p.target.url.Host // and not a server's, which the Transport would take
 	}
 	r := route{upstream: t.p.upstream, request: in, client: t.p.policy.client(in)}
-	res, err := t.p.send(ctx, &r, replayable(out), func(s lease) (*http.Response, error) {
+	res, err := t.p.tryServers(ctx, &r, replayable(out), func(s lease) (*http.Response, error) {
 		attempt := out.WithContext(context.WithValue(ctx, serverKey{}, s.Candidate))
 		u := *out.URL
 		u.Scheme, u.Host = t.p.target.url.Scheme, s.poolName
@@ -142,9 +142,9 @@ func (t plainTransport) roundTrip(r *http.Request) (*http.Response, error) {
 	case res.StatusCode == http.StatusSwitchingProtocols:
 		// httputil would tunnel it where neither side names a protocol, and
 		// leak the connection where one does (golang/go#80875).
-		err = badAnswer("answered 101 to a request that asked for no upgrade")
+		err = badGateway("answered 101 to a request that asked for no upgrade")
 	case res.StatusCode < 100: // which net/http does not let a handler write
-		err = badAnswer("answered with status %d", res.StatusCode)
+		err = badGateway("answered with status %d", res.StatusCode)
 	default:
 		return res, nil
 	}
@@ -156,7 +156,7 @@ func (t plainTransport) roundTrip(r *http.Request) (*http.Response, error) {
 // to answer for it.
 func checkPlain(in, out *http.Request) error {
 	if out.Host != "" && out.Host != in.Host && !isHostField(out.Host) {
-		return badAnswer("cannot send Host %s", quote(out.Host))
+		return badGateway("cannot send Host %s", quote(out.Host))
 	}
 	return checkFields(out.Header)
 }

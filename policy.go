@@ -12,8 +12,9 @@ import (
 // [RoundRobin], [LeastTunnels], [Random2], [HashBy] and [HashByClientIP].
 type Policy interface {
 	// Pick returns one of servers, of which there is at least one: those that
-	// can take the request now, less those that it was sent to before. With
-	// any other result, such as nil, none of them gets it.
+	// can take the request now, less those that it was sent to before. If it
+	// returns anything else, such as nil, none of these is tried; the backups
+	// are next.
 	//
 	// r is the client's request, not to be changed, and clientIP its address
 	// by the rule of [WithTrustedProxies], or the zero Addr where there is
@@ -25,8 +26,6 @@ type Policy interface {
 // RoundRobin returns the policy that takes the servers in turn, each as often
 // as its weight says and as evenly spread as that allows: nginx's default, the
 // smooth weighted round robin. Use each value for one Upstream.
-//
-// Its lock is held for an addition and a comparison for each server.
 func RoundRobin() Policy { return new(roundRobin) }
 
 type roundRobin struct{ mu sync.Mutex }

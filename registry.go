@@ -13,7 +13,8 @@ type Stats struct {
 	Live       int   // tunnels open now
 	Opened     int64 // tunnels opened
 
-	// Bytes over all tunnels, those that have ended included.
+	// Bytes and messages over all tunnels, those that have ended included; its
+	// CloseCode is 0.
 	FromClient, FromUpstream FlowStats
 }
 
@@ -144,8 +145,9 @@ func (r *registry) refusing() bool {
 	return r.empty != nil
 }
 
-// cut returns the tunnels to be cut for reason, as will be those to come.
-func (r *registry) cut(reason Reason) []*Tunnel {
+// markCut has every tunnel to come cut for reason, and returns those there are,
+// to be cut now.
+func (r *registry) markCut(reason Reason) []*Tunnel {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.cutFor = reason

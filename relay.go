@@ -14,7 +14,7 @@ import (
 // from any goroutine, at any time, and do not wait.
 type relay interface {
 	run()               // relays until both flows have ended and both connections are closed
-	start(ended func()) // is run without waiting; ended is called on a goroutine of its own
+	start(ended func()) // relays in the background; ended is called on a goroutine of its own
 	cut()               // closes both connections
 	cutSrc(f *flow)     // closes the one that f reads
 	wake(f *flow)       // has f look at what it was asked

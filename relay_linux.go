@@ -147,6 +147,6 @@ func (r *loopRelay) close() {
 	r.over = true
 	r.client.close()
 	r.upstream.close()
-	r.loop.over()
+	r.loop.release()
 	r.ended()
 }

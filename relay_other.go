@@ -4,8 +4,8 @@ package wsproxy
 
 import "net"
 
-// Elsewhere every tunnel takes the portable relay. 386 and s390x are elsewhere,
-// as their Linux has its calls for sockets under one number.
+// Elsewhere every tunnel takes the portable relay; so it does on 386 and s390x,
+// whose Linux has all calls for sockets under one number, socketcall(2).
 
 type loops struct{}
 

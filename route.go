@@ -37,8 +37,8 @@ func (c *Candidate) take(tunnel bool) (lease, bool) {
 	return l, true
 }
 
-// reserve counts one tunnel more. Adding first and taking back what is too
-// much would refuse others that there is a place for.
+// reserve counts one tunnel more. Adding first and taking back what is too much
+// could refuse another request although there is a place for it.
 func (c *Candidate) reserve() bool {
 	for n := c.tunnels.Load(); ; n = c.tunnels.Load() {
 		if c.server.MaxTunnels > 0 && n >= int64(c.server.MaxTunnels) {

@@ -108,7 +108,7 @@ func (r *registry) sweep() {
 	for _, t := range r.live {
 		d := r.deadline(t)
 		for _, f := range t.flows() {
-			switch at, asked := r.ping(f); {
+			switch at, asked := r.nextPing(f); {
 			case asked > 0: // and deadline knows until when
 			case at <= now:
 				f.pinged.Store(now)
@@ -157,7 +157,8 @@ func (d *deadline) limit(since int64, timeout time.Duration, reason Reason, dead
 	}
 }
 
-// cutNow as a reason is for a tunnel whose own is settled.
+// cutNow is the reason of a deadline at which a tunnel is only cut: why it
+// ended is settled.
 const cutNow = Failed
 
 func (s *sweeper) deadline(t *Tunnel) deadline {
@@ -174,7 +175,7 @@ func (s *sweeper) deadline(t *Tunnel) deadline {
 	d.limit(t.lastActivity(), s.read, ReadTimeout, nil)
 	for _, f := range t.flows() {
 		d.limit(f.stalled.Load(), s.send, SendTimeout, nil)
-		if _, asked := s.ping(f); asked > 0 {
+		if _, asked := s.nextPing(f); asked > 0 {
 			d.limit(asked, s.pingTimeout, PingTimeout, f)
 		}
 	}
@@ -187,9 +188,9 @@ func (s *sweeper) stamp(t time.Time) int64 { return int64(t.Sub(s.epoch)) }
 
 const never = 1<<63 - 1
 
-// ping tells when the source of f is to be sent a Ping, or since when it could
+// nextPing tells when the source of f is to be sent a Ping, or since when it could
 // have answered one and has not been heard of.
-func (s *sweeper) ping(f *flow) (at, asked int64) {
+func (s *sweeper) nextPing(f *flow) (at, asked int64) {
 	if s.pingInterval == 0 || !f.t.frames {
 		return never, 0
 	}

@@ -60,7 +60,7 @@ type FlowStats struct {
 	Messages int64 // complete text and binary messages, over however many frames
 
 	// CloseCode is that of the Close frame that the sender has sent: 1005 for
-	// one without a code, 0 before any. In Stats it is 0.
+	// one without a code, 0 before any.
 	CloseCode int
 }
 
@@ -229,7 +229,7 @@ func (t *Tunnel) run(ctx context.Context) {
 	t.finish()
 }
 
-// start is run without waiting.
+// start relays in the background.
 func (t *Tunnel) start() { t.relay.start(t.finish) }
 
 // settle fixes why the tunnel ends; the first call decides.
@@ -252,8 +252,8 @@ func (t *Tunnel) end(reason Reason, err error) {
 	t.relay.cut()
 }
 
-// cutShort is end for a tunnel that may have begun to close in order, and has
-// not come to it.
+// cutShort cuts a tunnel that may have begun to close in order: its reason, if
+// it has one, stays, and ErrCut is its error unless it has one.
 func (t *Tunnel) cutShort(reason Reason) {
 	t.mu.Lock()
 	if t.reason == 0 {

@@ -38,13 +38,13 @@ type Server struct {
 	MaxTunnels int
 
 	// MaxFails is how many failures within FailTimeout take the server down.
-	// Zero means 1; see [NeverDown] for no number. It is nginx's max_fails.
+	// Zero means 1, and [NeverDown] never. It is nginx's max_fails.
 	//
 	// What fails is a connection that cannot be made or takes longer than the
-	// connect timeout, an answer that is malformed or does not come within the
-	// read timeout, and the answers 502, 503 and 504; but not a connection
-	// for which this process has no descriptor left. The only server of an
-	// Upstream that is not marked Down is never down.
+	// connect timeout, a response that is malformed or does not come within the
+	// read timeout, and the statuses 502, 503 and 504; but not a connection
+	// for which this process has no descriptor left. A server that is the only
+	// one of its Upstream, those marked Down aside, never goes down.
 	MaxFails int
 
 	// FailTimeout is the time, from the first of them, within which MaxFails

@@ -15,8 +15,9 @@
 //
 // A Proxy starts nothing until its first tunnel and leaves nothing running
 // after its last. [http.Server.Shutdown] does not know of hijacked
-// connections: call [Proxy.Shutdown] as well, or register it with
-// [http.Server.RegisterOnShutdown]. That server's ReadHeaderTimeout and
+// connections: call [Proxy.Shutdown] as well, from a function registered with
+// [http.Server.RegisterOnShutdown] or beside it, and let main wait for both:
+// neither waits for the other. That server's ReadHeaderTimeout and
 // IdleTimeout bound clients that are slow to ask; an upgrade clears them, and
 // the options of this package bound the rest.
 //
@@ -30,7 +31,7 @@
 //
 // # Limitations
 //
-// WebSockets over HTTP/2 and HTTP/3 (RFC 8441, RFC 9220) are not spoken, and
+// WebSockets over HTTP/2 and HTTP/3 (RFC 8441, RFC 9220) are not supported, and
 // upgrades with a request body are refused.
 package wsproxy
 
@@ -123,7 +124,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	switch {
-	case t == nil: // answered without an upgrade
+	case t == nil: // there was a response, without an upgrade
 	case p.detached:
 		t.start()
 	default:
@@ -132,7 +133,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // open takes an upgrade request up to a tunnel. It returns no tunnel where the
-// upstream answered without switching, and that answer was relayed.
+// upstream responded without switching, and that response was relayed.
 func (p *Proxy) open(w http.ResponseWriter, r *http.Request, protocol string) (_ *Tunnel, err error) {
 	start := time.Now()
 	if err := checkRequest(r, protocol); err != nil {
@@ -171,8 +172,8 @@ func (p *Proxy) open(w http.ResponseWriter, r *http.Request, protocol string) (_
 	}()
 	res := x.res
 	if res.StatusCode != http.StatusSwitchingProtocols {
-		release() // from here on it is a plain answer, which Shutdown does not wait for
-		p.relayAnswer(w, r, x)
+		release() // from here on it is a plain response, which Shutdown does not wait for
+		p.relayResponse(w, r, x)
 		return nil, nil
 	}
 	answered := x.early()
@@ -233,7 +234,7 @@ func (p *Proxy) modifySwitch(res *http.Response) error {
 		return &refusal{kind: ErrUpstream, status: http.StatusBadGateway, cause: err}
 	}
 	if res.StatusCode != http.StatusSwitchingProtocols {
-		return badAnswer("WithModifyResponse changed a 101 to %d", res.StatusCode)
+		return badGateway("WithModifyResponse changed a 101 to %d", res.StatusCode)
 	}
 	removeHopByHop(res.Header)
 	return nil
@@ -241,10 +242,12 @@ func (p *Proxy) modifySwitch(res *http.Response) error {
 
 // Shutdown refuses new tunnels from now on, with 503 and [ErrShutdown], sends
 // both ends of those there are a Close frame with code 1001, and waits for them
-// to end. When ctx ends first, it cuts what is left, whose endings tell with
-// [ErrCut], and returns ctx's error once that is gone. A tunnel of another
-// protocol than WebSocket cannot be told and has until then to end by itself.
-// Plain requests are not concerned; [http.Server.Shutdown] waits for those.
+// to end. A WebSocket tunnel that has not closed within [WithCloseTimeout] is
+// cut, which is no error of Shutdown's; one of another protocol cannot be told
+// and may go on. When ctx ends first, Shutdown cuts what is left, and returns
+// ctx's error once that is gone. The [Ending] of a tunnel that was cut has
+// [ErrCut]. Plain requests are not concerned; [http.Server.Shutdown] waits for
+// those.
 //
 // Shutdown may be called more than once and with an ended context, but not
 // from a hook, whose tunnel it would wait for.
@@ -262,7 +265,7 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	select {
-	case <-empty: // of two things at once the better
+	case <-empty: // both were ready: prefer success
 		return nil
 	default:
 	}
@@ -285,7 +288,7 @@ func (p *Proxy) Close() error {
 // end cuts every tunnel and every handshake.
 func (p *Proxy) end(reason Reason) {
 	p.cut(ErrShutdown)
-	for _, t := range p.tunnels.cut(reason) {
+	for _, t := range p.tunnels.markCut(reason) {
 		t.cutShort(reason)
 	}
 }

@@ -1,4 +1,4 @@
-//lint:file-ignore SA1019 nhooyr.io/websocket is deprecated as a whole in favour of github.com/coder/websocket; it is the library the project was asked to use, and only this file does.
+//lint:file-ignore SA1019 nhooyr.io/websocket is deprecated as a whole in favour of github.com/coder/websocket; the tests have it in go.mod already, and a demo is no reason for another.
 
 package main
 

@@ -39,7 +39,8 @@ type values struct {
 	level                                string
 }
 
-// flagSet defines every flag, each with the nginx directive it answers to.
+// flagSet defines every flag, each with the nginx directive it answers to, or
+// that there is none.
 func flagSet(s *settings, v *values) *flag.FlagSet {
 	f := flag.NewFlagSet("wsproxy", flag.ContinueOnError)
 	f.SetOutput(io.Discard) // run prints errors and help
@@ -118,7 +119,7 @@ func flagSet(s *settings, v *values) *flag.FlagSet {
 			"the server's for a tunnel, which suits very many idle ones")
 	f.DurationVar(&s.wait, "drain", 30*time.Second,
 		"nginx worker_shutdown_timeout: how long tunnels, which are sent a Close frame, and requests\n"+
-			"may take to end on SIGINT or SIGTERM; 0 cuts at once")
+			"may take to end on SIGINT or SIGTERM, a WebSocket -close-timeout at most; 0 cuts at once")
 	f.StringVar(&v.level, "log", "info",
 		"nginx error_log's level: least `level` to log: debug, info, warn or error")
 	return f

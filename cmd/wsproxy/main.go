@@ -37,12 +37,13 @@
 //
 // # Flags
 //
-// Each answers to an nginx directive, which wsproxy -h names with it:
+// wsproxy -h has more on each, and the nginx directive that it answers to where
+// there is one:
 //
 //	-listen address          where to listen (default localhost:8080)
 //	-tls-cert, -tls-key file serve https and wss with this certificate and key
 //	-connect-timeout d       connecting to the target, TLS included (60s)
-//	-read-timeout d          silence, of an answer or of a whole tunnel (60s)
+//	-read-timeout d          silence, of a response or of a whole tunnel (60s)
 //	-send-timeout d          a write that makes no progress (60s)
 //	-close-timeout d         the second side of a tunnel after the first, and
 //	                         both after a Close of the proxy's (10s)
@@ -251,9 +252,8 @@ type service struct {
 // and no ReadTimeout, which would cut plain streams in the middle: the proxy
 // watches those for silence.
 func (v *service) newServer() *http.Server {
-	// Upgrades need HTTP/1.1: a browser that had negotiated h2 could open no
-	// WebSocket here. NextProtos alone would not do, as ServeTLS adds the h2 of
-	// a server's default Protocols.
+	// Upgrades need HTTP/1.1, so nothing else is offered. NextProtos alone would
+	// not do, as ServeTLS adds the h2 of a server's default Protocols.
 	var http1 http.Protocols
 	http1.SetHTTP1(true)
 	return &http.Server{
