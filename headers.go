@@ -140,7 +140,6 @@ func isFieldValue(s string) bool {
 func (p *Proxy) Rewrite(pr *httputil.ProxyRequest) {
 	out := pr.Out
 	out.URL.RawQuery = pr.In.URL.RawQuery // httputil drops parameters that it cannot parse
-	out.Trailer = pr.In.Trailer           // filled in as the body is read, which the copy would not be
 	out.URL.Opaque = ""                   // of "GET x:/path", which would go upstream as it is
 	pr.SetURL(p.target.url)
 	switch {
@@ -152,6 +151,9 @@ func (p *Proxy) Rewrite(pr *httputil.ProxyRequest) {
 		out.Host = pr.In.Host
 	}
 	p.policy.apply(out.Header, pr.In)
+	if pr.In.Trailer != nil && out.Body != nil {
+		p.policy.applyTrailer(out, pr.In)
+	}
 
 	delete(out.Header, "Connection")
 	delete(out.Header, "Upgrade")
