@@ -38,7 +38,7 @@ func checkRequest(r *http.Request, protocol string) error {
 	}
 	if version := r.Header["Sec-Websocket-Version"]; len(version) != 1 || version[0] != "13" {
 		refused := badHandshake(http.StatusUpgradeRequired, "Sec-WebSocket-Version %s, want 13", quote(strings.Join(version, ", ")))
-		refused.header = http.Header{"Sec-WebSocket-Version": {"13"},
+		refused.header = http.Header{"Sec-Websocket-Version": {"13"},
 			"Upgrade": {"websocket"}, "Connection": {"close", "Upgrade"}} // RFC 9110, section 15.5.22
 		return refused
 	}
@@ -214,7 +214,7 @@ func (p *Proxy) relayResponse(w http.ResponseWriter, r *http.Request, x *exchang
 		ErrorHandler: func(_ http.ResponseWriter, _ *http.Request, err error) {
 			p.fail(w, r, upstreamError(r.Context(), err))
 		},
-	}).ServeHTTP(untyped{w}, (&http.Request{Method: r.Method, URL: r.URL, Header: http.Header{}}).WithContext(r.Context()))
+	}).ServeHTTP(newPlainWriter(w), (&http.Request{Method: r.Method, URL: r.URL, Header: http.Header{}}).WithContext(r.Context()))
 }
 
 type roundTripFunc func(*http.Request) (*http.Response, error)

@@ -196,7 +196,7 @@ func TestWithErrorHandlerAnswersWhatFailedBeforeTheUpgrade(t *testing.T) {
 		{"a bad key", u.url, strings.Replace(upgradeGet("/x"), sampleKey, "short", 1), 400, closing, wsproxy.ErrBadHandshake},
 		{"a bad method", u.url, strings.Replace(upgradeGet("/x"), "GET", "PUT", 1), 405, http.Header{"Connection": {"close"}, "Allow": {"GET"}}, wsproxy.ErrBadHandshake},
 		{"a bad version", u.url, strings.Replace(upgradeGet("/x"), "13", "8", 1), 426,
-			http.Header{"Connection": {"close", "Upgrade"}, "Upgrade": {"websocket"}, "Sec-WebSocket-Version": {"13"}}, wsproxy.ErrBadHandshake},
+			http.Header{"Connection": {"close", "Upgrade"}, "Upgrade": {"websocket"}, "Sec-Websocket-Version": {"13"}}, wsproxy.ErrBadHandshake},
 		{"a bad origin", u.url, upgradeGet("/x", "Origin: https://evil.example"), 403, closing, wsproxy.ErrForbiddenOrigin},
 		{"an upstream that is down", down, upgradeGet("/x"), 502, closing, wsproxy.ErrUpstream},
 		{"an upstream that is down, for a plain request", down, plainGet("/x"), 502, http.Header{}, wsproxy.ErrUpstream},

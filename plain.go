@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -42,7 +43,8 @@ func (p *Proxy) newPlainHandler() http.Handler {
 			if !ok {
 				in = r
 			}
-			p.fail(w.(untyped).ResponseWriter, in, upstreamError(in.Context(), err))
+			w.Header() // puts back what is to be there
+			p.fail(w.(*plainWriter).ResponseWriter, in, upstreamError(in.Context(), err))
 		},
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -51,22 +53,43 @@ func (p *Proxy) newPlainHandler() http.Handler {
 			// begins before its end.
 			http.NewResponseController(w).EnableFullDuplex()
 		}
-		proxy.ServeHTTP(untyped{w}, r.WithContext(context.WithValue(r.Context(), inboundKey{}, r)))
+		proxy.ServeHTTP(newPlainWriter(w), r.WithContext(context.WithValue(r.Context(), inboundKey{}, r)))
 	})
 }
 
-// untyped leaves a response without Content-Type so. From what net/http would
+// A plainWriter is what httputil writes a response to. It keeps the fields of
+// middleware for the final response, after a 1xx with which httputil clears
+// them, and leaves a response without Content-Type so: from what net/http would
 // make up of the first bytes of its body a browser might run them.
-type untyped struct{ http.ResponseWriter }
+type plainWriter struct {
+	http.ResponseWriter
+	before  http.Header
+	cleared bool
+}
 
-func (w untyped) WriteHeader(status int) {
-	if h := w.Header(); h["Content-Type"] == nil && status >= 200 {
+func newPlainWriter(w http.ResponseWriter) *plainWriter {
+	return &plainWriter{ResponseWriter: w, before: w.Header().Clone()}
+}
+
+func (w *plainWriter) Header() http.Header {
+	h := w.ResponseWriter.Header()
+	if w.cleared {
+		w.cleared = false
+		maps.Copy(h, w.before.Clone())
+	}
+	return h
+}
+
+func (w *plainWriter) WriteHeader(status int) {
+	if h := w.Header(); status < 200 {
+		w.cleared = true // as soon as this returns
+	} else if h["Content-Type"] == nil {
 		h["Content-Type"] = nil
 	}
 	w.ResponseWriter.WriteHeader(status)
 }
 
-func (w untyped) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+func (w *plainWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // inboundKey is the context key of the client's request: httputil gives its
 // ErrorHandler the outgoing one.
@@ -129,6 +152,7 @@ func (t plainTransport) RoundTrip(out *http.Request) (*http.Response, error) {
 		cancel(nil)
 		return nil, err
 	}
+	res.Request = out // and not the one server's attempt
 	res.Body = &timedBody{ReadCloser: res.Body, timeout: t.p.readTimeout, cancel: cancel}
 	return res, nil
 }
