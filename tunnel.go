@@ -281,7 +281,7 @@ func (t *Tunnel) finish() {
 		FromClient:   t.FromClient(),
 		FromUpstream: t.FromUpstream(),
 	}
-	t.log("tunnel closed", slog.String("reason", e.Reason.String()), slog.Any("error", e.Err),
+	t.log(slog.LevelDebug, "tunnel closed", slog.String("reason", e.Reason.String()), slog.Any("error", e.Err),
 		slog.Duration("handshake", e.Handshake), slog.Duration("lifetime", e.Lifetime),
 		slog.Any("from_client", e.FromClient), slog.Any("from_upstream", e.FromUpstream))
 	if t.p.hooks.OnClose != nil {
@@ -290,14 +290,14 @@ func (t *Tunnel) finish() {
 }
 
 // log guards against a user's handler, whose panic ends this tunnel alone.
-func (t *Tunnel) log(message string, attrs ...slog.Attr) {
+func (t *Tunnel) log(level slog.Level, message string, attrs ...slog.Attr) {
 	defer func() {
 		if v := recover(); v != nil {
 			t.end(Failed, fmt.Errorf("wsproxy: logger failed: %v", v))
 		}
 	}()
-	if ctx := context.Background(); t.p.logger.Enabled(ctx, slog.LevelDebug) {
-		t.p.logger.LogAttrs(ctx, slog.LevelDebug, message, append([]slog.Attr{
+	if ctx := context.Background(); t.p.logger.Enabled(ctx, level) {
+		t.p.logger.LogAttrs(ctx, level, message, append([]slog.Attr{
 			slog.Uint64("tunnel", t.id), slog.String("client", t.clientIP.String()), slog.String("path", t.path)}, attrs...)...)
 	}
 }
@@ -312,8 +312,8 @@ func (t *Tunnel) hook(name string, call func()) {
 		returned := false
 		defer func() {
 			if v := recover(); !returned {
-				t.p.logger.Error("hook failed", "hook", name, "tunnel", t.id, "panic", v, "stack", string(debug.Stack()))
 				t.end(Failed, fmt.Errorf("wsproxy: %s failed: %v", name, v))
+				t.log(slog.LevelError, "hook failed", slog.String("hook", name), slog.Any("panic", v), slog.String("stack", string(debug.Stack())))
 			}
 		}()
 		call()

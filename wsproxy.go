@@ -215,7 +215,7 @@ func (p *Proxy) open(w http.ResponseWriter, r *http.Request, protocol string) (_
 	} else if draining {
 		t.drain()
 	}
-	t.log("tunnel opened", slog.Duration("handshake", t.handshake))
+	t.log(slog.LevelDebug, "tunnel opened", slog.Duration("handshake", t.handshake))
 	if p.hooks.OnOpen != nil {
 		t.hook("OnOpen", func() { p.hooks.OnOpen(t, r) })
 	}

@@ -1,0 +1,63 @@
+package wsproxy_test
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"testing"
+
+	"example.com/wsproxy"
+	"github.com/stretchr/testify/assert"
+)
+
+// A brokenHandler is a slog.Handler that panics over one message.
+type brokenHandler struct {
+	slog.Handler
+	message string
+}
+
+func (h brokenHandler) Enabled(context.Context, slog.Level) bool { return true }
+
+func (h brokenHandler) Handle(_ context.Context, r slog.Record) error {
+	if r.Message == h.message {
+		panic("no space left")
+	}
+	return nil
+}
+
+// The proxy's goroutines have nobody above them who would catch it.
+func TestALoggerThatPanicsFailsItsTunnelAlone(t *testing.T) {
+	for message, want := range map[string]wsproxy.Reason{
+		"tunnel opened": wsproxy.Failed,
+		"hook failed":   wsproxy.Failed,
+		"tunnel closed": wsproxy.ClientClosed,
+	} {
+		for _, opts := range [][]wsproxy.Option{nil, {wsproxy.WithDetached()}} {
+			ended := newEndings()
+			hooks := wsproxy.Hooks{
+				OnOpen: func(*wsproxy.Tunnel, *http.Request) {
+					if message == "hook failed" {
+						panic("boo")
+					}
+				},
+				OnClose: func(_ *wsproxy.Tunnel, e wsproxy.Ending) { ended <- e },
+			}
+			u := newUpstream(t)
+			p, addr := serveProxy(t, u.url, append(opts, wsproxy.WithHooks(hooks),
+				wsproxy.WithLogger(slog.New(brokenHandler{slog.DiscardHandler, message})))...)
+			client := dial(t, addr)
+			client.send(t, sampleRequest)
+			server := u.accept(t)
+			server.request(t)
+			server.send(t, sampleSwitch)
+			if message == "tunnel closed" {
+				assert.Equal(t, 101, client.answer(t).StatusCode)
+				client.Close()
+			}
+			server.gone(t, "the upstream's")
+			server.Close()
+			assert.Equal(t, want, ended.next(t).Reason, message)
+			eventually(t, func() bool { return p.Stats().Live == 0 }, "the tunnel is still counted")
+		}
+	}
+}
