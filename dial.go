@@ -9,8 +9,8 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
-	"syscall"
 )
 
 // A target is where a Proxy sends its requests.
@@ -24,8 +24,12 @@ type target struct {
 // parseTarget reads the forms of New's target, reporting every mistake.
 func parseTarget(s string) (*target, error) {
 	scheme, rest, ok := strings.Cut(s, "://")
-	if at := strings.LastIndexByte(rest, '@'); at >= 0 {
-		s = scheme + "://…" + rest[at:] // credentials are not for logs
+	if at := strings.LastIndexByte(s, '@'); at >= 0 { // credentials are not for logs
+		start := 0
+		if ok && at > len(scheme) {
+			start = len(scheme) + len("://")
+		}
+		s = s[:start] + "…" + s[at:]
 	}
 	if !ok {
 		return nil, fmt.Errorf("wsproxy: target %q has no scheme, want one such as %q", s, "http://localhost:3000")
@@ -208,12 +212,7 @@ func (p *Proxy) attempt(ctx context.Context, s lease, try func(lease) (*http.Res
 // outOfResources reports an error that is this process's or this machine's,
 // whichever the server.
 func outOfResources(err error) bool {
-	for _, want := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM} {
-		if errors.Is(err, want) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(resourceErrors, func(want error) bool { return errors.Is(err, want) })
 }
 
 // gatewayError reports a response that says that another server may do better.

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -50,8 +51,18 @@ func TestAnUpgradeThatIsNotIdempotentGoesToOneServer(t *testing.T) {
 	assert.Equal(t, http.StatusServiceUnavailable, res.StatusCode, "the last one's answer")
 }
 
-// A dial without a descriptor says nothing about the server.
-func TestAWantOfDescriptorsTakesNoServerDown(t *testing.T) {
+// A dial without a descriptor or a local port says nothing about the server.
+func TestAWantOfResourcesTakesNoServerDown(t *testing.T) {
+	wants := []syscall.Errno{syscall.EMFILE, syscall.EADDRNOTAVAIL}
+	if runtime.GOOS == "windows" {
+		wants = []syscall.Errno{10024, 10055}
+	}
+	for _, want := range wants {
+		t.Run(want.Error(), func(t *testing.T) { testStarved(t, want) })
+	}
+}
+
+func testStarved(t *testing.T, want error) {
 	u, err := wsproxy.NewUpstream(wsproxy.RoundRobin(),
 		wsproxy.Server{Addr: serve(t, switching("a"))}, wsproxy.Server{Addr: serve(t, switching("b"))})
 	require.NoError(t, err)
@@ -59,7 +70,7 @@ func TestAWantOfDescriptorsTakesNoServerDown(t *testing.T) {
 	_, addr := serveProxy(t, "http://group", wsproxy.WithUpstream(u),
 		wsproxy.WithDialContext(func(ctx context.Context, network, addr string) (net.Conn, error) {
 			if starved.Load() {
-				return nil, &net.OpError{Op: "dial", Net: network, Err: os.NewSyscallError("socket", syscall.EMFILE)}
+				return nil, &net.OpError{Op: "dial", Net: network, Err: os.NewSyscallError("socket", want)}
 			}
 			return new(net.Dialer).DialContext(ctx, network, addr)
 		}))
@@ -69,7 +80,7 @@ func TestAWantOfDescriptorsTakesNoServerDown(t *testing.T) {
 	starved.Store(false)
 	for range 2 {
 		res, _ = ask(t, addr, sampleRequest)
-		require.Equal(t, http.StatusSwitchingProtocols, res.StatusCode, "with descriptors again")
+		require.Equal(t, http.StatusSwitchingProtocols, res.StatusCode, "with resources again")
 	}
 }
 

@@ -63,6 +63,7 @@ func TestMistakesInATargetAreAllReported(t *testing.T) {
 		"http://[::1":            `wsproxy: target "http://[::1": missing ']' in host`,
 		"http://u:p@localhost":   `wsproxy: target "http://…@localhost" has credentials, want them in WithHeader("Authorization", …)`,
 		"http://@localhost":      `wsproxy: target "http://…@localhost" has credentials, want them in WithHeader("Authorization", …)`,
+		"u:p@localhost":          `wsproxy: target "…@localhost" has no scheme, want one such as "http://localhost:3000"`,
 		"http://localhost/#x":    `wsproxy: target "http://localhost/#x" has a fragment "x", which no request carries`,
 		"ftp://u@:80/#x": `wsproxy: target "ftp://…@:80/#x" has scheme "ftp", want http, https, ws or wss
 wsproxy: target "ftp://…@:80/#x" has host ":80", want a name or an address with an optional port
