@@ -135,7 +135,12 @@ func isHost(s string) bool {
 
 // isHostField reports whether s can be sent as Host. An empty port is legal
 // there.
-func isHostField(s string) bool { return isHost(strings.TrimSuffix(s, ":")) }
+func isHostField(s string) bool {
+	if host, ok := strings.CutSuffix(s, ":"); ok {
+		s = host + ":1"
+	}
+	return isHost(s)
+}
 
 // isPort reports whether s is a port number one can connect to.
 func isPort(s string) bool {

@@ -155,6 +155,12 @@ func TestAHostIsANameOrAnAddressWithAnOptionalPort(t *testing.T) {
 	} {
 		assert.False(t, isHost(s), "%q", s)
 	}
+	for _, s := range []string{"a:", "[::1]:", "a", "a:80", "[::1]:80"} {
+		assert.True(t, isHostField(s), "%q", s)
+	}
+	for _, s := range []string{"", ":", "::", "a::", "a:80:", "[::1]:80:", "[::1]::", "::1:", "a b:"} {
+		assert.False(t, isHostField(s), "%q", s)
+	}
 	// A zone may hold anything as far as netip is concerned; a Host may not.
 	for _, s := range []string{
 		"[::1%\r\nX: y]", "[::1%\r\nX: y]:80", "[::1%\n]", "[::1%\x00]", "[fe80::1% x]", "[fe80::1%a b]:80", "[fe80::1%a/b]", "[fe80::1%a@b]", "[fe80::1%a\x7f]", "[fe80::1%\xb0]",
