@@ -256,6 +256,9 @@ func (f *flow) add() error {
 	if !f.scan.boundary() {
 		return nil
 	}
+	if f.asked.Load()&askPing != 0 {
+		f.back().pinged.Store(f.clock.now()) // before the Pong can come, or nextPing see that none waits
+	}
 	asked := f.asked.Swap(0)
 	if f.scan.closed {
 		if f.t.leaving.Load() {
@@ -269,7 +272,6 @@ func (f *flow) add() error {
 	if asked&askClose != 0 {
 		return f.addClose()
 	}
-	f.back().pinged.Store(f.clock.now()) // before the Pong can come
 	return f.addFrame(opPing, []byte(pingPayload))
 }
 

@@ -16,7 +16,7 @@ import (
 type loops struct {
 	mu   sync.Mutex
 	all  []*loop
-	next int
+	next uint
 }
 
 // place gives r to the loop whose turn it is, or, where that cannot be created,
@@ -27,7 +27,7 @@ func (ls *loops) place(r *loopRelay) error {
 	if ls.all == nil {
 		ls.all = make([]*loop, runtime.GOMAXPROCS(0))
 	}
-	l := &ls.all[ls.next%len(ls.all)]
+	l := &ls.all[ls.next%uint(len(ls.all))]
 	ls.next++
 	if *l != nil && (*l).add(r) {
 		return nil

@@ -151,7 +151,8 @@ func WithMaxLifetime(d time.Duration) Option {
 // Ping; an interval of zero disables it; New returns an error for negative
 // durations, and for a timeout of zero with an interval.
 //
-// It applies to WebSocket tunnels alone. nginx has no such directive.
+// It applies to WebSocket tunnels alone, and waits for traffic where a
+// connection's SetReadDeadline does not end a Read. nginx has no such directive.
 func WithPing(interval, timeout time.Duration) Option {
 	return optionFunc(func(c *config) { c.pingInterval, c.pingTimeout = interval, timeout })
 }
