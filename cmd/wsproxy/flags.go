@@ -53,7 +53,7 @@ func flagSet(s *settings, v *values) *flag.FlagSet {
 	f.DurationVar(&v.connect, "connect-timeout", 60*time.Second,
 		"nginx proxy_connect_timeout: longest time to connect to the target, TLS included;\n0 for no limit")
 	f.DurationVar(&v.read, "read-timeout", 60*time.Second,
-		"nginx proxy_read_timeout: longest silence of an answer, or of both sides of a tunnel;\n0 for no limit")
+		"nginx proxy_read_timeout: longest silence of a response, or of both sides of a tunnel;\n0 for no limit")
 	f.DurationVar(&v.send, "send-timeout", 60*time.Second,
 		"nginx proxy_send_timeout and, for tunnels, send_timeout: longest time a write may make\n"+
 			"no progress; 0 for no limit")

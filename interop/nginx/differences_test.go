@@ -22,9 +22,9 @@ const (
 	badHandshakes    = "Handshakes that break RFC 6455"
 	badSwitches      = "A 101 that does not fit"
 	closeAfter       = "The client's connection after an upgrade that fails"
-	informational    = "1xx answers"
+	informational    = "1xx responses"
 	errorPages       = "Error pages"
-	notHTTP          = "An answer that is no HTTP"
+	notHTTP          = "A response that is no HTTP"
 	headerLimits     = "Limits on headers"
 	bodyLimit        = "The limit on request bodies"
 	prefixLocations  = "Paths that only begin like the location"
@@ -36,7 +36,7 @@ const (
 	traceMethod      = "TRACE"
 	hardWired        = "Connection \"upgrade\" without the map"
 	requestBuffering = "Buffering of requests"
-	answerBuffering  = "Buffering of answers"
+	answerBuffering  = "Buffering of responses"
 	expectField      = "Expect: 100-continue"
 	oldClients       = "Clients of HTTP/1.0"
 	trailers         = "Trailers"
@@ -158,7 +158,7 @@ var differences = []difference{{
 		`client: version: HTTP/1\.1 → HTTP/1\.0`},
 }, {
 	title:  notHTTP,
-	reason: "it is no answer; nginx takes it for one of HTTP/0.9",
+	reason: "it is no response; nginx takes it for one of HTTP/0.9",
 	lines:  []string{`client: what comes: SSH-2\.0-x → HTTP/1\.1 502 Bad Gateway`},
 }, {
 	title:  headerLimits,
@@ -222,7 +222,7 @@ var differences = []difference{{
 		`client: end: "", EOF → none`},
 }, {
 	title:  trailers,
-	reason: "they are part of the answer",
+	reason: "they are part of the response",
 	lines:  []string{`client: body: "body" → "body \[trailer X-Sum: 1\]"`},
 }, {
 	title:  reasonPhrases,
