@@ -187,9 +187,10 @@ func TestConnectTimeoutBoundsTheWayToTheTarget(t *testing.T) {
 }
 
 func TestReadTimeoutEndsASilentTunnel(t *testing.T) {
+	t.Parallel()
 	url, conns := switches(t)
-	c := start(t, "-read-timeout", "20ms", "-close-timeout", "20ms", "-log", "debug", url)
-	client, _ := c.tunnel(t, conns)
+	c := start(t, "-read-timeout", "2s", "-close-timeout", "500ms", "-log", "debug", url)
+	client, _ := c.tunnel(t, conns) // for whose 101 the timeout waits too
 	client.ended(t)
 	c.stderr.await(t, `reason="read timeout"`)
 }
@@ -219,16 +220,18 @@ func TestCloseTimeoutBoundsTheSecondSideOfATunnel(t *testing.T) {
 }
 
 func TestMaxLifetimeEndsATunnel(t *testing.T) {
+	t.Parallel()
 	url, conns := switches(t)
-	c := start(t, "-max-lifetime", "20ms", "-close-timeout", "20ms", "-log", "debug", url)
+	c := start(t, "-max-lifetime", "1s", "-close-timeout", "500ms", "-log", "debug", url)
 	client, _ := c.tunnel(t, conns)
 	client.ended(t)
 	c.stderr.await(t, `reason="max lifetime"`)
 }
 
 func TestPingFindsAnEndThatIsGone(t *testing.T) {
+	t.Parallel()
 	url, conns := switches(t)
-	c := start(t, "-ping", "20ms", "-ping-timeout", "50ms", "-close-timeout", "20ms", "-read-timeout", "0", "-log", "debug", url)
+	c := start(t, "-ping", "500ms", "-ping-timeout", "1s", "-close-timeout", "500ms", "-read-timeout", "0", "-log", "debug", url)
 	client, server := c.tunnel(t, conns)
 	for _, end := range []*peer{client, server} {
 		opcode, _ := end.frame(t)
@@ -262,7 +265,7 @@ func TestMaxTunnelsRefusesOneMore(t *testing.T) {
 
 func TestMaxMessageSizeHoldsForBothDirections(t *testing.T) {
 	url, conns := switches(t)
-	c := start(t, "-max-message-size", "5", "-close-timeout", "20ms", "-log", "debug", url)
+	c := start(t, "-max-message-size", "5", "-log", "debug", url)
 	tooBig := func(send func(client, server *peer)) {
 		client, server := c.tunnel(t, conns)
 		client.sendFrame(t, text, "12345")
@@ -277,6 +280,8 @@ func TestMaxMessageSizeHoldsForBothDirections(t *testing.T) {
 			require.Equal(t, byte(closes), opcode)
 			require.Equal(t, "\x03\xf1", payload[:2], "1009")
 		}
+		client.Close()
+		server.Close()
 	}
 	tooBig(func(client, _ *peer) { client.sendFrame(t, text, "123456") })
 	tooBig(func(_, server *peer) { server.reply(t, text, "123456") })
@@ -374,9 +379,7 @@ func TestDetachedKeepsNoGoroutineOfTheServersForATunnel(t *testing.T) {
 }
 
 func TestLogSaysHowMuchIsLogged(t *testing.T) {
-	closed, err := net.Listen("tcp", "localhost:0")
-	require.NoError(t, err)
-	closed.Close()
+	down := "http://" + refusing(t)
 	for level, want := range map[string][]string{
 		"debug": {"DEBUG", "INFO", "WARN"},
 		"info":  {"INFO", "WARN"},
@@ -384,7 +387,7 @@ func TestLogSaysHowMuchIsLogged(t *testing.T) {
 		"error": nil,
 	} {
 		t.Run(level, func(t *testing.T) {
-			c := start(t, "-log", level, "http://"+closed.Addr().String())
+			c := start(t, "-log", level, down)
 			code, _ := c.get(t, "/", "") // a warning
 			require.Equal(t, http.StatusBadGateway, code)
 			_, res := c.ask(t, "/", upgradeFields+"Content-Length: 1\r\n") // a client's mistake, for debugging

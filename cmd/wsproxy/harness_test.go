@@ -157,6 +157,22 @@ func serve(t *testing.T, h http.HandlerFunc) string {
 	return s.URL
 }
 
+// refusing returns an address that nobody listens at until the test's end: it
+// is the client's of a connection.
+func refusing(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	conn, err := net.Dial("tcp", l.Addr().String())
+	require.NoError(t, err)
+	t.Cleanup(func() { conn.Close() })
+	other, err := l.Accept()
+	require.NoError(t, err)
+	t.Cleanup(func() { other.Close() })
+	return conn.LocalAddr().String()
+}
+
 // The sample handshake of RFC 6455, section 1.3.
 const (
 	upgradeFields = "Connection: Upgrade\r\nUpgrade: websocket\r\n" +

@@ -43,8 +43,9 @@ func TestASignalLetsTunnelsEndByThemselves(t *testing.T) {
 }
 
 func TestATunnelThatDoesNotAnswerTheCloseIsCutInTheDrain(t *testing.T) {
+	t.Parallel()
 	url, conns := switches(t)
-	c := start(t, "-drain", "1h", "-close-timeout", "20ms", url)
+	c := start(t, "-drain", "1h", "-close-timeout", "2s", url)
 	client, server := c.tunnel(t, conns)
 	c.signals <- os.Interrupt
 	client.told(t, goodbye)

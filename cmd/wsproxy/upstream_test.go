@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -233,22 +232,37 @@ func answer(query []byte, addrs []string) []byte {
 	return res
 }
 
-func TestDNSFollowsTheAddressesOfTheTargetsName(t *testing.T) {
-	upstream := func(addr string) (port int) {
-		l, err := net.Listen("tcp", addr)
+// neighbours are two servers at one port of 127.0.0.1 and 127.0.0.2; each
+// answers with its address.
+func neighbours(t *testing.T) (port string) {
+	t.Helper()
+	for range 20 {
+		second, err := net.Listen("tcp", "127.0.0.2:0")
 		if err != nil {
 			missing(t, "no second address of the loopback interface: %v", err) // macOS has but one
 		}
-		ip := l.Addr().(*net.TCPAddr).IP.String()
-		s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, ip+" ") })}
-		go s.Serve(l)
-		t.Cleanup(func() { s.Close() })
-		return l.Addr().(*net.TCPAddr).Port
+		_, port, _ = net.SplitHostPort(second.Addr().String())
+		first, err := net.Listen("tcp", "127.0.0.1:"+port)
+		if err != nil { // it is taken there
+			second.Close()
+			continue
+		}
+		for _, l := range []net.Listener{first, second} {
+			ip := l.Addr().(*net.TCPAddr).IP.String()
+			s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, ip+" ") })}
+			go s.Serve(l)
+			t.Cleanup(func() { s.Close() })
+		}
+		return port
 	}
-	port := upstream("127.0.0.1:0")
-	upstream(net.JoinHostPort("127.0.0.2", strconv.Itoa(port)))
+	require.Fail(t, "no port is free on both addresses")
+	return ""
+}
+
+func TestDNSFollowsTheAddressesOfTheTargetsName(t *testing.T) {
+	port := neighbours(t)
 	set := nameserver(t)
-	target := fmt.Sprintf("http://chat.test.:%d", port)
+	target := "http://chat.test.:" + port
 
 	code, stdout, stderr := status(t, "-dns", "20ms", target)
 	require.Equal(t, 1, code, "a name without an address")
@@ -257,7 +271,7 @@ func TestDNSFollowsTheAddressesOfTheTargetsName(t *testing.T) {
 
 	set("127.0.0.1", "127.0.0.2")
 	c := start(t, "-dns", "20ms", target)
-	require.Contains(t, c.line, fmt.Sprintf(" -> %s (now 127.0.0.1:%d, 127.0.0.2:%d)\n", target, port, port))
+	require.Contains(t, c.line, fmt.Sprintf(" -> %s (now 127.0.0.1:%s, 127.0.0.2:%s)\n", target, port, port))
 	three := func() (got string) {
 		for range 3 {
 			_, body := c.get(t, "/", "")
