@@ -7,7 +7,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
-	"flag"
 	"io"
 	"log/slog"
 	"math/big"
@@ -15,7 +14,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -124,17 +122,6 @@ func TestAllErrorsOfUsageAreToldAtOnce(t *testing.T) {
 		require.Regexp(t, "(?m)^wsproxy: "+want, stderr)
 	}
 	require.Equal(t, 6, strings.Count(stderr, "\n"), stderr)
-}
-
-func TestHelpNamesTheDirectiveThatEachFlagAnswersTo(t *testing.T) {
-	code, stdout, stderr := status(t, "-h")
-	require.Zero(t, code)
-	require.Empty(t, stderr)
-	directive := regexp.MustCompile(`^(nginx [a-z_]+|no nginx directive)`)
-	flagSet(new(settings), new(values)).VisitAll(func(f *flag.Flag) {
-		require.Contains(t, stdout, "  -"+f.Name)
-		require.Regexp(t, directive, f.Usage, "-"+f.Name)
-	})
 }
 
 func TestTheFirstLineSaysWhereItListensAndWhatItProxies(t *testing.T) {
