@@ -15,6 +15,8 @@ import (
 	"testing"
 
 	"example.com/wsproxy/interop/internal/lab"
+	"github.com/chromedp/cdproto/cdp"
+	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/chromedp"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -94,4 +96,124 @@ func testDemo(t *testing.T, browser context.Context, program string, flags ...st
 
 	require.NoError(t, process.Signal(syscall.SIGTERM))
 	page.text(t, "#close", "Closed with 1001 – going away, reason “shutting down”, clean.")
+}
+
+// testDemoPlot has each echo of a probe add a dot.
+func testDemoPlot(t *testing.T, browser context.Context, program string) {
+	_, url := run(t, program)
+	page := open(t, browser, url)
+	page.text(t, "#last", " ms")
+
+	got := call[struct {
+		Dots    []int `json:"dots"` // after each of five echoes
+		Points  int   `json:"points"`
+		Inside  int   `json:"inside"`
+		Ordered bool  `json:"ordered"`
+	}](t, page, `new Promise(resolve => {
+		const plot = document.getElementById("plot"), counts = [];
+		socket.addEventListener("message", () => {
+			const dots = [...plot.querySelectorAll("circle.dot")].map(dot => dot.getBoundingClientRect());
+			if (counts.push(dots.length) < 5) return;
+			const box = plot.getBoundingClientRect();
+			resolve({
+				dots: counts,
+				points: plot.querySelector("path.line").getAttribute("d").match(/[ML]/g).length,
+				inside: dots.filter(dot => dot.left >= box.left && dot.right <= box.right && dot.top >= box.top && dot.bottom <= box.bottom).length,
+				ordered: dots.every((dot, i) => !i || dot.left > dots[i - 1].left),
+			});
+		});
+	})`)
+	first := got.Dots[0]
+	assert.Positive(t, first)
+	assert.Equal(t, []int{first, first + 1, first + 2, first + 3, first + 4}, got.Dots[:5])
+	assert.Equal(t, first+4, got.Points, "of the line through the dots")
+	assert.Equal(t, first+4, got.Inside, "dots inside of the plot")
+	assert.True(t, got.Ordered, "the newest is on the right")
+}
+
+// testDemoColours has the page light or dark as the browser is, and readable.
+func testDemoColours(t *testing.T, browser context.Context, program string) {
+	_, url := run(t, program)
+	page := open(t, browser, url)
+	page.text(t, "#last", " ms")
+	page.text(t, "#rows", "/echo")
+
+	type look struct {
+		Background float64 `json:"background"` // from 0, black, to 1, white
+		Contrast   float64 `json:"contrast"`   // of the text, as WCAG 2 has it
+	}
+	looks := func(scheme string) map[string]look {
+		page.do(t, chromedp.Func(func(ctx context.Context, tab *chromedp.Target) error {
+			_, err := cdp.Call(ctx, tab, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
+				Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}},
+			})
+			return err
+		}))
+		return call[map[string]look](t, page, `(() => {
+			const luminance = colour => {
+				const [r, g, b] = colour.match(/[\d.]+/g).map(c => c / 255).map(c => c <= .04045 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4);
+				return .2126 * r + .7152 * g + .0722 * b;
+			};
+			const look = selector => {
+				const element = document.querySelector(selector), text = getComputedStyle(element);
+				let behind = element;
+				while (getComputedStyle(behind).backgroundColor === "rgba(0, 0, 0, 0)") behind = behind.parentElement;
+				const background = luminance(getComputedStyle(behind).backgroundColor);
+				const front = luminance(element.closest("svg") ? text.fill : text.color);
+				return {background, contrast: (Math.max(front, background) + .05) / (Math.min(front, background) + .05)};
+			};
+			const selectors = ["body", ".soft", ".card", "#state", "#toggle", "#send", "#message", "#log", "#plot text", "#plot .dot", "#rows td", "#fields th", "#fields td", ".key"];
+			return Object.fromEntries(selectors.map(selector => [selector, look(selector)]));
+		})()`)
+	}
+	light, dark := looks("light"), looks("dark")
+	for selector, inLight := range light {
+		assert.GreaterOrEqual(t, inLight.Contrast, 4.5, "%s in light", selector)
+		assert.GreaterOrEqual(t, dark[selector].Contrast, 4.5, "%s in dark", selector)
+		if selector != "#send" { // stands out from either
+			assert.Greater(t, inLight.Background, .7, "%s in light", selector)
+			assert.Less(t, dark[selector].Background, .1, "%s in dark", selector)
+		}
+	}
+}
+
+// testDemoPhone shows the page on a phone that is 360 pixels wide.
+func testDemoPhone(t *testing.T, browser context.Context, program string) {
+	_, url := run(t, program, "-header", "X-Long: "+strings.Repeat("x", 500))
+	page := open(t, browser, url)
+	page.do(t, chromedp.EmulateViewport(360, 740, chromedp.EmulateMobile, chromedp.EmulateTouch))
+	fits := func(when string) {
+		got := call[struct {
+			Page   int      `json:"page"`
+			Window int      `json:"window"`
+			Card   float64  `json:"card"`
+			Aside  int      `json:"aside"`
+			Beyond []string `json:"beyond"`
+		}](t, page, `({
+			page: document.documentElement.scrollWidth,
+			window: innerWidth,
+			card: Math.min(...[...document.querySelectorAll(".card")].map(e => e.getBoundingClientRect().width)),
+			aside: document.getElementById("log").scrollWidth - document.getElementById("log").clientWidth,
+			beyond: [...document.querySelectorAll("body *:not(thead, thead *)")].filter(e => {
+				const r = e.getBoundingClientRect();
+				return r.left < 0 || r.right > 360;
+			}).map(e => e.outerHTML.slice(0, 60)),
+		})`)
+		assert.LessOrEqual(t, got.Page, 360, when)
+		assert.Equal(t, 360, got.Window, "%s: the browser zooms out", when)
+		assert.Empty(t, got.Beyond, when)
+		assert.Greater(t, got.Card, 320., "%s: cards stand side by side", when)
+		assert.Zero(t, got.Aside, "%s: messages go on to the side", when)
+	}
+	page.text(t, "#last", " ms")
+	page.text(t, "#rows", "/echo")
+	page.text(t, "#fields", "X-Long")
+	page.do(t, chromedp.SetValue("#message", strings.Repeat("x", 500)), chromedp.Click("#send"))
+	page.text(t, "#log li", "came back after")
+	fits("connected")
+	page.do(t, chromedp.Click("#toggle"))
+	page.text(t, "#close", "Closed with 1000")
+	fits("closed")
+	assert.GreaterOrEqual(t, call[float64](t, page, `Math.min(...[...document.querySelectorAll("button, input")].map(e => e.getBoundingClientRect().height))`),
+		44., "pixels for a finger")
 }
