@@ -111,13 +111,20 @@ func Start(t testing.TB, cmd *exec.Cmd) {
 	})
 }
 
-// FreeAddr returns a loopback address on which nobody listens.
+// FreeAddr returns a loopback address that nobody listens at until the test's
+// end: it is the client's of a connection.
 func FreeAddr(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer l.Close()
-	return l.Addr().String()
+	conn, err := net.Dial("tcp", l.Addr().String())
+	require.NoError(t, err)
+	t.Cleanup(func() { conn.Close() })
+	other, err := l.Accept()
+	require.NoError(t, err)
+	t.Cleanup(func() { other.Close() })
+	return conn.LocalAddr().String()
 }
 
 // Listening waits until something accepts connections at addr.
