@@ -242,6 +242,17 @@ func (c *command) tunnel(t *testing.T, conns <-chan net.Conn) (client, server *p
 	return client, &peer{conn, bufio.NewReader(conn)}
 }
 
+const closedTunnel = `msg="tunnel closed"` // at -log debug
+
+// forgets waits until n tunnels have ended and are no longer counted, which is
+// a little later than the log tells.
+func (c *command) forgets(t *testing.T, n int) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		return strings.Count(c.stderr.String(), closedTunnel) == n && !strings.Contains(stacks(), "wsproxy.(*Tunnel).finish(")
+	}, patience, time.Millisecond, "want %d tunnels to end", n)
+}
+
 // get fetches a path of the command.
 func (c *command) get(t *testing.T, path, fields string) (status int, body string) {
 	t.Helper()

@@ -48,9 +48,9 @@ func (c *command) open(t *testing.T, path, fields string) (*peer, string) {
 // leave closes a tunnel and waits until the command has forgotten it.
 func (c *command) leave(t *testing.T, p *peer) {
 	t.Helper()
-	before := strings.Count(c.stderr.String(), `msg="tunnel closed"`)
+	before := strings.Count(c.stderr.String(), closedTunnel)
 	p.Close()
-	require.Eventually(t, func() bool { return strings.Count(c.stderr.String(), `msg="tunnel closed"`) > before }, patience, time.Millisecond)
+	c.forgets(t, before+1)
 }
 
 func TestSeveralTargetsAreServersForTheSameRequests(t *testing.T) {
