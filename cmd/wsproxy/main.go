@@ -53,7 +53,8 @@
 //	-max-tunnels n           tunnels at once (0: no limit)
 //	-max-tunnels-per-ip n    tunnels at once of a client address (0: no limit)
 //	-max-message-size bytes  a message, either way (0: no limit)
-//	-policy name             round-robin, least-tunnels, random2, hash-ip, hash-uri
+//	-policy name             round-robin, least-tunnels, random2, hash-ip or
+//	                         hash-uri (round-robin)
 //	-max-fails n             failures that take a server down (1; 0: never)
 //	-fail-timeout d          within what time, and for how long (10s)
 //	-dns interval            use all addresses of the target's name (0: no)

@@ -196,7 +196,7 @@ func testDemoPhone(t *testing.T, browser context.Context, program string) {
 			aside: document.getElementById("log").scrollWidth - document.getElementById("log").clientWidth,
 			beyond: [...document.querySelectorAll("body *:not(thead, thead *)")].filter(e => {
 				const r = e.getBoundingClientRect();
-				return r.left < 0 || r.right > 360;
+				return r.left < 0 || r.right > (e.parentElement.closest(".card")?.getBoundingClientRect().right ?? 360);
 			}).map(e => e.outerHTML.slice(0, 60)),
 		})`)
 		assert.LessOrEqual(t, got.Page, 360, when)
