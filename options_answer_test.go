@@ -172,7 +172,7 @@ func TestATunnelOverTLSPassesBytesAndTheirEnd(t *testing.T) {
 
 func TestWithErrorHandlerAnswersWhatFailedBeforeTheUpgrade(t *testing.T) {
 	u := newUpstream(t)
-	down := newUpstreamThatIsDown(t)
+	down := "http://" + refusing(t)
 	type call struct {
 		status int
 		header http.Header
@@ -217,14 +217,6 @@ func TestWithErrorHandlerAnswersWhatFailedBeforeTheUpgrade(t *testing.T) {
 	assert.Empty(t, u.conns, "a refused upgrade does not reach the upstream")
 }
 
-// newUpstreamThatIsDown returns the URL of a port at which nobody listens.
-func newUpstreamThatIsDown(t testing.TB) string {
-	t.Helper()
-	s := httptest.NewServer(nil)
-	s.Close()
-	return s.URL
-}
-
 // A logBuffer may be written and read at once.
 type logBuffer struct {
 	mu sync.Mutex
@@ -248,7 +240,7 @@ func TestWithLoggerGetsFailuresAndNoSecrets(t *testing.T) {
 	debug := wsproxy.WithLogger(slog.New(slog.NewTextHandler(&all, &slog.HandlerOptions{Level: slog.LevelDebug})))
 	warn := wsproxy.WithLogger(slog.New(slog.NewTextHandler(&warnings, &slog.HandlerOptions{Level: slog.LevelWarn})))
 	secrets := []string{"Cookie: secret-cookie", "Authorization: secret-auth"}
-	down := newUpstreamThatIsDown(t)
+	down := "http://" + refusing(t)
 	u := newUpstream(t)
 	for _, logger := range []wsproxy.Option{debug, warn} {
 		_, addr := serveProxy(t, down, logger)

@@ -84,10 +84,7 @@ func TestPlainRequestsReuseTheirConnectionOnlyWithKeepAlive(t *testing.T) {
 }
 
 func TestAPlainFailureReachesTheSameErrorHandler(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	down := l.Addr().String()
-	l.Close()
+	down := refusing(t)
 	u := newUpstream(t)
 	for _, c := range []struct {
 		name, target, answer string
@@ -187,9 +184,7 @@ func TestAConnectionThatComesTooLateIsNotKept(t *testing.T) {
 	client.Close()
 	errs.next(t)
 	close(left)
-	server := u.accept(t)
-	server.SetDeadline(time.Now().Add(time.Second))
-	assert.Empty(t, server.gone(t, "the upstream's"))
+	assert.Empty(t, u.accept(t).gone(t, "the upstream's"))
 }
 
 func TestAPlainAnswerCanBeModified(t *testing.T) {
