@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"example.com/wsproxy"
@@ -124,12 +125,7 @@ func TestASwitchThatNobodyAskedForIsRefused(t *testing.T) {
 }
 
 func TestAnUpstreamThatIsDownIsABadGateway(t *testing.T) {
-	u := newUpstream(t)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	u.addr = l.Addr().String()
-	l.Close()
-
+	u := &upstream{addr: refusing(t)}
 	p, addr := serveProxy(t, "http://"+u.addr)
 	client := dial(t, addr)
 	client.send(t, sampleRequest)
@@ -140,7 +136,7 @@ func TestAnUpstreamThatIsDownIsABadGateway(t *testing.T) {
 	errs := newFailures()
 	_, addr = serveProxy(t, "http://"+u.addr, errs.option())
 	ask(t, addr, sampleRequest)
-	err = errs.next(t).err
+	err := errs.next(t).err
 	assert.ErrorIs(t, err, wsproxy.ErrUpstream)
 	var dialing *net.OpError
 	assert.ErrorAs(t, err, &dialing, "the dial's own error is not wrapped")
@@ -157,30 +153,32 @@ func TestAnUpstreamThatHangsIsAGatewayTimeout(t *testing.T) {
 		"before the end of the header": strings.TrimSuffix(sampleSwitch, "\n"),
 	} {
 		t.Run(name, func(t *testing.T) {
-			u := newUpstream(t)
-			p, addr := serveProxy(t, u.url, wsproxy.WithReadTimeout(30*time.Millisecond))
-			client := dial(t, addr)
-			client.send(t, sampleRequest)
-			server := u.accept(t)
-			server.request(t)
-			server.send(t, part)
-			if strings.Contains(part, "103") {
-				require.Equal(t, 103, client.answer(t).StatusCode)
-			}
-			expectFailure(t, client, u, 504)
-			assert.Empty(t, client.gone(t, "the client's"))
-			assert.Empty(t, server.gone(t, "the upstream's"))
-			assert.Equal(t, wsproxy.Stats{}, p.Stats())
+			synctest.Test(t, func(t *testing.T) {
+				u := &upstream{addr: "upstream.example:3000"}
+				r := newMemRigTo(t, "http://"+u.addr, nil, wsproxy.WithReadTimeout(5*time.Second))
+				client := r.ask(t)
+				server := <-r.upstreams
+				server.request(t)
+				start := time.Now()
+				server.send(t, part)
+				if strings.Contains(part, "103") {
+					require.Equal(t, 103, client.answer(t).StatusCode)
+				}
+				expectFailure(t, client, u, 504)
+				assert.Equal(t, 5*time.Second, time.Since(start), "the answer comes after")
+				assert.Empty(t, client.gone(t, "the client's"))
+				assert.Empty(t, server.gone(t, "the upstream's"))
+				assert.Equal(t, wsproxy.Stats{}, r.p.Stats())
 
-			errs := newFailures()
-			_, addr = serveProxy(t, u.url, wsproxy.WithReadTimeout(30*time.Millisecond), errs.option())
-			client = dial(t, addr)
-			client.send(t, sampleRequest)
-			u.accept(t).send(t, part)
-			err := errs.next(t).err
-			assert.ErrorIs(t, err, wsproxy.ErrUpstreamTimeout)
-			assert.NotErrorIs(t, err, wsproxy.ErrUpstream)
-			assert.ErrorContains(t, err, u.addr, "the operator is not told which upstream")
+				errs := newFailures()
+				r = newMemRigTo(t, "http://"+u.addr, nil, wsproxy.WithReadTimeout(5*time.Second), errs.option())
+				r.ask(t)
+				(<-r.upstreams).send(t, part)
+				err := errs.next(t).err
+				assert.ErrorIs(t, err, wsproxy.ErrUpstreamTimeout)
+				assert.NotErrorIs(t, err, wsproxy.ErrUpstream)
+				assert.ErrorContains(t, err, u.addr, "the operator is not told which upstream")
+			})
 		})
 	}
 }
@@ -201,6 +199,7 @@ func TestAHeaderWithoutEndIsCutSoon(t *testing.T) {
 				n, _ := io.WriteString(server, "HTTP/1.1 103 Early Hints\r\nX-A: ")
 				for err := error(nil); err == nil && n < 100<<20; {
 					var m int
+					server.SetDeadline(time.Now().Add(patience))
 					m, err = io.WriteString(server, part)
 					n += m
 				}
@@ -213,6 +212,7 @@ func TestAHeaderWithoutEndIsCutSoon(t *testing.T) {
 			res := client.answer(t)
 			hints := 0
 			for ; res.StatusCode == 103; hints++ {
+				client.SetDeadline(time.Now().Add(patience))
 				res = client.answer(t)
 			}
 			assert.Equal(t, 502, res.StatusCode)

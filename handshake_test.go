@@ -2,14 +2,15 @@ package wsproxy_test
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"example.com/wsproxy"
@@ -161,38 +162,40 @@ func TestTheContextOfARequestEndsItsHandshake(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		end    func(context.Context) (context.Context, context.CancelFunc)
+		after  time.Duration
 		status int
 		is     error
 	}{
 		{"cancelled with a cause", func(ctx context.Context) (context.Context, context.CancelFunc) {
 			ctx, cancel := context.WithCancelCause(ctx)
 			return ctx, func() { cancel(reason) }
-		}, 499, reason},
+		}, 0, 499, reason},
 		{"past its deadline", func(ctx context.Context) (context.Context, context.CancelFunc) {
-			ctx, cancel := context.WithTimeout(ctx, 30*time.Millisecond)
+			ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 			return ctx, func() { <-ctx.Done(); cancel() }
-		}, 504, wsproxy.ErrUpstreamTimeout},
+		}, 5 * time.Second, 504, wsproxy.ErrUpstreamTimeout},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			u := newUpstream(t)
-			errs := newFailures()
-			p := newProxy(t, u.url, errs.option())
-			ends := make(chan context.CancelFunc, 1)
-			addr := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				ctx, end := c.end(r.Context())
-				ends <- end
-				p.ServeHTTP(w, r.WithContext(ctx))
-			}))
-			client := dial(t, addr)
-			client.send(t, sampleRequest)
-			server := u.accept(t)
-			server.request(t)
-			(<-ends)()
-			assert.Empty(t, server.gone(t, "the upstream's"))
-			assert.Equal(t, c.status, client.answer(t).StatusCode)
-			err := errs.next(t).err
-			assert.Equal(t, c.status, wsproxy.StatusCode(err))
-			assert.ErrorIs(t, err, c.is)
+			synctest.Test(t, func(t *testing.T) {
+				errs := newFailures()
+				ends := make(chan context.CancelFunc, 1)
+				r := newMemRig(t, &http.Server{ConnContext: func(ctx context.Context, _ net.Conn) context.Context {
+					ctx, end := c.end(ctx)
+					ends <- end
+					return ctx
+				}}, errs.option())
+				client := r.ask(t)
+				server := <-r.upstreams
+				server.request(t)
+				start := time.Now()
+				(<-ends)()
+				assert.Empty(t, server.gone(t, "the upstream's"))
+				assert.Equal(t, c.status, client.answer(t).StatusCode)
+				err := errs.next(t).err
+				assert.Equal(t, c.status, wsproxy.StatusCode(err))
+				assert.ErrorIs(t, err, c.is)
+				assert.Equal(t, c.after, time.Since(start), "the handshake ends after")
+			})
 		})
 	}
 }
@@ -219,20 +222,17 @@ func TestClosingTheProxyEndsAHandshake(t *testing.T) {
 	assert.Empty(t, u.conns, "the upstream was dialed after Close")
 }
 
-// pass lets d go by. Nothing happens at the end of a limit that must not
-// strike, so there is nothing to wait for.
-func pass(d time.Duration) { time.Sleep(d) }
-
+// timeouts_test.go has this in fake time, which real sockets do not know.
 func TestTheServersTimeoutsDoNotConcernATunnel(t *testing.T) {
-	const short = 300 * time.Millisecond
+	const long = 2 * time.Second // enough for a handshake, whatever else the machine does
 	u := newUpstream(t)
 	s := httptest.NewUnstartedServer(newProxy(t, u.url))
-	s.Config.ReadTimeout, s.Config.ReadHeaderTimeout, s.Config.WriteTimeout, s.Config.IdleTimeout = short, short, short, short
+	s.Config.ReadTimeout, s.Config.ReadHeaderTimeout, s.Config.WriteTimeout, s.Config.IdleTimeout = long, long, long, long
 	s.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo)
 	s.Start()
 	t.Cleanup(s.Close)
 	client, server := tunnel(t, s.Listener.Addr().String(), u)
-	pass(short + short/2)
+	time.Sleep(long + long/4) // nothing happens at the end of a limit that must not strike
 	client.send(t, "there")
 	server.expect(t, "there")
 	server.send(t, "back")
@@ -242,26 +242,34 @@ func TestTheServersTimeoutsDoNotConcernATunnel(t *testing.T) {
 // The read timeout of the handshake and the send timeout of its request are
 // over with the 101: what a tunnel has is the proxy's own clock.
 func TestTheTimeoutsOfTheHandshakeEndWithIt(t *testing.T) {
-	const short = 500 * time.Millisecond
+	certificate, trusted := testCertificate(t)
 	for name, opt := range map[string]wsproxy.Option{
-		"read timeout": wsproxy.WithReadTimeout(short),
-		"send timeout": wsproxy.WithSendTimeout(short),
+		"read timeout": wsproxy.WithReadTimeout(time.Minute),
+		"send timeout": wsproxy.WithSendTimeout(time.Minute),
 	} {
-		for scheme, serveUpstream := range map[string]func(testing.TB) (*upstream, []wsproxy.Option){
-			"http":  func(t testing.TB) (*upstream, []wsproxy.Option) { return newUpstream(t), nil },
-			"https": newTLSUpstream,
+		for scheme, answering := range map[string]func(*peer) *peer{
+			"http": func(server *peer) *peer { return server },
+			"https": func(server *peer) *peer {
+				return newPeer(tls.Server(server.Conn, &tls.Config{Certificates: []tls.Certificate{certificate}}))
+			},
 		} {
 			t.Run(name+" over "+scheme, func(t *testing.T) {
-				u, opts := serveUpstream(t)
-				_, addr := serveProxy(t, u.url, append(opts, opt)...)
-				client, server := tunnel(t, addr, u)
-				for range 5 { // the client alone is heard of, and the tunnel is never idle
-					pass(short / 4)
-					client.send(t, "there")
-					server.expect(t, "there")
-				}
-				server.send(t, "back")
-				client.expect(t, "back")
+				synctest.Test(t, func(t *testing.T) {
+					r := newMemRigTo(t, scheme+"://example.com", nil, trusted, opt)
+					client := r.ask(t)
+					server := answering(<-r.upstreams)
+					t.Cleanup(func() { server.Close() })
+					server.request(t)
+					server.send(t, sampleSwitch)
+					require.Equal(t, 101, client.answer(t).StatusCode)
+					for range 5 { // the client alone is heard of, and the tunnel is never idle
+						time.Sleep(45 * time.Second)
+						client.send(t, "there")
+						server.expect(t, "there")
+					}
+					server.send(t, "back")
+					client.expect(t, "back")
+				})
 			})
 		}
 	}
@@ -270,18 +278,15 @@ func TestTheTimeoutsOfTheHandshakeEndWithIt(t *testing.T) {
 // A server's ReadTimeout is meant for the request. It must not end a handshake
 // whose request is complete, for as long as the upstream may take.
 func TestTheServersReadTimeoutDoesNotEndAHandshake(t *testing.T) {
-	const short = 100 * time.Millisecond
-	u := newUpstream(t)
-	s := httptest.NewUnstartedServer(newProxy(t, u.url))
-	s.Config.ReadTimeout = short
-	s.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo)
-	s.Start()
-	t.Cleanup(s.Close)
-	client := dial(t, s.Listener.Addr().String())
-	client.send(t, sampleRequest)
-	server := u.accept(t)
-	server.request(t)
-	pass(3 * short)
-	io.WriteString(server, sampleSwitch)
-	assert.Equal(t, 101, client.answer(t).StatusCode)
+	synctest.Test(t, func(t *testing.T) {
+		r := newMemRig(t, &http.Server{ReadTimeout: time.Second})
+		client := r.ask(t)
+		server := <-r.upstreams
+		server.request(t)
+		time.Sleep(30 * time.Second)
+		server.send(t, sampleSwitch)
+		assert.Equal(t, 101, client.answer(t).StatusCode)
+		client.Close()
+		server.Close()
+	})
 }

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"example.com/wsproxy"
@@ -172,14 +173,23 @@ func TestARefusalThatIsCutIsCutForTheClientToo(t *testing.T) {
 }
 
 func TestARefusalThatStallsIsCutAfterTheReadTimeout(t *testing.T) {
-	u := newUpstream(t)
-	_, addr := serveProxy(t, u.url, wsproxy.WithReadTimeout(30*time.Millisecond))
-	client, server := refuse(t, addr, u, "HTTP/1.1 403 Forbidden\r\nContent-Length: 100\r\n\r\npart")
-	res := client.answer(t)
-	got, err := io.ReadAll(res.Body)
-	assert.ErrorIs(t, err, io.ErrUnexpectedEOF)
-	assert.Equal(t, "part", string(got))
-	assert.Empty(t, server.gone(t, "the upstream's"))
+	synctest.Test(t, func(t *testing.T) {
+		r := newMemRig(t, nil, wsproxy.WithReadTimeout(5*time.Second))
+		client := r.ask(t)
+		server := <-r.upstreams
+		server.request(t)
+		server.send(t, "HTTP/1.1 403 Forbidden\r\nContent-Length: 100\r\n\r\n")
+		time.Sleep(3 * time.Second)
+		server.send(t, "part")
+		start := time.Now()
+		res := client.answer(t)
+		assert.Equal(t, 403, res.StatusCode)
+		got, err := io.ReadAll(res.Body)
+		assert.ErrorIs(t, err, io.ErrUnexpectedEOF)
+		assert.Equal(t, "part", string(got))
+		assert.Empty(t, server.gone(t, "the upstream's"))
+		assert.Equal(t, 5*time.Second, time.Since(start), "the body is cut after")
+	})
 }
 
 // Otherwise a client could send requests of its own past the proxy's rules.
@@ -248,38 +258,28 @@ func TestAClientThatLeavesARefusalFreesTheUpstream(t *testing.T) {
 // A client that does not read must not keep Shutdown from returning after its
 // context has ended.
 func TestShutdownDoesNotWaitForAClientThatDoesNotReadARefusal(t *testing.T) {
-	u := newUpstream(t)
-	u.script(func(server *peer) {
-		http.ReadRequest(server.br)
-		io.WriteString(server, "HTTP/1.1 403 Forbidden\r\nContent-Length: 1000000000\r\n\r\n")
-		io.CopyN(server, zeros{}, 1_000_000_000)
-	})
-	p := newProxy(t, u.url)
-	writes := make(chan struct{}, 1)
-	addr := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		p.ServeHTTP(&tellingWriter{w, writes}, r)
-	}))
-	client := dial(t, addr)
-	client.send(t, sampleRequest)
-	for quiet := false; !quiet; {
+	synctest.Test(t, func(t *testing.T) {
+		r := newMemRig(t, nil)
+		client := r.ask(t)
+		server := <-r.upstreams
+		server.request(t)
+		server.send(t, "HTTP/1.1 403 Forbidden\r\nContent-Length: 1000000000\r\n\r\n")
+		synctest.Wait() // until httputil has flushed the header, for which a mutex waits later
+		go io.Copy(server, zeros{})
+		synctest.Wait() // until nothing more fits on the way
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		done := make(chan error, 1)
+		go func() { done <- r.p.Shutdown(ctx) }()
 		select {
-		case <-writes:
-		case <-time.After(300 * time.Millisecond): // long for a write that makes progress
-			quiet = true
+		case err := <-done:
+			assert.NoError(t, err, "a refusal is a plain answer, which http.Server.Shutdown waits for")
+		case <-time.After(patience):
+			assert.Fail(t, "Shutdown hangs on a client that does not read")
+			client.Close()
+			<-done
 		}
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
-	done := make(chan error, 1)
-	go func() { done <- p.Shutdown(ctx) }()
-	select {
-	case err := <-done:
-		assert.NoError(t, err, "a refusal is a plain answer, which http.Server.Shutdown waits for")
-	case <-time.After(2 * time.Second):
-		assert.Fail(t, "Shutdown hangs on a client that does not read")
-		client.Close()
-		<-done
-	}
+	})
 }
 
 // zeros is an endless source of bytes.
@@ -288,21 +288,4 @@ type zeros struct{}
 func (zeros) Read(b []byte) (int, error) {
 	clear(b)
 	return len(b), nil
-}
-
-// A tellingWriter tells of each write that is done.
-type tellingWriter struct {
-	http.ResponseWriter
-	writes chan<- struct{}
-}
-
-func (w *tellingWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
-
-func (w *tellingWriter) Write(p []byte) (int, error) {
-	n, err := w.ResponseWriter.Write(p)
-	select {
-	case w.writes <- struct{}{}:
-	default:
-	}
-	return n, err
 }

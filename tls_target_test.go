@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"example.com/wsproxy"
@@ -68,13 +69,17 @@ func TestATLSUpstreamThatIsNotTrustedIsABadGateway(t *testing.T) {
 }
 
 func TestATLSUpstreamThatDoesNotShakeHandsIsAGatewayTimeout(t *testing.T) {
-	u := newUpstream(t)
-	errs := newFailures()
-	_, addr := serveProxy(t, "https://"+u.addr, errs.option(), wsproxy.WithConnectTimeout(30*time.Millisecond))
-	for _, request := range []string{sampleRequest, sampleWith(t, "Upgrade: websocket", "Upgrade: none")} {
-		res, _ := ask(t, addr, request)
-		require.Equal(t, 504, res.StatusCode)
-		require.ErrorIs(t, errs.next(t).err, wsproxy.ErrUpstreamTimeout)
-		u.accept(t).gone(t, "the upstream's")
+	for name, request := range map[string]string{"an upgrade": sampleRequest, "a plain request": plainRequest} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				errs := newFailures()
+				r := newMemRigTo(t, "https://upstream", nil, errs.option(), wsproxy.WithConnectTimeout(5*time.Second))
+				client := r.asks(t, request)
+				server := <-r.upstreams
+				gatewayTimeout(t, client, 5*time.Second)
+				require.ErrorIs(t, errs.next(t).err, wsproxy.ErrUpstreamTimeout)
+				server.gone(t, "the upstream's")
+			})
+		})
 	}
 }
