@@ -233,10 +233,11 @@ func TestAnAbruptEndIsGivenNoCloseFrame(t *testing.T) {
 func TestATunnelOfAnotherProtocolIsCutWithoutAFrame(t *testing.T) {
 	for name, opts := range map[string][]wsproxy.Option{
 		"Tunnel.Close": nil,
-		"lifetime":     {wsproxy.WithMaxLifetime(200 * time.Millisecond)},
-		"read timeout": {wsproxy.WithReadTimeout(200 * time.Millisecond)},
+		"lifetime":     {wsproxy.WithMaxLifetime(2 * time.Second)},
+		"read timeout": {wsproxy.WithReadTimeout(2 * time.Second)},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			ended, u := newEndings(), newUpstream(t)
 			p, addr := serveProxy(t, u.url, append(opts, ended.hook(), wsproxy.WithUpgrades("bytes"))...)
 			client := dial(t, addr)

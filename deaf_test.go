@@ -31,20 +31,23 @@ func makeDeaf(t *testing.T, r *rig, deaf wsproxy.Reason) {
 	})
 }
 
-// The two timeouts are equal by default too, and silence is all that a peer
-// leaves that does not read: the cause is to be named.
 func TestASocketThatIsNotReadEndsTheTunnelAtTheSendTimeout(t *testing.T) {
-	const timeout = 300 * time.Millisecond
-	overLinks(t, oneSocketOfEach, func(t *testing.T, l link) {
-		eachSide(t, func(t *testing.T, deaf wsproxy.Reason) {
-			ended := newEndings()
-			r := l.start(t, nil, ended.hook(), wsproxy.WithReadTimeout(timeout), wsproxy.WithSendTimeout(timeout))
-			makeDeaf(t, r, deaf)
-			ending := ended.next(t)
-			assert.Equal(t, wsproxy.SendTimeout, ending.Reason, "reason: %v", ending.Reason)
-			assert.NoError(t, ending.Err)
-			assert.GreaterOrEqual(t, ending.Lifetime, timeout)
-		})
+	const timeout = 2 * time.Second
+	overLinksAtOnce(t, oneSocketOfEach, func(t *testing.T, l link) func(*testing.T) {
+		deafs := []wsproxy.Reason{wsproxy.ClientClosed, wsproxy.UpstreamClosed}
+		var ended []endings
+		for i, deaf := range deafs {
+			ended = append(ended, newEndings())
+			makeDeaf(t, l.start(t, nil, ended[i].hook(), wsproxy.WithReadTimeout(0), wsproxy.WithSendTimeout(timeout)), deaf)
+		}
+		return func(t *testing.T) {
+			for i, deaf := range deafs {
+				ending := ended[i].next(t)
+				assert.Equal(t, wsproxy.SendTimeout, ending.Reason, "reason where %v would come first: %v", deaf, ending.Reason)
+				assert.NoError(t, ending.Err)
+				assert.GreaterOrEqual(t, ending.Lifetime, timeout)
+			}
+		}
 	})
 }
 

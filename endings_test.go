@@ -21,12 +21,25 @@ import (
 // ending. Both peers close once they see theirs.
 func endsWith(t *testing.T, want wsproxy.Reason, r *rig, ended endings, end func(client, server *peer)) wsproxy.Ending {
 	t.Helper()
-	client, server := r.tunnel(t)
+	client, server := greeted(t, r)
+	end(client, server)
+	return endsGreeted(t, want, r, ended, client, server)
+}
+
+// greeted opens a tunnel and sends something through it both ways.
+func greeted(t *testing.T, r *rig) (client, server *peer) {
+	t.Helper()
+	client, server = r.tunnel(t)
 	client.send(t, "hello")
 	server.expect(t, "hello")
 	server.send(t, "welcome")
 	client.expect(t, "welcome")
-	end(client, server)
+	return client, server
+}
+
+// endsGreeted is endsWith once the end is under way.
+func endsGreeted(t *testing.T, want wsproxy.Reason, r *rig, ended endings, client, server *peer) wsproxy.Ending {
+	t.Helper()
 	for _, p := range []*peer{client, server} {
 		p.Read(make([]byte, 1))
 		p.Close()
@@ -61,15 +74,20 @@ var impatient = wsproxy.WithCloseTimeout(50 * time.Millisecond)
 
 func TestATimeoutIsTheReason(t *testing.T) {
 	for want, opt := range map[wsproxy.Reason]wsproxy.Option{
-		wsproxy.ReadTimeout: wsproxy.WithReadTimeout(300 * time.Millisecond),
-		wsproxy.MaxLifetime: wsproxy.WithMaxLifetime(300 * time.Millisecond),
+		wsproxy.ReadTimeout: wsproxy.WithReadTimeout(2 * time.Second),
+		wsproxy.MaxLifetime: wsproxy.WithMaxLifetime(2 * time.Second),
 	} {
 		t.Run(want.String(), func(t *testing.T) {
-			overLinks(t, oneSocketOfEach, func(t *testing.T, l link) {
+			t.Parallel()
+			overLinksAtOnce(t, oneSocketOfEach, func(t *testing.T, l link) func(*testing.T) {
 				ended := newEndings()
-				ending := endsWith(t, want, l.start(t, nil, ended.hook(), opt, impatient), ended, func(_, _ *peer) {})
-				if ending.Err != nil { // an end that has not answered the Close frame
-					assert.ErrorIs(t, ending.Err, wsproxy.ErrCut)
+				r := l.start(t, nil, ended.hook(), opt, impatient)
+				client, server := greeted(t, r)
+				return func(t *testing.T) {
+					ending := endsGreeted(t, want, r, ended, client, server)
+					if ending.Err != nil { // an end that has not answered the Close frame
+						assert.ErrorIs(t, ending.Err, wsproxy.ErrCut)
+					}
 				}
 			})
 		})

@@ -298,16 +298,20 @@ func TestPingsCrossEveryLink(t *testing.T) {
 	})
 }
 
+// The live end talks so that it need not be pinged, and has seconds for that.
 func TestADeadEndIsCutOnEveryLink(t *testing.T) {
-	overLinks(t, nil, func(t *testing.T, l link) {
+	overLinksAtOnce(t, nil, func(t *testing.T, l link) func(*testing.T) {
 		ended := newEndings()
-		r := l.start(t, nil, ended.hook(), wsproxy.WithPing(20*time.Millisecond, 50*time.Millisecond))
+		r := l.start(t, nil, ended.hook(), wsproxy.WithPing(2*time.Second, time.Second))
 		client, server := wired(r.tunnel(t))
 		server.answerPings()
-		ending := ended.next(t)
-		assert.Equal(t, wsproxy.PingTimeout, ending.Reason)
-		assert.Equal(t, 1001, ending.FromUpstream.CloseCode, "of the live end's answer")
-		got, _ := io.ReadAll(client)
-		assert.Contains(t, string(got), wireFrame{wirePing, false, "wsproxy!"}.String(), "what the dead end was sent")
+		server.chatter(t, 100*time.Millisecond)
+		return func(t *testing.T) {
+			ending := ended.next(t)
+			assert.Equal(t, wsproxy.PingTimeout, ending.Reason)
+			assert.Equal(t, 1001, ending.FromUpstream.CloseCode, "of the live end's answer")
+			got, _ := io.ReadAll(client)
+			assert.Contains(t, string(got), wireFrame{wirePing, false, "wsproxy!"}.String(), "what the dead end was sent")
+		}
 	})
 }
