@@ -137,10 +137,10 @@ func (f *flow) take(p []byte, readErr error) (more bool) {
 // unstall notes that a write which may have had to wait is over.
 func (f *flow) unstall() {
 	if since := f.stalled.Load(); since != 0 {
-		f.stalled.Store(0)
 		if now := f.clock.now(); now-since > int64(time.Millisecond) {
 			f.moved.Store(now)
 		}
+		f.stalled.Store(0) // last: without either src would seem to have been listened to
 	}
 }
 
@@ -283,8 +283,15 @@ func (f *flow) addClose() error {
 	return errClosing
 }
 
+// addFrame writes a frame of the proxy's own, in which time src is not read.
+// Where that is short, it makes no difference to whether src is alive.
 func (f *flow) addFrame(opcode byte, payload []byte) error {
-	return f.dst.write(appendControl(nil, opcode, payload, f.scan.masked))
+	moved, start := f.moved.Load(), f.clock.now()
+	err := f.dst.write(appendControl(nil, opcode, payload, f.scan.masked))
+	if f.clock.now()-start < int64(f.clock.pingTimeout/4) {
+		f.moved.Store(moved)
+	}
+	return err
 }
 
 // srcDone passes the end of src on: an orderly one as such, leaving the other

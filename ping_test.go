@@ -1,7 +1,9 @@
 package wsproxy_test
 
 import (
+	"context"
 	"io"
+	"net"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -129,6 +131,33 @@ func TestAnEndThatDoesNotAnswerIsDead(t *testing.T) {
 		assert.NoError(t, err)
 		assert.Equal(t, 1, strings.Count(string(got), wireFrame{wirePing, !dead.client, ""}.String()[:1]+
 			map[bool]string{true: "\x08", false: "\x88"}[dead.client]), "Pings for an end that is silent once")
+	})
+}
+
+// A slowConn takes a moment for each write.
+type slowConn struct{ net.Conn }
+
+func (c slowConn) Write(b []byte) (int, error) {
+	time.Sleep(5 * time.Millisecond)
+	return c.Conn.Write(b)
+}
+
+// While an end takes its Ping in, the other is not read; that alone is no sign
+// of life of the other's.
+func TestALiveEndThatIsSlowToTakeItsPingDoesNotKeepADeadOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var r *memRig
+		r = newMemRig(t, nil, append(pings, wsproxy.WithDialContext(func(context.Context, string, string) (net.Conn, error) {
+			near, far := newMemConns(room)
+			r.upstreams <- newPeer(far)
+			return slowConn{near}, nil
+		}))...)
+		dead, live := wired(r.tunnel(t))
+		live.answerPings()
+		go io.Copy(io.Discard, dead)
+		time.Sleep(26 * time.Second)
+		require.NotEmpty(t, r.ended, "the dead end is kept")
+		assert.Equal(t, wsproxy.PingTimeout, (<-r.ended).Reason)
 	})
 }
 
