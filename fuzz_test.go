@@ -307,7 +307,7 @@ func FuzzAnswer(f *testing.F) {
 			return
 		}
 		upgrade := res.Header.Values("Upgrade")
-		legal := res.ProtoMajor == 1 && res.ProtoMinor >= 1 && len(upgrade) == 1 && strings.EqualFold(upgrade[0], "websocket") &&
+		legal := res.ProtoMajor == 1 && res.ProtoMinor >= 1 && len(upgrade) == 1 && len(upgrade[0]) == len("websocket") && strings.EqualFold(upgrade[0], "websocket") &&
 			slices.Equal(res.Header.Values("Sec-WebSocket-Accept"), []string{accept})
 		err = checkSwitch(res, asked)
 		require.Equal(t, legal, err == nil, "RFC 6455 and the proxy disagree: %v", err)

@@ -108,17 +108,13 @@ func (p *Proxy) outgoingRequest(ctx context.Context, in *http.Request, protocol 
 
 // appendRequest appends the request's wire form, which has no body.
 func appendRequest(b []byte, r *http.Request) ([]byte, error) {
-	uri := r.URL.RequestURI()
-	if !isToken(r.Method) {
-		return nil, badGateway("cannot send method %s", quote(r.Method))
-	}
-	if !isFieldValue(uri) || strings.ContainsAny(uri, " \t") { // the query is not for logs
-		return nil, badGateway("cannot send the target of path %s: white space or a control character in it", quote(r.URL.Path))
+	if err := checkRequestLine(r); err != nil {
+		return nil, err
 	}
 	if !isHostField(r.Host) {
 		return nil, badGateway("cannot send Host %s", quote(r.Host))
 	}
-	b = append(b, r.Method+" "+uri+" HTTP/1.1\r\nHost: "+r.Host+"\r\n"...)
+	b = append(b, r.Method+" "+r.URL.RequestURI()+" HTTP/1.1\r\nHost: "+r.Host+"\r\n"...)
 	if err := checkFields(r.Header); err != nil {
 		return nil, err
 	}
@@ -126,6 +122,18 @@ func appendRequest(b []byte, r *http.Request) ([]byte, error) {
 		r.Header["Content-Length"] = []string{"0"}
 	}
 	return append(appendHeader(b, r.Header), "\r\n"...), nil
+}
+
+// checkRequestLine refuses a method or target that cannot be sent. The query,
+// which may be a secret, stays out of the error.
+func checkRequestLine(r *http.Request) error {
+	if !isToken(r.Method) {
+		return badGateway("cannot send method %s", quote(r.Method))
+	}
+	if uri := r.URL.RequestURI(); !isFieldValue(uri) || strings.ContainsAny(uri, " \t") {
+		return badGateway("cannot send the target of path %s: white space or a control character in it", quote(r.URL.Path))
+	}
+	return nil
 }
 
 // checkFields refuses a header that cannot be sent. The value, which may be a
@@ -176,7 +184,7 @@ func checkSwitch(res *http.Response, out *http.Request) error {
 	if res.ProtoMajor != 1 || res.ProtoMinor < 1 {
 		return badGateway("answered 101 in %s, want HTTP/1.1", quote(res.Proto))
 	}
-	if got := res.Header["Upgrade"]; len(got) != 1 || !strings.EqualFold(got[0], protocol) {
+	if got := res.Header["Upgrade"]; len(got) != 1 || !equalFold(got[0], protocol) {
 		return badGateway("switched to %s, want %q", quote(strings.Join(got, ", ")), protocol)
 	}
 	if protocol != "websocket" {

@@ -59,9 +59,13 @@ func tokens(lines []string) func(yield func(string) bool) {
 	}
 }
 
+// equalFold is for ASCII alone, as RFC 6455 has it: strings.EqualFold takes
+// U+017F for an s and U+212A for a k, which are longer.
+func equalFold(a, b string) bool { return len(a) == len(b) && strings.EqualFold(a, b) }
+
 func hasToken(lines []string, want string) bool {
 	for token := range tokens(lines) {
-		if strings.EqualFold(token, want) {
+		if equalFold(token, want) {
 			return true
 		}
 	}
@@ -77,7 +81,7 @@ func upgradeToken(h http.Header, allowed []string) string {
 	}
 	for token := range tokens(h["Upgrade"]) {
 		for _, name := range allowed {
-			if strings.EqualFold(token, name) {
+			if equalFold(token, name) {
 				return name
 			}
 		}
@@ -97,7 +101,7 @@ func withoutUpgrade(r *http.Request) *http.Request {
 	delete(plain.Header, "Http2-Settings")
 	var rest []string
 	for token := range tokens(r.Header["Connection"]) {
-		if !strings.EqualFold(token, "upgrade") && !strings.EqualFold(token, "http2-settings") {
+		if !equalFold(token, "upgrade") && !equalFold(token, "http2-settings") {
 			rest = append(rest, token)
 		}
 	}

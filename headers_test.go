@@ -83,6 +83,8 @@ func TestTheUpgradeIsTheFirstOfTheClientsThatIsAllowed(t *testing.T) {
 		{"spdy where it is not allowed", []string{"spdy/3.1"}, upgrade, websocket, ""},
 		{"another version of an allowed one", []string{"spdy/3"}, upgrade, both, ""},
 		{"a version where none is allowed", []string{"websocket/13"}, upgrade, websocket, ""},
+		{"a letter that is an s to Unicode alone", []string{"web\u017focket"}, upgrade, websocket, ""},
+		{"a letter that is a k to Unicode alone", []string{"websoc\u212aet"}, upgrade, websocket, ""},
 		{"a name that only begins the same", []string{"websockets"}, upgrade, websocket, ""},
 		{"no Connection", []string{"websocket"}, nil, websocket, ""},
 		{"Connection without upgrade", []string{"websocket"}, []string{"keep-alive, close"}, websocket, ""},
