@@ -92,8 +92,8 @@ func WithConnectTimeout(d time.Duration) Option {
 }
 
 // WithReadTimeout sets how long silence may last. Before the upgrade it is the
-// time between two reads of the upstream's response; of a plain one it is the
-// time for the whole header and then between two reads of the body. The client
+// time between two reads of the upstream's response; of a plain response it is
+// the time for the header, and then between two reads of the body. The client
 // gets 504 with [ErrUpstreamTimeout], or a body that is cut. On a tunnel it is
 // the time in which no byte crossed it in either direction, after which it ends
 // with [ReadTimeout]. The default is 60 seconds; zero disables it; New returns
@@ -108,10 +108,10 @@ func WithReadTimeout(d time.Duration) Option {
 
 // WithSendTimeout sets how long a write may make no progress, to the upstream
 // or, on a tunnel, to either side: a tunnel ends with [SendTimeout], so that a
-// client that has stopped reading holds nothing for longer. Under TLS, and over
-// connections of other kinds than plain sockets, progress is seen in steps of
-// 16 KiB. The default is 60 seconds; zero disables it; New returns an error if
-// it is negative.
+// client that has stopped reading holds nothing for longer. Progress is seen in
+// steps of 16 KiB, but on tunnels between plain sockets byte by byte. The
+// default is 60 seconds; zero disables it; New returns an error if it is
+// negative.
 //
 // It is nginx's proxy_send_timeout and, toward the client, send_timeout.
 // Plain responses to the client are under http.Server's WriteTimeout instead.

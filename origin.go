@@ -142,6 +142,13 @@ func isHostField(s string) bool {
 	return isHost(s)
 }
 
+// hasHostBytes reports whether net/http sends s as Host, and not an empty one.
+func hasHostBytes(s string) bool {
+	return !strings.ContainsFunc(s, func(c rune) bool {
+		return c <= ' ' || c >= 0x7f || strings.ContainsRune("\"#/<>?@\\^`{|}", c)
+	})
+}
+
 // isPort reports whether s is a port number one can connect to.
 func isPort(s string) bool {
 	if s == "" || len(s) > 5 || strings.Trim(s, "0123456789") != "" {

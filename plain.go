@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"net"
 	"net/http"
 	"net/http/httputil"
 	"time"
@@ -100,25 +99,6 @@ type inboundKey struct{}
 // same server, by its poolName.
 type serverKey struct{}
 
-func (p *Proxy) dialPlain(ctx context.Context, _, _ string) (net.Conn, error) {
-	conn, err := p.dial(ctx, ctx.Value(serverKey{}).(*Candidate))
-	if err != nil || p.sendTimeout == 0 {
-		return conn, err
-	}
-	return &sendTimeoutConn{conn, p.sendTimeout}, nil
-}
-
-// sendTimeoutConn bounds each write of the Transport, which are short.
-type sendTimeoutConn struct {
-	net.Conn
-	timeout time.Duration
-}
-
-func (c *sendTimeoutConn) Write(b []byte) (int, error) {
-	c.Conn.SetWriteDeadline(time.Now().Add(c.timeout))
-	return c.Conn.Write(b)
-}
-
 // plainTransport sends plain requests to the servers, keeping them plain and
 // their bodies within the read timeout.
 type plainTransport struct{ p *Proxy }
@@ -137,9 +117,10 @@ func (t plainTransport) RoundTrip(out *http.Request) (*http.Response, error) {
 	if host == "" {
 		host = t.p.target.url.Host // and not a server's, which the Transport would take
 	}
+	var conn *plainConn
 	r := route{upstream: t.p.upstream, request: in, client: t.p.policy.client(in)}
 	res, err := t.p.tryServers(ctx, &r, replayable(out), func(s lease) (*http.Response, error) {
-		attempt := out.WithContext(context.WithValue(ctx, serverKey{}, s.Candidate))
+		attempt := out.WithContext(noteConn(context.WithValue(ctx, serverKey{}, s.Candidate), &conn))
 		u := *out.URL
 		u.Scheme, u.Host = t.p.target.url.Scheme, s.poolName
 		attempt.URL, attempt.Host, attempt.Body = &u, host, body
@@ -153,7 +134,7 @@ func (t plainTransport) RoundTrip(out *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	res.Request = out // and not the one server's attempt
-	res.Body = &timedBody{ReadCloser: res.Body, timeout: t.p.readTimeout, cancel: cancel}
+	res.Body = &timedBody{ReadCloser: res.Body, conn: conn, timeout: t.p.readTimeout, cancel: cancel}
 	return res, nil
 }
 
@@ -176,11 +157,15 @@ func (t plainTransport) roundTrip(r *http.Request) (*http.Response, error) {
 	return nil, err
 }
 
-// checkPlain refuses what the Transport would not send, so that no server has
-// to answer for it.
+// checkPlain refuses what the Transport would not send as it is, so that no
+// server has to answer for it. A Host of the client's own may be one that
+// net/http lets pass.
 func checkPlain(in, out *http.Request) error {
-	if out.Host != "" && out.Host != in.Host && !isHostField(out.Host) {
-		return badGateway("cannot send Host %s", quote(out.Host))
+	if host := out.Host; host != "" && !isHostField(host) && (host != in.Host || !hasHostBytes(host)) {
+		return badGateway("cannot send Host %s", quote(host))
+	}
+	if err := checkRequestLine(out); err != nil {
+		return err
 	}
 	return checkFields(out.Header)
 }
@@ -214,36 +199,6 @@ func (b *requestBody) Read(p []byte) (int, error) {
 }
 
 func (b *requestBody) Close() error { return nil }
-
-// timedBody cancels its request if one read takes longer than the timeout.
-type timedBody struct {
-	io.ReadCloser
-	timeout time.Duration
-	timer   *time.Timer
-	cancel  context.CancelCauseFunc
-}
-
-func (b *timedBody) Read(p []byte) (int, error) {
-	switch {
-	case b.timeout == 0:
-	case b.timer == nil:
-		b.timer = time.AfterFunc(b.timeout, func() {
-			b.cancel(fmt.Errorf("%w: no byte of the body for %v", ErrUpstreamTimeout, b.timeout))
-		})
-	default:
-		b.timer.Reset(b.timeout)
-	}
-	n, err := b.ReadCloser.Read(p)
-	if b.timer != nil {
-		b.timer.Stop()
-	}
-	return n, err
-}
-
-func (b *timedBody) Close() error {
-	defer b.cancel(nil)
-	return b.ReadCloser.Close()
-}
 
 // bodyBuffers lends httputil the relay's buffers.
 type bodyBuffers struct{}

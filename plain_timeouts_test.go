@@ -112,6 +112,28 @@ func TestAClientThatReadsSlowlyIsNotTheUpstreamsTimeout(t *testing.T) {
 	}
 }
 
+// What counts is the time for which the upstream is waited for, and not that
+// since it was last heard of, when the client may have been slow.
+func TestTheReadTimeoutIsForWaitingAlone(t *testing.T) {
+	const first = room // the proxy holds what there is no room for beside the header
+	synctest.Test(t, func(t *testing.T) {
+		r := newMemRig(t, nil, wsproxy.WithReadTimeout(5*time.Second))
+		client := r.asks(t, plainRequest)
+		server := <-r.upstreams
+		server.request(t)
+		server.send(t, fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n", first+4))
+		synctest.Wait()
+		server.send(t, strings.Repeat("x", first))
+		time.Sleep(4 * time.Second)
+		res := client.answer(t)
+		_, err := io.CopyN(io.Discard, res.Body, first)
+		require.NoError(t, err)
+		time.Sleep(4 * time.Second)
+		server.send(t, "late")
+		assert.Equal(t, "late", body(t, res))
+	})
+}
+
 func TestAnUploadThatTheUpstreamDoesNotTakeIsA504AtTheSendTimeout(t *testing.T) {
 	for _, test := range []struct {
 		opts []wsproxy.Option
@@ -195,5 +217,44 @@ func TestExpectContinueIsAskedOfTheUpstream(t *testing.T) {
 			assert.Empty(t, server.gone(t, "the upstream's"), "a body nobody asked for")
 			assert.Zero(t, time.Since(start), "the refusal waits for a timeout")
 		})
+	})
+}
+
+func TestASteadyChunkIsNotCutHoweverLongItTakes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newMemRig(t, nil, wsproxy.WithReadTimeout(5*time.Second))
+		client := r.asks(t, plainRequest)
+		server := <-r.upstreams
+		server.request(t)
+		server.send(t, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n64\r\n")
+		for range 10 {
+			time.Sleep(time.Second)
+			_, err := io.WriteString(server, "ten bytes.")
+			require.NoError(t, err, "ten bytes each second, and a read timeout of 5")
+		}
+		server.send(t, "\r\n0\r\n\r\n")
+		assert.Equal(t, strings.Repeat("ten bytes.", 10), body(t, client.answer(t)))
+	})
+}
+
+func TestASteadyUploadIsNotCutHoweverLongItTakes(t *testing.T) {
+	const size, each = 480_000, 8_000 // 16 KiB within 3 s, and two writes of 16 KiB not within 4
+	synctest.Test(t, func(t *testing.T) {
+		r := newMemRig(t, nil, wsproxy.WithSendTimeout(5*time.Second))
+		client := r.asks(t, fmt.Sprintf("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n", size))
+		go io.CopyN(client.Conn, zeros{}, size)
+		server := <-r.upstreams
+		server.rawHeader(t)
+		for n := 0; n < size; n += each {
+			time.Sleep(time.Second)
+			_, err := io.CopyN(io.Discard, server, each)
+			if !assert.NoError(t, err, "%d bytes each second, and a send timeout of 5, after %d", each, n) {
+				client.Close()
+				time.Sleep(time.Second)
+				return
+			}
+		}
+		server.send(t, sampleOK)
+		assert.Equal(t, "ok", body(t, client.answer(t)))
 	})
 }

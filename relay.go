@@ -221,18 +221,20 @@ func endOfTLS(err error) error {
 	return err
 }
 
-// connSink writes any connection, in pieces that show progress and cost
-// nothing: a TLS record is no larger.
+// pieceSize is what is written to any connection at once, to show progress. It
+// costs nothing: a TLS record is no larger.
+const pieceSize = 16 << 10
+
+// connSink writes any connection.
 type connSink struct {
 	halfCloser
 	f *flow
 }
 
 func (s *connSink) write(p []byte) error {
-	const piece = 16 << 10
 	for len(p) > 0 {
 		s.f.stalled.Store(s.f.clock.now())
-		n, err := s.conn.Write(p[:min(len(p), piece)])
+		n, err := s.conn.Write(p[:min(len(p), pieceSize)])
 		if err != nil {
 			return err
 		}

@@ -48,7 +48,7 @@ var (
 
 var (
 	plainOrUpgrade = []func(string, ...string) string{plainGet, upgradeGet}
-	upgradeAlone   = []func(string, ...string) string{upgradeGet}
+	plainAlone     = []func(string, ...string) string{plainGet}
 )
 
 func TestWhatARewriteLeavesUnsendableGoesNowhere(t *testing.T) {
@@ -56,7 +56,7 @@ func TestWhatARewriteLeavesUnsendableGoesNowhere(t *testing.T) {
 		spoiled  map[string]spoiling
 		requests []func(string, ...string) string
 	}{
-		{spoiledFields, plainOrUpgrade}, {spoiledHosts, plainOrUpgrade}, {spoiledMethods, upgradeAlone}, {spoiledTargets, upgradeAlone},
+		{spoiledFields, plainOrUpgrade}, {spoiledHosts, plainOrUpgrade}, {spoiledMethods, plainOrUpgrade}, {spoiledTargets, plainOrUpgrade},
 	} {
 		for name, c := range part.spoiled {
 			t.Run(name, func(t *testing.T) {
@@ -74,7 +74,7 @@ func TestWhatMiddlewareLeavesUnsendableGoesNowhere(t *testing.T) {
 		spoiled  map[string]spoiling
 		requests []func(string, ...string) string
 	}{
-		{spoiledFields, plainOrUpgrade}, {spoiledTargets, upgradeAlone},
+		{spoiledFields, plainOrUpgrade}, {spoiledTargets, plainOrUpgrade}, {spoiledMethods, plainAlone}, {spoiledHosts, plainAlone},
 	} {
 		for name, c := range part.spoiled {
 			t.Run(name, func(t *testing.T) {
