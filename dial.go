@@ -38,6 +38,9 @@ func parseTarget(s string) (*target, error) {
 		return parseUnixTarget(s, scheme, path)
 	}
 	u, err := url.Parse(scheme + "://" + rest)
+	if err != nil && strings.Contains(rest, "@") { // which err may quote a part of
+		return nil, fmt.Errorf("wsproxy: target %q has credentials or an @ that is not %%40", s)
+	}
 	if err != nil {
 		var parse *url.Error
 		if errors.As(err, &parse) {

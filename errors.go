@@ -12,9 +12,10 @@ import (
 )
 
 // The errors that reach an error handler (see [WithErrorHandler]) wrap one of
-// these, except for those whose status is 413, 499 or 500. Test for them with
-// [errors.Is], and ask [StatusCode] for the status of the response. What a dial
-// or a read failed with is wrapped as well.
+// these, except for those over a body that cannot be read (400, 413) and those
+// with status 499 or 500. Test for them with [errors.Is], and ask [StatusCode]
+// for the status of the response. What a dial or a read failed with is wrapped
+// as well.
 var (
 	// ErrBadHandshake is a client's upgrade request that breaks RFC 6455,
 	// section 4.2.1: status 400, 405 or 426.
@@ -61,10 +62,11 @@ const statusClientClosedRequest = 499
 const retryAfter = "1"
 
 // StatusCode returns the HTTP status to respond with to err, an error given to
-// an error handler: 400, 403, 405, 413 or 426 for the client's mistakes, 500 where
-// the ResponseWriter cannot be hijacked, 502, 503 or 504 for failures, and
-// 499, nginx's number, where the client left first. An error that is not this
-// package's is a 502, as in [net/http/httputil.ReverseProxy].
+// an error handler: 400, 403, 405, 413 or 426 for the client's mistakes, 500
+// where middleware has left a ResponseWriter that cannot be hijacked or a body
+// of another length than it says, 502, 503 or 504 for failures, and 499, nginx's
+// number, where the client left first. An error that is not this package's is a
+// 502, as in [net/http/httputil.ReverseProxy].
 func StatusCode(err error) int {
 	var r *refusal
 	if errors.As(err, &r) {
@@ -120,6 +122,22 @@ func badGateway(format string, args ...any) *refusal {
 	return &refusal{kind: ErrUpstream, status: http.StatusBadGateway, cause: fmt.Errorf(format, args...)}
 }
 
+// badBody is for a client's body that cannot be read: too large for a
+// middleware, or not what it says.
+func badBody(err error) *refusal {
+	status := http.StatusBadRequest
+	var tooLarge *http.MaxBytesError
+	if errors.As(err, &tooLarge) {
+		status = http.StatusRequestEntityTooLarge
+	}
+	return &refusal{status: status, cause: fmt.Errorf("reading the request's body: %w", err)}
+}
+
+// wrongLength is for a body that middleware has changed.
+func wrongLength(want int64) *refusal {
+	return &refusal{status: http.StatusInternalServerError, cause: fmt.Errorf("the request's body has not the %d bytes of its Content-Length", want)}
+}
+
 // upstreamError says who is to blame for err, which ended an exchange with
 // the upstream: the client that left, the proxy that is closing, the clock,
 // or the upstream itself.
@@ -127,10 +145,6 @@ func upstreamError(ctx context.Context, err error) error {
 	var known *refusal
 	if errors.As(err, &known) {
 		return known
-	}
-	var tooLarge *http.MaxBytesError
-	if errors.As(err, &tooLarge) { // a middleware's limit on the client's body
-		return &refusal{status: http.StatusRequestEntityTooLarge, cause: err}
 	}
 	var timeout net.Error
 	errors.As(err, &timeout)

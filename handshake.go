@@ -2,6 +2,7 @@ package wsproxy
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"crypto/sha1"
 	"crypto/tls"
@@ -114,11 +115,11 @@ func appendRequest(b []byte, r *http.Request) ([]byte, error) {
 	if !isHostField(r.Host) {
 		return nil, badGateway("cannot send Host %s", quote(r.Host))
 	}
-	b = append(b, r.Method+" "+r.URL.RequestURI()+" HTTP/1.1\r\nHost: "+r.Host+"\r\n"...)
+	b = append(b, cmp.Or(r.Method, http.MethodGet)+" "+r.URL.RequestURI()+" HTTP/1.1\r\nHost: "+r.Host+"\r\n"...)
 	if err := checkFields(r.Header); err != nil {
 		return nil, err
 	}
-	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+	if r.Method != "" && r.Method != http.MethodGet && r.Method != http.MethodHead {
 		r.Header["Content-Length"] = []string{"0"}
 	}
 	return append(appendHeader(b, r.Header), "\r\n"...), nil
@@ -127,7 +128,7 @@ func appendRequest(b []byte, r *http.Request) ([]byte, error) {
 // checkRequestLine refuses a method or target that cannot be sent. The query,
 // which may be a secret, stays out of the error.
 func checkRequestLine(r *http.Request) error {
-	if !isToken(r.Method) {
+	if !isToken(cmp.Or(r.Method, http.MethodGet)) {
 		return badGateway("cannot send method %s", quote(r.Method))
 	}
 	if uri := r.URL.RequestURI(); !isFieldValue(uri) || strings.ContainsAny(uri, " \t") {
@@ -140,13 +141,11 @@ func checkRequestLine(r *http.Request) error {
 // secret, stays out of the error.
 func checkFields(h http.Header) error {
 	for name, values := range h {
-		for _, value := range values {
-			if !isToken(name) {
-				return badGateway("cannot send a field named %s", quote(name))
-			}
-			if !isFieldValue(value) {
-				return badGateway("cannot send field %s: a control character in its value", name)
-			}
+		if !isToken(name) {
+			return badGateway("cannot send a field named %s", quote(name))
+		}
+		if slices.ContainsFunc(values, func(value string) bool { return !isFieldValue(value) }) {
+			return badGateway("cannot send field %s: a control character in its value", name)
 		}
 	}
 	return nil

@@ -155,7 +155,7 @@ func (p *Proxy) Rewrite(pr *httputil.ProxyRequest) {
 		out.Host = pr.In.Host
 	}
 	p.policy.apply(out.Header, pr.In)
-	if pr.In.Trailer != nil && out.Body != nil {
+	if out.Trailer = nil; pr.In.Trailer != nil && out.Body != nil && out.ContentLength < 0 {
 		p.policy.applyTrailer(out, pr.In)
 	}
 

@@ -379,7 +379,8 @@ func WithPlainHandler(h http.Handler) Option {
 
 // WithErrorHandler sets the function that responds to a request that failed
 // before the upgrade. [StatusCode] tells the status for err, which wraps one of
-// the package's errors unless that is 413, 499 or 500. Fields that belong to
+// the package's errors, or is about the client's body or departure, or about
+// middleware, for which there are none. Fields that belong to
 // the response (Retry-After, Allow, Sec-WebSocket-Version, Connection) are set
 // on w already. The default writes the status with a short text that names no
 // upstream. New returns an error if f is nil.
@@ -393,9 +394,10 @@ func WithErrorHandler(f func(w http.ResponseWriter, r *http.Request, err error))
 // WithLogger sets where the proxy logs; the default is [slog.Default] at the
 // time of New. Failures of the upstream and of hooks are warnings or errors;
 // clients' mistakes and the opening and closing of tunnels are for debugging.
-// Queries are never logged, nor are header fields, except that a Host, an
-// Origin or a field of the handshake that was refused is quoted, 64 bytes of it
-// at most. New returns an error for nil; for silence use [slog.DiscardHandler].
+// Queries are never logged, and of header fields only what was refused: up to
+// 64 bytes of a Host, an Origin or a field of the handshake, and an upstream's
+// line that is no field. New returns an error for nil; for silence use
+// [slog.DiscardHandler].
 func WithLogger(l *slog.Logger) Option {
 	return optionFunc(func(c *config) {
 		c.logger = l

@@ -2,11 +2,12 @@ package wsproxy
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"maps"
 	"net/http"
 	"net/http/httputil"
+	"slices"
+	"sync/atomic"
 	"time"
 )
 
@@ -42,17 +43,24 @@ func (p *Proxy) newPlainHandler() http.Handler {
 			if !ok {
 				in = r
 			}
-			w.Header() // puts back what is to be there
-			p.fail(w.(*plainWriter).ResponseWriter, in, upstreamError(in.Context(), err))
+			pw := w.(*plainWriter)
+			pw.prepare(pw.Header())
+			p.fail(pw.ResponseWriter, in, upstreamError(in.Context(), err))
 		},
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.ContentLength != 0 {
+		pw := newPlainWriter(w)
+		out := r.WithContext(context.WithValue(r.Context(), inboundKey{}, r))
+		if r.ContentLength != 0 && r.Body != nil {
 			// Or net/http would swallow the rest of the body when the response
 			// begins before its end.
 			http.NewResponseController(w).EnableFullDuplex()
+			if r.ProtoMajor == 1 {
+				pw.body = &clientBody{ReadCloser: r.Body}
+				out.Body = pw.body
+			}
 		}
-		proxy.ServeHTTP(newPlainWriter(w), r.WithContext(context.WithValue(r.Context(), inboundKey{}, r)))
+		proxy.ServeHTTP(pw, out)
 	})
 }
 
@@ -64,6 +72,7 @@ type plainWriter struct {
 	http.ResponseWriter
 	before  http.Header
 	cleared bool
+	body    *clientBody // nil: none, or not HTTP/1
 }
 
 func newPlainWriter(w http.ResponseWriter) *plainWriter {
@@ -82,13 +91,39 @@ func (w *plainWriter) Header() http.Header {
 func (w *plainWriter) WriteHeader(status int) {
 	if h := w.Header(); status < 200 {
 		w.cleared = true // as soon as this returns
-	} else if h["Content-Type"] == nil {
-		h["Content-Type"] = nil
+	} else {
+		w.prepare(h)
+		if h["Content-Type"] == nil {
+			h["Content-Type"] = nil
+		}
 	}
 	w.ResponseWriter.WriteHeader(status)
 }
 
+// prepare gives the connection up where the response comes before the end of
+// the body: net/http in full duplex would read that after the handler, and panic
+// over the next request (golang/go#68560).
+func (w *plainWriter) prepare(h http.Header) {
+	if w.body != nil && !w.body.ended.Load() {
+		h.Set("Connection", "close")
+	}
+}
+
 func (w *plainWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// A clientBody notes when it has been read to its end.
+type clientBody struct {
+	io.ReadCloser
+	ended atomic.Bool
+}
+
+func (b *clientBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err == io.EOF {
+		b.ended.Store(true)
+	}
+	return n, err
+}
 
 // inboundKey is the context key of the client's request: httputil gives its
 // ErrorHandler the outgoing one.
@@ -111,7 +146,7 @@ func (t plainTransport) RoundTrip(out *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithCancelCause(out.Context())
 	body := out.Body
 	if body != nil && body != http.NoBody {
-		body = &requestBody{body, cancel}
+		body = &requestBody{body, out.ContentLength, out.ContentLength, cancel}
 	}
 	host := out.Host
 	if host == "" {
@@ -167,6 +202,17 @@ func checkPlain(in, out *http.Request) error {
 	if err := checkRequestLine(out); err != nil {
 		return err
 	}
+	if out.Body == nil && out.ContentLength > 0 {
+		return wrongLength(out.ContentLength)
+	}
+	for name := range out.Trailer {
+		if slices.Contains([]string{"Content-Length", "Trailer", "Transfer-Encoding"}, http.CanonicalHeaderKey(name)) {
+			return badGateway("cannot send trailer field %s", name)
+		}
+	}
+	if err := checkFields(out.Trailer); err != nil {
+		return err
+	}
 	return checkFields(out.Header)
 }
 
@@ -187,13 +233,19 @@ func replayable(r *http.Request) bool {
 // When it cannot be read, which is no server's fault, the request ends.
 type requestBody struct {
 	io.Reader
+	length int64 // by Content-Length; 0 or less: not known
+	left   int64
 	cancel context.CancelCauseFunc
 }
 
 func (b *requestBody) Read(p []byte) (int, error) {
 	n, err := b.Reader.Read(p)
-	if err != nil && err != io.EOF {
-		b.cancel(fmt.Errorf("reading the request's body: %w", err))
+	b.left -= int64(n)
+	switch {
+	case err != nil && err != io.EOF:
+		b.cancel(badBody(err))
+	case b.length > 0 && (b.left < 0 || b.left > 0 && err == io.EOF):
+		b.cancel(wrongLength(b.length))
 	}
 	return n, err
 }

@@ -22,10 +22,13 @@ func (p *headerPolicy) applyTrailer(out, in *http.Request) {
 	update()
 	out.Trailer = trailer
 	out.Body = &notingBody{out.Body, update}
+	// As HTTP/1.1 has it anyway, but a request of HTTP/2 does not say so, and
+	// the Transport would read the start of its body on another goroutine.
+	out.TransferEncoding = []string{"chunked"}
 }
 
 func (p *headerPolicy) passesInTrailer(name string, in *http.Request) bool {
-	return name != "Host" && !slices.Contains(ownFields, name) && !hasToken(in.Header["Connection"], name) &&
+	return isToken(name) && name != "Host" && !slices.Contains(ownFields, name) && !hasToken(in.Header["Connection"], name) &&
 		!p.managed(name, false) && !slices.ContainsFunc(p.edits, func(e headerEdit) bool { return e.name == name })
 }
 

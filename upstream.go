@@ -43,7 +43,7 @@ type Server struct {
 	// What fails is a connection that cannot be made or takes longer than the
 	// connect timeout, a response that is malformed or does not come within the
 	// read timeout, and the statuses 502, 503 and 504; but not a connection
-	// for which this process has no descriptor left. A server that is the only
+	// for which this machine has no descriptor or local address left. A server that is the only
 	// one of its Upstream, those marked Down aside, never goes down.
 	MaxFails int
 

@@ -211,7 +211,7 @@ func TestAFaultOfTheRequestIsNoServersFault(t *testing.T) {
 	u := newUpstreams(t, wsproxy.RoundRobin(), wsproxy.Server{Addr: addr}, wsproxy.Server{Addr: refusing(t), Backup: true})
 	_, proxy := serveProxy(t, "http://app.example", wsproxy.WithUpstream(u))
 	res, _ := ask(t, proxy, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nno chunk\r\n")
-	require.Equal(t, http.StatusBadGateway, res.StatusCode)
+	require.Equal(t, http.StatusBadRequest, res.StatusCode)
 	require.Zero(t, u.Servers()[0].Fails)
 	require.Zero(t, u.Servers()[1].Fails)
 }
