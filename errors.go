@@ -133,9 +133,13 @@ func badBody(err error) *refusal {
 	return &refusal{status: status, cause: fmt.Errorf("reading the request's body: %w", err)}
 }
 
-// wrongLength is for a body that middleware has changed.
+// wrongLength is for a body that middleware has changed, or taken away.
 func wrongLength(want int64) *refusal {
-	return &refusal{status: http.StatusInternalServerError, cause: fmt.Errorf("the request's body has not the %d bytes of its Content-Length", want)}
+	err := errors.New("the request has no body, but is in chunks")
+	if want >= 0 {
+		err = fmt.Errorf("the request's body has not the %d bytes of its Content-Length", want)
+	}
+	return &refusal{status: http.StatusInternalServerError, cause: err}
 }
 
 // upstreamError says who is to blame for err, which ended an exchange with

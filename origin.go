@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
-	"unicode/utf8"
 )
 
 // An origin is a parsed origin, or a pattern for some (see WithOrigins).
@@ -143,11 +142,11 @@ func isHostField(s string) bool {
 	return isHost(s)
 }
 
-// hasHostBytes reports whether net/http sends s as Host, if need be in
-// Punycode, and not an empty one.
+// hasHostBytes reports whether net/http sends s as Host as it is: neither empty
+// nor in Punycode, over which it may fail.
 func hasHostBytes(s string) bool {
 	return !strings.ContainsFunc(s, func(c rune) bool {
-		return c <= ' ' || c == 0x7f || c == utf8.RuneError || strings.ContainsRune("\"#/<>?@\\^`{|}", c)
+		return c <= ' ' || c >= 0x7f || strings.ContainsRune("\"#/<>?@\\^`{|}", c)
 	})
 }
 

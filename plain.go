@@ -51,14 +51,9 @@ func (p *Proxy) newPlainHandler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		pw := newPlainWriter(w)
 		out := r.WithContext(context.WithValue(r.Context(), inboundKey{}, r))
-		if r.ContentLength != 0 && r.Body != nil {
-			// Or net/http would swallow the rest of the body when the response
-			// begins before its end.
-			http.NewResponseController(w).EnableFullDuplex()
-			if r.ProtoMajor == 1 {
-				pw.body = &clientBody{ReadCloser: r.Body}
-				out.Body = pw.body
-			}
+		if r.ProtoMajor == 1 && r.ContentLength != 0 && r.Body != nil {
+			pw.body = &clientBody{ReadCloser: r.Body}
+			out.Body = pw.body
 		}
 		proxy.ServeHTTP(pw, out)
 	})
@@ -101,8 +96,8 @@ func (w *plainWriter) WriteHeader(status int) {
 }
 
 // prepare gives the connection up where the response comes before the end of
-// the body: net/http in full duplex would read that after the handler, and panic
-// over the next request (golang/go#68560).
+// the body. For another request net/http would first swallow what is left of
+// that; in full duplex it would not, but panics (golang/go#68560).
 func (w *plainWriter) prepare(h http.Header) {
 	if w.body != nil && !w.body.ended.Load() {
 		h.Set("Connection", "close")
@@ -111,13 +106,17 @@ func (w *plainWriter) prepare(h http.Header) {
 
 func (w *plainWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// A clientBody notes when it has been read to its end.
+// A clientBody notes when it has been read to its end. After that net/http may
+// close it, which is not for those to see who read on.
 type clientBody struct {
 	io.ReadCloser
 	ended atomic.Bool
 }
 
 func (b *clientBody) Read(p []byte) (int, error) {
+	if b.ended.Load() {
+		return 0, io.EOF
+	}
 	n, err := b.ReadCloser.Read(p)
 	if err == io.EOF {
 		b.ended.Store(true)
@@ -159,6 +158,9 @@ func (t plainTransport) RoundTrip(out *http.Request) (*http.Response, error) {
 		u := *out.URL
 		u.Scheme, u.Host = t.p.target.url.Scheme, s.poolName
 		attempt.URL, attempt.Host, attempt.Body = &u, host, body
+		if out.Method == http.MethodConnect && out.ContentLength < 0 {
+			attempt.TransferEncoding = []string{"chunked"} // or what follows would pass for more requests
+		}
 		return t.roundTrip(attempt)
 	})
 	if err != nil {
@@ -202,7 +204,7 @@ func checkPlain(in, out *http.Request) error {
 	if err := checkRequestLine(out); err != nil {
 		return err
 	}
-	if out.Body == nil && out.ContentLength > 0 {
+	if out.Body == nil && out.ContentLength != 0 {
 		return wrongLength(out.ContentLength)
 	}
 	for name := range out.Trailer {

@@ -67,7 +67,7 @@ func TestAPlainRequestIsPassedOnAsItComes(t *testing.T) {
 }
 
 // net/http's server takes the rest of a request for itself when the answer
-// begins, unless EnableFullDuplex is called. The Transport then fails to send
+// begins, unless it gives the connection up. The Transport then fails to send
 // it and closes the connection, and with it what is still to come of the
 // answer: a large one to a large upload was cut now and then.
 func TestAnAnswerMayBeginBeforeTheUploadHasEnded(t *testing.T) {
