@@ -191,21 +191,3 @@ func TestWhatFollowsAConnectIsNoRequest(t *testing.T) {
 	server.send(t, "HTTP/1.1 405 Method Not Allowed\r\nContent-Length: 0\r\n\r\n")
 	require.NoError(t, within(t, answered, "the response"))
 }
-
-func TestAResponseMayBeginBeforeTheEndOfTheBody(t *testing.T) {
-	u := newUpstream(t)
-	_, addr := serveProxy(t, u.url)
-	client := dial(t, addr)
-	client.send(t, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nfirst")
-	server := u.accept(t)
-	req := server.request(t)
-	server.send(t, "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nearly")
-	res := client.answer(t)
-	client.send(t, "later")
-	up, err := io.ReadAll(req.Body)
-	require.NoError(t, err)
-	assert.Equal(t, "firstlater", string(up))
-	server.send(t, "final")
-	assert.Equal(t, "earlyfinal", body(t, res))
-	client.expectEOF(t, "")
-}

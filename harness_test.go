@@ -35,6 +35,16 @@ const (
 // patience bounds every wait of a test that should not have to wait.
 const patience = 10 * time.Second
 
+// missing skips the test for want of something on the machine, or fails it if
+// WSPROXY_PEERS=require, as on CI.
+func missing(t testing.TB, format string, args ...any) {
+	t.Helper()
+	if os.Getenv("WSPROXY_PEERS") == "require" {
+		t.Fatalf("WSPROXY_PEERS=require: "+format, args...)
+	}
+	t.Skipf(format, args...)
+}
+
 // TestMain fails the run if a goroutine or a descriptor is left after all
 // tests have cleaned up.
 func TestMain(m *testing.M) {

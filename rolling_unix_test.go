@@ -139,10 +139,7 @@ func startHAProxy(t testing.TB, replicas []*replica) string {
 		program, err = exec.LookPath("/usr/sbin/haproxy")
 	}
 	if err != nil {
-		if os.Getenv("WSPROXY_PEERS") == "require" {
-			t.Fatal("haproxy is not installed")
-		}
-		t.Skip("haproxy is not installed")
+		missing(t, "haproxy is not installed")
 	}
 	var config strings.Builder
 	config.WriteString("global\n  maxconn 1000\ndefaults\n  mode tcp\n  retries 3\n  option redispatch 1\n" +

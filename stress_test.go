@@ -67,7 +67,7 @@ func TestTunnelsSideBySideLeaveNothingBehind(t *testing.T) {
 	} {
 		t.Run(test.link.name, func(t *testing.T) {
 			if limit := descriptorLimit(); limit < uint64(5*test.n+500) {
-				t.Skipf("%d tunnels at once need more descriptors than the %d that there may be", test.n, limit)
+				missing(t, "%d tunnels at once need more descriptors than the %d that there may be", test.n, limit)
 			}
 			c := newCourse(t, test.link, time.Second)
 			var stands [2][]*stand
