@@ -18,40 +18,160 @@ import (
 // ones before it included. It is net/http's limit for a client's.
 const maxResponseHeader = http.DefaultMaxHeaderBytes
 
-// An exchange is the one request on a connection to a server and its
-// response.
+// A handshake is an upgrade request on its way to a tunnel. It owns what it
+// acquires: a place among the Proxy's tunnels, and the exchange with a server.
+// Either a tunnel takes them or close gives them back, whichever comes first.
+type handshake struct {
+	p        *Proxy
+	w        http.ResponseWriter
+	in       *http.Request
+	protocol string
+	clientIP netip.Addr
+	start    time.Time
+
+	ctx     context.Context // ends with the request, and with Proxy.Close until unlink
+	cancel  context.CancelCauseFunc
+	unlink  func() bool
+	release func()    // gives back the place, once
+	x       *exchange // with the server asked last; nil before
+	ended   sync.Once // a tunnel has taken all, or close was called
+}
+
+// newHandshake reserves a place for a tunnel. The caller must close the
+// handshake.
+func (p *Proxy) newHandshake(w http.ResponseWriter, r *http.Request, protocol string) (*handshake, error) {
+	h := &handshake{p: p, w: w, in: r, protocol: protocol, clientIP: p.policy.client(r), start: time.Now()}
+	if err := p.tunnels.reserve(h.clientIP); err != nil {
+		return nil, err
+	}
+	h.release = sync.OnceFunc(func() { p.tunnels.release(h.clientIP) })
+	h.ctx, h.cancel = context.WithCancelCause(r.Context())
+	h.unlink = context.AfterFunc(p.closing, func() { h.cancel(context.Cause(p.closing)) })
+	return h, nil
+}
+
+// close gives back what no tunnel has taken. It may be called more than once.
+func (h *handshake) close() {
+	h.ended.Do(func() {
+		h.release()
+		if h.x != nil {
+			h.x.close()
+		}
+	})
+	h.unlink()
+	h.cancel(nil)
+}
+
+// ask sends the request to the servers in turn until one responds.
+func (h *handshake) ask() error {
+	out := h.p.outgoingRequest(h.ctx, h.in, h.protocol)
+	wire, err := appendRequest(make([]byte, 0, 1024), out)
+	if err != nil {
+		return err
+	}
+	r := route{upstream: h.p.upstream, request: h.in, client: h.clientIP, tunnel: true}
+	_, err = h.p.tryServers(h.ctx, &r, replayable(out), func(s lease) (*http.Response, error) {
+		h.x = &exchange{server: s}
+		if err := h.x.send(h.ctx, h.p, wire); err != nil {
+			h.x.close()
+			return nil, err
+		}
+		if err := h.x.receive(h.ctx, h.p, out, h.w); err != nil {
+			h.x.close()
+			return nil, err
+		}
+		return h.x.res, nil
+	})
+	return err
+}
+
+// acceptSwitch readies a 101 for the client, and the server's connection for a
+// tunnel.
+func (h *handshake) acceptSwitch() error {
+	if err := h.p.modifySwitch(h.x.res); err != nil {
+		return err
+	}
+	if h.p.tunnels.refusing() {
+		return unavailable(ErrShutdown, nil)
+	}
+	if !h.x.unwatch() {
+		return upstreamError(h.ctx, context.Cause(h.ctx))
+	}
+	h.x.conn.SetDeadline(time.Time{}) // the sweeper keeps time from here on
+	return nil
+}
+
+// modifySwitch gives the user's function a 101 to see and change.
+func (p *Proxy) modifySwitch(res *http.Response) error {
+	removeHopByHop(res.Header)
+	delete(res.Header, "Content-Length") // RFC 9110, section 8.6: never in a 101
+	if p.modifyResponse == nil {
+		return nil
+	}
+	res.Body = http.NoBody
+	if err := p.modifyResponse(res); err != nil {
+		return &refusal{kind: ErrUpstream, status: http.StatusBadGateway, cause: err}
+	}
+	if res.StatusCode != http.StatusSwitchingProtocols {
+		return badGateway("WithModifyResponse changed a 101 to %d", res.StatusCode)
+	}
+	removeHopByHop(res.Header)
+	return nil
+}
+
+// tunnel makes the tunnel, which takes all that the handshake owns.
+func (h *handshake) tunnel(client clientEnd) (t *Tunnel) {
+	h.ended.Do(func() {
+		t = h.p.newTunnel(h.in, h.clientIP, h.protocol, h.start, client.conn, h.x.conn)
+		t.server = h.x.server
+		t.fromClient.early = client.early
+		t.fromUpstream.head, t.fromUpstream.early = client.head, h.x.early()
+		if draining, cutFor := h.p.tunnels.add(t); cutFor != 0 {
+			t.cutShort(cutFor)
+		} else if draining {
+			t.drain()
+		}
+	})
+	return t
+}
+
+// An exchange is the one request on a connection to a server and its response.
 type exchange struct {
 	server  lease
 	conn    net.Conn
-	unwatch func() bool   // stops closing conn when the request's context ends
-	read    time.Duration // the read timeout
-	budget  int64         // bytes of header still accepted; negative: no limit
-	err     error         // of the last read
-	br      *bufio.Reader
-	res     *http.Response
+	unwatch func() bool // stops closing conn when the request's context ends
+	closed  sync.Once
+
+	read     time.Duration // the read timeout
+	headerBy time.Time     // when the response's header has to be whole
+	budget   int64         // bytes of header still accepted
+	inBody   bool          // the header is whole
+	err      error         // of the last read
+	br       *bufio.Reader
+	res      *http.Response
 }
 
 var errHeaderTooLarge = fmt.Errorf("response header is larger than %d bytes", maxResponseHeader)
 
-// Read implements io.Reader for br, keeping to the read timeout between any
-// two reads and to the budget. An error stays: bufio takes what came before one
-// for a line and reads on.
+// Read implements io.Reader for br. The header has to be whole within the read
+// timeout and the budget; the body is under the read timeout between two reads.
+// An error stays: bufio takes what came before one for a line and reads on.
 func (x *exchange) Read(b []byte) (int, error) {
-	if x.budget == 0 && x.err == nil {
-		x.err = errHeaderTooLarge
-	}
 	if x.err != nil {
 		return 0, x.err
 	}
-	if x.budget > 0 && int64(len(b)) > x.budget {
-		b = b[:x.budget]
-	}
-	if x.read > 0 {
+	if !x.inBody {
+		if x.budget == 0 {
+			x.err = errHeaderTooLarge
+			return 0, x.err
+		}
+		b = b[:min(int64(len(b)), x.budget)]
+	} else if x.read > 0 {
 		x.conn.SetReadDeadline(time.Now().Add(x.read))
 	}
 	var n int
 	n, x.err = x.conn.Read(b)
-	if x.budget > 0 {
+	if !x.inBody {
 		x.budget -= int64(n)
 	}
 	return n, x.err
@@ -59,55 +179,25 @@ func (x *exchange) Read(b []byte) (int, error) {
 
 var readers = sync.Pool{New: func() any { return bufio.NewReader(nil) }}
 
-// handshake sends the upgrade request out to the servers for in until one
-// answers, and returns that exchange, to be closed unless a tunnel takes it
-// over.
-func (p *Proxy) handshake(ctx context.Context, in, out *http.Request, clientIP netip.Addr, w http.ResponseWriter) (*exchange, error) {
-	wire, err := appendRequest(make([]byte, 0, 1024), out)
-	if err != nil {
-		return nil, err
-	}
-	var x *exchange
-	answered := false
-	defer func() {
-		if !answered && x != nil { // a policy panicked over the next server
-			x.close()
-		}
-	}()
-	r := route{upstream: p.upstream, request: in, client: clientIP, tunnel: true}
-	_, err = p.tryServers(ctx, &r, replayable(out), func(s lease) (_ *http.Response, err error) {
-		x, err = p.ask(ctx, s, wire, out, w)
-		if err != nil {
-			return nil, err
-		}
-		return x.res, nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	answered = true
-	return x, nil
-}
-
-// ask sends the upgrade request to one server and reads its final response,
-// passing informational ones on to w.
-func (p *Proxy) ask(ctx context.Context, s lease, wire []byte, out *http.Request, w http.ResponseWriter) (_ *exchange, err error) {
-	x := &exchange{server: s, read: p.readTimeout, budget: maxResponseHeader}
-	defer func() {
-		if x.res == nil {
-			x.close()
-		}
-	}()
-	if x.conn, err = p.dial(ctx, s.Candidate); err != nil {
-		return nil, err
+// send connects to the server and writes the request.
+func (x *exchange) send(ctx context.Context, p *Proxy, wire []byte) (err error) {
+	if x.conn, err = p.dial(ctx, x.server.Candidate); err != nil {
+		return err
 	}
 	x.unwatch = context.AfterFunc(ctx, func() { cutConn(x.conn) })
 	if p.sendTimeout > 0 {
 		x.conn.SetWriteDeadline(time.Now().Add(p.sendTimeout))
 	}
 	if _, err := x.conn.Write(wire); err != nil {
-		return nil, fmt.Errorf("sending the request: %w", err)
+		return fmt.Errorf("sending the request: %w", err)
 	}
+	return nil
+}
+
+// receive reads the final response to out, passing informational ones on to w.
+func (x *exchange) receive(ctx context.Context, p *Proxy, out *http.Request, w http.ResponseWriter) error {
+	x.read, x.budget = p.readTimeout, maxResponseHeader
+	x.waitForHeader(time.Now())
 	x.br = readers.Get().(*bufio.Reader)
 	x.br.Reset(x)
 	for {
@@ -121,52 +211,57 @@ func (p *Proxy) ask(ctx context.Context, s lease, wire []byte, out *http.Request
 			} else if x.err != nil {
 				err = x.err
 			}
-			return nil, fmt.Errorf("reading the response: %w", err)
+			return fmt.Errorf("reading the response: %w", err)
 		}
-		switch {
-		case res.StatusCode == http.StatusSwitchingProtocols:
+		if res.StatusCode == http.StatusSwitchingProtocols {
 			if err := checkSwitch(res, out); err != nil {
-				return nil, err
+				return err
 			}
-		case res.StatusCode < 200:
+		} else if res.StatusCode < 200 {
 			removeHopByHop(res.Header)
+			began := time.Now()
 			informational(ctx, w, res, p.sendTimeout)
+			// The time that the client takes is not the server's.
+			x.waitForHeader(x.headerBy.Add(time.Since(began) - x.read))
 			continue
 		}
-		x.budget = -1
+		x.inBody = true
 		res.Body = &responseBody{res.Body, x}
 		x.res = res
-		return x, nil
+		return nil
 	}
 }
 
-// close ends the exchange. It may be called more than once.
+// waitForHeader gives the header the read timeout from a time on.
+func (x *exchange) waitForHeader(from time.Time) {
+	if x.read > 0 {
+		x.headerBy = from.Add(x.read)
+		x.conn.SetReadDeadline(x.headerBy)
+	}
+}
+
+// close ends the exchange. It may be called more than once. A reader of the
+// body may still hold br, which therefore does not go back to the pool.
 func (x *exchange) close() {
-	if x.unwatch != nil {
-		x.unwatch()
-	}
-	if x.conn != nil {
-		x.conn.Close()
-	}
-	x.release()
-	x.server.release()
-	x.server.tunnel = false
+	x.closed.Do(func() {
+		if x.unwatch != nil {
+			x.unwatch()
+		}
+		if x.conn != nil {
+			x.conn.Close()
+		}
+		x.server.release()
+	})
 }
 
-// release gives back the reader, which nothing may use any longer.
-func (x *exchange) release() {
-	if x.br != nil {
-		x.br.Reset(nil)
-		readers.Put(x.br)
-		x.br = nil
-	}
-}
-
-// early returns the bytes that came glued to a 101, and releases the reader.
+// early returns the bytes that came glued to a 101, which has no body: nobody
+// else holds br.
 func (x *exchange) early() []byte {
 	early, _ := x.br.Peek(x.br.Buffered())
 	early = slices.Clone(early)
-	x.release()
+	x.br.Reset(nil)
+	readers.Put(x.br)
+	x.br = nil
 	return early
 }
 

@@ -9,6 +9,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -209,24 +210,61 @@ func appendSwitch(b []byte, h http.Header, protocol string) []byte {
 }
 
 // relayResponse gives the client a response that is no 101 as httputil gives any:
-// streamed, with its trailers, and cut where the upstream cuts it.
-func (p *Proxy) relayResponse(w http.ResponseWriter, r *http.Request, x *exchange) {
+// streamed, with its trailers, and cut if the upstream cuts it. Like a plain
+// response it holds no place for a tunnel, and Close does not cut it.
+func (h *handshake) relayResponse() {
+	h.release()
+	h.unlink()
 	(&httputil.ReverseProxy{
 		Rewrite:        func(*httputil.ProxyRequest) {},
-		Transport:      roundTripFunc(func(*http.Request) (*http.Response, error) { return x.res, nil }),
-		ModifyResponse: p.modifyResponse,
+		Transport:      roundTripFunc(func(*http.Request) (*http.Response, error) { return h.x.res, nil }),
+		ModifyResponse: h.p.modifyResponse,
 		FlushInterval:  -1,
 		BufferPool:     bodyBuffers{},
-		ErrorLog:       p.errorLog,
+		ErrorLog:       h.p.errorLog,
 		ErrorHandler: func(_ http.ResponseWriter, _ *http.Request, err error) {
-			p.fail(w, r, upstreamError(r.Context(), err))
+			h.p.fail(h.w, h.in, upstreamError(h.in.Context(), err))
 		},
-	}).ServeHTTP(newPlainWriter(w), (&http.Request{Method: r.Method, URL: r.URL, Header: http.Header{}}).WithContext(r.Context()))
+	}).ServeHTTP(newPlainWriter(h.w), (&http.Request{Method: h.in.Method, URL: h.in.URL, Header: http.Header{}}).WithContext(h.in.Context()))
 }
 
 type roundTripFunc func(*http.Request) (*http.Response, error)
 
 func (f roundTripFunc) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// A clientEnd is the client's connection after the hijack.
+type clientEnd struct {
+	conn  net.Conn
+	early []byte // what the client sent before the 101
+	head  []byte // the 101, which the tunnel sends first
+}
+
+// hijack takes the client's connection. While a wrapper's Hijack runs, w's
+// header is that of the 101; if it fails, the header is what it was.
+func (h *handshake) hijack() (clientEnd, error) {
+	header := h.w.Header()
+	kept := maps.Clone(header)
+	hijacked := false
+	defer func() {
+		if !hijacked { // an error, or a panic in a wrapper's Hijack
+			clear(header)
+			maps.Copy(header, kept)
+		}
+	}()
+	for _, name := range []string{"Connection", "Content-Length", "Transfer-Encoding", "Upgrade"} {
+		delete(header, name)
+	}
+	for name, values := range h.x.res.Header {
+		header[name] = append(header[name][:len(header[name]):len(header[name])], values...)
+	}
+	head := appendSwitch(nil, header, h.protocol)
+	conn, early, err := hijack(h.w)
+	if err != nil {
+		return clientEnd{}, err
+	}
+	hijacked = true
+	return clientEnd{conn, early, head}, nil
+}
 
 // hijack takes the client's connection over, with the bytes it sent early.
 func hijack(w http.ResponseWriter) (net.Conn, []byte, error) {

@@ -91,13 +91,13 @@ func WithConnectTimeout(d time.Duration) Option {
 	return optionFunc(func(c *config) { c.connectTimeout = d })
 }
 
-// WithReadTimeout sets how long silence may last. Before the upgrade it is the
-// time between two reads of the upstream's response; of a plain response it is
-// the time for the header, and then between two reads of the body. The client
-// gets 504 with [ErrUpstreamTimeout], or a body that is cut. On a tunnel it is
-// the time in which no byte crossed it in either direction, after which it ends
-// with [ReadTimeout]. The default is 60 seconds; zero disables it; New returns
-// an error if it is negative.
+// WithReadTimeout sets the idle timeout. Before the upgrade it limits the time
+// from the end of the request to the end of the response's header, and then the
+// time between two reads of the body. The client gets 504 with
+// [ErrUpstreamTimeout], or a body that is cut. On a tunnel it limits the time in
+// which no byte crosses in either direction. The tunnel then ends with
+// [ReadTimeout]. The default is 60 seconds; zero disables it; New returns an
+// error if it is negative.
 //
 // It is nginx's proxy_read_timeout, which nginx too re-arms on every event of
 // an upgraded connection, whatever its manual says. Peers that send pings more

@@ -84,33 +84,78 @@ func TestAnAnswerThatTakesLongerThanTheReadTimeoutIsA504(t *testing.T) {
 	}
 }
 
-func TestTheReadTimeoutIsBetweenTwoReadsOfTheAnswer(t *testing.T) {
+// A header that drips held a place for a tunnel as long as it dripped.
+func TestAHeaderThatIsNotWholeWithinTheReadTimeoutIsA504(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newMemRig(t, nil)
+		r := newMemRig(t, nil, wsproxy.WithMaxTunnels(1))
+		start := time.Now()
 		client := r.ask(t)
 		server := <-r.upstreams
 		server.request(t)
-		for _, c := range sampleSwitch[:20] {
-			time.Sleep(59 * time.Second)
+		for _, c := range sampleSwitch[:11] {
+			time.Sleep(5 * time.Second)
 			server.send(t, string(c))
 		}
-		gatewayTimeout(t, client, time.Minute)
+		assert.Equal(t, http.StatusGatewayTimeout, client.answer(t).StatusCode)
+		assert.Equal(t, time.Minute, time.Since(start), "from the end of the request")
+		server.expectEOF(t, "")
+		client.Close()
+		second, upstream := r.tunnel(t)
+		second.Close()
+		upstream.Close()
 	})
 }
 
-func TestAnUpstreamThatAnswersSlowlyButSteadilyIsNoTimeout(t *testing.T) {
+// Informational responses do not start the time anew.
+func TestInformationalResponsesDoNotExtendTheReadTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newMemRig(t, nil)
+		start := time.Now()
+		client := r.ask(t)
+		server := <-r.upstreams
+		server.request(t)
+		for range 5 {
+			time.Sleep(11 * time.Second)
+			server.send(t, "HTTP/1.1 103 Early Hints\r\n\r\n")
+			assert.Equal(t, http.StatusEarlyHints, client.answer(t).StatusCode)
+		}
+		assert.Equal(t, http.StatusGatewayTimeout, client.answer(t).StatusCode)
+		assert.Equal(t, time.Minute, time.Since(start))
+	})
+}
+
+// A client that takes its time over an informational response must not make
+// its server a slow one.
+func TestTheTimeAClientTakesForA103IsNotTheServers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newMemRig(t, nil)
 		client := r.ask(t)
 		server := <-r.upstreams
 		server.request(t)
-		for _, line := range strings.SplitAfter(sampleSwitch, "\n") {
-			time.Sleep(59 * time.Second)
-			server.send(t, line)
-		}
+		hint := "HTTP/1.1 103 Early Hints\r\nLink: " + strings.Repeat("x", room) + "\r\n\r\n"
+		server.send(t, hint)
+		time.Sleep(50 * time.Second)
+		assert.Equal(t, http.StatusEarlyHints, client.answer(t).StatusCode)
+		time.Sleep(50 * time.Second)
+		server.send(t, sampleSwitch)
 		assert.Equal(t, http.StatusSwitchingProtocols, client.answer(t).StatusCode)
 		server.Close()
 		client.Close()
+	})
+}
+
+func TestTheReadTimeoutOfAResponseBodyIsBetweenTwoReads(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newMemRig(t, nil)
+		client := r.ask(t)
+		server := <-r.upstreams
+		server.request(t)
+		server.send(t, "HTTP/1.1 404 Not Found\r\nContent-Length: 5\r\n\r\n")
+		for _, c := range "hello" {
+			time.Sleep(59 * time.Second)
+			server.send(t, string(c))
+		}
+		assert.Equal(t, "hello", body(t, client.answer(t)))
 	})
 }
 

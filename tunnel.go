@@ -221,16 +221,31 @@ func (t *Tunnel) drain() {
 	}
 }
 
-// run relays until the tunnel has ended and everything is released.
-func (t *Tunnel) run(ctx context.Context) {
+// run announces the tunnel and relays until it has ended and everything is
+// released. It relays even if a function of the user's exits the goroutine
+// (runtime.Goexit), which has then ended the tunnel.
+func (t *Tunnel) run(r *http.Request) {
+	ctx := r.Context()
 	unwatch := context.AfterFunc(ctx, func() { t.end(ContextDone, context.Cause(ctx)) })
-	t.relay.run()
-	unwatch()
-	t.finish()
+	defer t.finish()
+	defer unwatch()
+	defer t.relay.run()
+	t.announce(r)
 }
 
-// start relays in the background.
-func (t *Tunnel) start() { t.relay.start(t.finish) }
+// start is run in the background, without the request's context.
+func (t *Tunnel) start(r *http.Request) {
+	defer t.relay.start(t.finish)
+	t.announce(r)
+}
+
+// announce logs the tunnel and calls OnOpen, before a byte crosses it.
+func (t *Tunnel) announce(r *http.Request) {
+	if t.p.hooks.OnOpen != nil {
+		defer t.hook("OnOpen", func() { t.p.hooks.OnOpen(t, r) }) // also after a log handler's Goexit
+	}
+	t.log(slog.LevelDebug, "tunnel opened", slog.Duration("handshake", t.handshake))
+}
 
 // settle fixes why the tunnel ends; the first call decides.
 func (t *Tunnel) settle(reason Reason, err error) {
@@ -281,18 +296,20 @@ func (t *Tunnel) finish() {
 		FromClient:   t.FromClient(),
 		FromUpstream: t.FromUpstream(),
 	}
+	if t.p.hooks.OnClose != nil {
+		defer t.hook("OnClose", func() { t.p.hooks.OnClose(t, e) })
+	}
 	t.log(slog.LevelDebug, "tunnel closed", slog.String("reason", e.Reason.String()), slog.Any("error", e.Err),
 		slog.Duration("handshake", e.Handshake), slog.Duration("lifetime", e.Lifetime),
 		slog.Any("from_client", e.FromClient), slog.Any("from_upstream", e.FromUpstream))
-	if t.p.hooks.OnClose != nil {
-		t.hook("OnClose", func() { t.p.hooks.OnClose(t, e) })
-	}
 }
 
-// log guards against a user's handler, whose panic ends this tunnel alone.
+// log guards against a user's handler: a panic of its, or a runtime.Goexit, ends
+// this tunnel alone.
 func (t *Tunnel) log(level slog.Level, message string, attrs ...slog.Attr) {
+	returned := false
 	defer func() {
-		if v := recover(); v != nil {
+		if v := recover(); !returned {
 			t.end(Failed, fmt.Errorf("wsproxy: logger failed: %v", v))
 		}
 	}()
@@ -300,6 +317,7 @@ func (t *Tunnel) log(level slog.Level, message string, attrs ...slog.Attr) {
 		t.p.logger.LogAttrs(ctx, level, message, append([]slog.Attr{
 			slog.Uint64("tunnel", t.id), slog.String("client", t.clientIP.String()), slog.String("path", t.path)}, attrs...)...)
 	}
+	returned = true
 }
 
 // hook calls a function of the user's. Its panic ends this tunnel alone, and

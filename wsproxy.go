@@ -42,10 +42,7 @@ import (
 	"iter"
 	"log"
 	"log/slog"
-	"maps"
 	"net/http"
-	"sync"
-	"time"
 )
 
 // A Proxy is an [http.Handler] that proxies WebSockets, and the plain requests
@@ -108,136 +105,64 @@ func New(target string, opts ...Option) (*Proxy, error) {
 }
 
 // ServeHTTP proxies one request. For an upgrade it returns when the tunnel has
-// ended, or, with [WithDetached], as soon as it stands.
+// ended, or, with [WithDetached], as soon as the tunnel is open.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	protocol := upgradeToken(r.Header, p.upgrades)
 	if protocol == "" {
 		p.plain.ServeHTTP(w, withoutUpgrade(r))
 		return
 	}
-	// Whatever the client has sent after a handshake that fails is not to be
-	// taken for its next request.
+	// Bytes after a failed handshake must not be parsed as a request.
 	w.Header().Set("Connection", "close")
 	t, err := p.open(w, r, protocol)
-	if err != nil {
-		p.fail(w, r, err)
-		return
-	}
 	switch {
-	case t == nil: // there was a response, without an upgrade
+	case err != nil:
+		p.fail(w, r, err)
+	case t == nil: // the upstream responded without switching
 	case p.detached:
-		t.start()
+		t.start(r)
 	default:
-		t.run(r.Context())
+		t.run(r)
 	}
 }
 
-// open takes an upgrade request up to a tunnel. It returns no tunnel where the
-// upstream responded without switching, and that response was relayed.
-func (p *Proxy) open(w http.ResponseWriter, r *http.Request, protocol string) (_ *Tunnel, err error) {
-	start := time.Now()
-	if err := checkRequest(r, protocol); err != nil {
+// open takes an upgrade request to a tunnel. It returns no tunnel if the
+// upstream responded without switching and that response was relayed.
+func (p *Proxy) open(w http.ResponseWriter, r *http.Request, protocol string) (*Tunnel, error) {
+	if err := p.check(w, r, protocol); err != nil {
 		return nil, err
 	}
-	if err := checkOrigin(r, p.allowed); err != nil {
-		return nil, err
-	}
-	if err := checkHijackable(w); err != nil {
-		return nil, err
-	}
-	clientIP := p.policy.client(r)
-	if err := p.tunnels.reserve(clientIP); err != nil {
-		return nil, err
-	}
-	var t *Tunnel
-	release := sync.OnceFunc(func() { p.tunnels.release(clientIP) })
-	defer func() {
-		if t == nil {
-			release()
-		}
-	}()
-
-	ctx, cancel := context.WithCancelCause(r.Context())
-	defer cancel(nil)
-	defer context.AfterFunc(p.closing, func() { cancel(context.Cause(p.closing)) })()
-
-	x, err := p.handshake(ctx, r, p.outgoingRequest(ctx, r, protocol), clientIP, w)
+	h, err := p.newHandshake(w, r, protocol)
 	if err != nil {
 		return nil, err
 	}
-	defer func() {
-		if t == nil {
-			x.close()
-		}
-	}()
-	res := x.res
-	if res.StatusCode != http.StatusSwitchingProtocols {
-		release() // from here on it is a plain response, which Shutdown does not wait for
-		p.relayResponse(w, r, x)
+	defer h.close()
+	if err := h.ask(); err != nil {
+		return nil, err
+	}
+	if h.x.res.StatusCode != http.StatusSwitchingProtocols {
+		h.relayResponse()
 		return nil, nil
 	}
-	answered := x.early()
-	x.conn.SetDeadline(time.Time{}) // from here on the sweeper keeps time
-	if err := p.modifySwitch(res); err != nil {
+	if err := h.acceptSwitch(); err != nil {
 		return nil, err
 	}
-	if p.tunnels.refusing() {
-		return nil, unavailable(ErrShutdown, nil)
-	}
-	if !x.unwatch() {
-		return nil, upstreamError(ctx, context.Cause(ctx))
-	}
-	h := w.Header()
-	kept := maps.Clone(h)
-	for _, name := range []string{"Connection", "Content-Length", "Transfer-Encoding", "Upgrade"} {
-		delete(h, name)
-	}
-	for name, values := range res.Header {
-		h[name] = append(h[name][:len(h[name]):len(h[name])], values...)
-	}
-	head := appendSwitch(nil, h, protocol)
-	defer func() {
-		if t == nil { // an error, or a panic in a wrapper's Hijack
-			clear(h)
-			maps.Copy(h, kept)
-		}
-	}()
-	client, sent, err := hijack(w)
+	client, err := h.hijack()
 	if err != nil {
 		return nil, err
 	}
-	t = p.newTunnel(r, clientIP, protocol, start, client, x.conn)
-	t.server = x.server
-	t.fromClient.early = sent
-	t.fromUpstream.head, t.fromUpstream.early = head, answered
-	if draining, cutFor := p.tunnels.add(t); cutFor != 0 {
-		t.cutShort(cutFor)
-	} else if draining {
-		t.drain()
-	}
-	t.log(slog.LevelDebug, "tunnel opened", slog.Duration("handshake", t.handshake))
-	if p.hooks.OnOpen != nil {
-		t.hook("OnOpen", func() { p.hooks.OnOpen(t, r) })
-	}
-	return t, nil
+	return h.tunnel(client), nil
 }
 
-// modifySwitch gives the user's function a 101 to see and change.
-func (p *Proxy) modifySwitch(res *http.Response) error {
-	removeHopByHop(res.Header)
-	delete(res.Header, "Content-Length") // RFC 9110, section 8.6: never in a 101
-	if p.modifyResponse == nil {
-		return nil
+// check refuses an upgrade that must not reach the upstream.
+func (p *Proxy) check(w http.ResponseWriter, r *http.Request, protocol string) error {
+	if err := checkRequest(r, protocol); err != nil {
+		return err
 	}
-	res.Body = http.NoBody
-	if err := p.modifyResponse(res); err != nil {
-		return &refusal{kind: ErrUpstream, status: http.StatusBadGateway, cause: err}
+	if err := checkOrigin(r, p.allowed); err != nil {
+		return err
 	}
-	if res.StatusCode != http.StatusSwitchingProtocols {
-		return badGateway("WithModifyResponse changed a 101 to %d", res.StatusCode)
-	}
-	removeHopByHop(res.Header)
-	return nil
+	return checkHijackable(w)
 }
 
 // Shutdown refuses new tunnels from now on, with 503 and [ErrShutdown], sends
