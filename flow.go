@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"example.com/wsproxy/internal/frame"
 )
 
 // A flow is one direction of a tunnel: what src sends goes to dst. One
@@ -23,7 +25,7 @@ type flow struct {
 	messages   atomic.Int64
 	asked      atomic.Uint32 // askPing, askClose: frames to add at a boundary
 	discarding bool          // dst takes no more; of the driving goroutine
-	scan       scanner       // of the driving goroutine
+	scan       frame.Scanner // of the driving goroutine
 
 	srcEnded, dstEnded Reason // why the tunnel ends if that end is the first to go
 
@@ -48,6 +50,9 @@ type sink interface {
 	reset()           // has the end see a reset when its connection is closed
 }
 
+// pingPayload tells the proxy's pings from the peers' own.
+const pingPayload = "wsproxy!"
+
 const (
 	askPing = 1 << iota
 	askClose
@@ -56,8 +61,8 @@ const (
 func (f *flow) init(t *Tunnel, srcEnded, dstEnded Reason) {
 	f.t, f.srcEnded, f.dstEnded = t, srcEnded, dstEnded
 	f.clock = &t.p.tunnels.sweeper
-	f.scan.masked = srcEnded == ClientClosed
-	f.scan.off = !t.frames
+	f.scan.Masked = srcEnded == ClientClosed
+	f.scan.Off = !t.frames
 }
 
 // back is the flow in the other direction.
@@ -108,7 +113,7 @@ func (f *flow) begin() (more bool) {
 // return. It reports whether src is to be read further.
 func (f *flow) take(p []byte, readErr error) (more bool) {
 	if f.discarding {
-		f.scan.all(p)
+		f.scan.All(p)
 		f.publishClose()
 	} else {
 		if len(p) > 0 {
@@ -119,7 +124,7 @@ func (f *flow) take(p []byte, readErr error) (more bool) {
 		if err == nil && f.asked.Load() != 0 {
 			err = f.add()
 		}
-		if err == nil && f.scan.closed && f.t.leaving.Load() {
+		if err == nil && f.scan.Closed() && f.t.leaving.Load() {
 			err = errClosing // src has said its last word
 		}
 		if err == nil && readErr == nil {
@@ -131,7 +136,7 @@ func (f *flow) take(p []byte, readErr error) (more bool) {
 		}
 		f.stop(err)
 	}
-	return readErr == nil && !(f.scan.closed && f.t.leaving.Load())
+	return readErr == nil && !(f.scan.Closed() && f.t.leaving.Load())
 }
 
 // unstall notes that a write which may have had to wait is over.
@@ -164,14 +169,14 @@ func (f *flow) stop(err error) {
 
 // forward writes p to dst, following the frames in it.
 func (f *flow) forward(p []byte) error {
-	if f.scan.off || f.scan.limit == 0 && f.asked.Load() == 0 {
-		f.scan.all(p)
+	if f.scan.Off || f.scan.Limit == 0 && f.asked.Load() == 0 {
+		f.scan.All(p)
 		f.publish()
 		return f.dst.write(p)
 	}
 	at, err := f.forwardFrames(p)
 	if err != nil {
-		f.scan.all(p[at:]) // so that discarding goes on at the right byte
+		f.scan.All(p[at:]) // so that discarding goes on at the right byte
 		f.publishClose()
 	}
 	return err
@@ -183,7 +188,7 @@ func (f *flow) forward(p []byte) error {
 func (f *flow) forwardFrames(p []byte) (at int, err error) {
 	from := 0 // what is not written yet of p
 	for at < len(p) {
-		if f.asked.Load() != 0 && f.scan.boundary() {
+		if f.asked.Load() != 0 && f.scan.Boundary() {
 			f.publish()
 			err := f.dst.write(p[from:at])
 			if err == nil {
@@ -194,28 +199,28 @@ func (f *flow) forwardFrames(p []byte) (at int, err error) {
 			}
 			from = at
 		}
-		start, crossed := at, f.scan.messages
-		at += f.scan.frame(p[at:])
+		start := at
+		at += f.scan.Frame(p[at:])
 		switch {
-		case f.scan.off:
+		case f.scan.Off:
 			at = len(p)
-		case f.scan.have > 0: // the header goes on in the next piece
-			if f.scan.limit > 0 {
-				f.held = int(f.scan.have)
+		case f.scan.Partial() > 0: // the header goes on in the next piece
+			if f.scan.Limit > 0 {
+				f.held = f.scan.Partial()
 				f.publish()
 				return at, f.dst.write(p[from:start])
 			}
-		case f.scan.over && !f.scan.closed:
-			f.held, f.scan.messages = 0, crossed
+		case f.scan.Over() && !f.scan.Closed():
+			f.held = 0
 			f.publish()
 			if err := f.dst.write(p[from:start]); err != nil {
 				return at, err
 			}
-			f.t.goAway(Limit, codeTooBig, "message too big")
+			f.t.goAway(Limit, frame.CodeTooBig, "message too big")
 			return at, f.addClose()
 		}
 		if f.held > 0 {
-			held := f.scan.header[:f.held]
+			held := f.scan.Header(f.held)
 			f.held = 0
 			if err := f.dst.write(held); err != nil {
 				return at, err
@@ -228,10 +233,10 @@ func (f *flow) forwardFrames(p []byte) (at int, err error) {
 
 // publish lets others see what the scanner has counted.
 func (f *flow) publish() {
-	if f.scan.messages != f.messages.Load() {
-		f.messages.Store(f.scan.messages)
+	if f.scan.Messages() != f.messages.Load() {
+		f.messages.Store(f.scan.Messages())
 	}
-	if f.scan.closed {
+	if f.scan.Closed() {
 		f.passed.Store(true)
 	}
 	f.publishClose()
@@ -239,8 +244,8 @@ func (f *flow) publish() {
 
 // publishClose is publish for what does not cross.
 func (f *flow) publishClose() {
-	if f.scan.closed && f.code.Load() == 0 {
-		f.code.Store(int32(f.scan.closeCode()))
+	if f.scan.Closed() && f.code.Load() == 0 {
+		f.code.Store(int32(f.scan.CloseCode()))
 		f.t.settle(f.srcEnded, nil)
 	}
 }
@@ -248,19 +253,19 @@ func (f *flow) publishClose() {
 // add sends the frames that were asked for, if this is a boundary. A side that
 // has begun to close is left to it: the other answers in its own words.
 func (f *flow) add() error {
-	if f.scan.off {
+	if f.scan.Off {
 		f.quiet.Store(true)
 		f.asked.Store(0)
 		return nil
 	}
-	if !f.scan.boundary() {
+	if !f.scan.Boundary() {
 		return nil
 	}
 	if f.asked.Load()&askPing != 0 {
 		f.back().pinged.Store(f.clock.now()) // before the Pong can come, or nextPing see that none waits
 	}
 	asked := f.asked.Swap(0)
-	if f.scan.closed {
+	if f.scan.Closed() {
 		if f.t.leaving.Load() {
 			return errClosing
 		}
@@ -272,12 +277,12 @@ func (f *flow) add() error {
 	if asked&askClose != 0 {
 		return f.addClose()
 	}
-	return f.addFrame(opPing, []byte(pingPayload))
+	return f.addFrame(frame.OpPing, []byte(pingPayload))
 }
 
 // addClose sends the proxy's Close frame. Nothing more can follow it.
 func (f *flow) addClose() error {
-	if err := f.addFrame(opClose, f.t.goodbye); err != nil {
+	if err := f.addFrame(frame.OpClose, f.t.goodbye); err != nil {
 		return err
 	}
 	return errClosing
@@ -287,7 +292,7 @@ func (f *flow) addClose() error {
 // Where that is short, it makes no difference to whether src is alive.
 func (f *flow) addFrame(opcode byte, payload []byte) error {
 	moved, start := f.moved.Load(), f.clock.now()
-	err := f.dst.write(appendControl(nil, opcode, payload, f.scan.masked))
+	err := f.dst.write(frame.AppendControl(nil, opcode, payload, f.scan.Masked))
 	if f.clock.now()-start < int64(f.clock.pingTimeout/4) {
 		f.moved.Store(moved)
 	}
@@ -298,7 +303,7 @@ func (f *flow) addFrame(opcode byte, payload []byte) error {
 // flow to go on, any other as a reset.
 func (f *flow) srcDone(err error) {
 	if f.held > 0 {
-		f.dst.write(f.scan.header[:f.held])
+		f.dst.write(f.scan.Header(f.held))
 	}
 	if f.asked.Load()&askClose != 0 && f.add() == errClosing {
 		return

@@ -1,6 +1,10 @@
 package wsproxy
 
-import "time"
+import (
+	"time"
+
+	"example.com/wsproxy/internal/frame"
+)
 
 // defaultCloseTimeout also bounds the answer to a Close frame of the proxy's
 // where the close timeout is disabled.
@@ -223,11 +227,11 @@ func (s *sweeper) nextPing(f *flow) (at, asked int64) {
 func (d deadline) carryOut() {
 	switch d.reason {
 	case ReadTimeout:
-		d.t.goAway(ReadTimeout, codeGoingAway, "idle for too long")
+		d.t.goAway(ReadTimeout, frame.CodeGoingAway, "idle for too long")
 	case MaxLifetime:
-		d.t.goAway(MaxLifetime, codeGoingAway, "open for too long")
+		d.t.goAway(MaxLifetime, frame.CodeGoingAway, "open for too long")
 	case PingTimeout:
-		d.t.goAway(PingTimeout, codeGoingAway, "other end is gone")
+		d.t.goAway(PingTimeout, frame.CodeGoingAway, "other end is gone")
 		d.t.relay.cutSrc(d.dead)
 	case cutNow:
 		d.t.cutShort(cutNow)

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"example.com/wsproxy/internal/frame"
 )
 
 // A Reason is why a tunnel ended. What happened first decides.
@@ -133,7 +135,7 @@ func (p *Proxy) newTunnel(r *http.Request, clientIP netip.Addr, protocol string,
 	}
 	t.fromClient.init(t, ClientClosed, UpstreamClosed)
 	t.fromUpstream.init(t, UpstreamClosed, ClientClosed)
-	t.fromClient.scan.limit, t.fromUpstream.scan.limit = p.maxFromClient, p.maxFromUpstream
+	t.fromClient.scan.Limit, t.fromUpstream.scan.Limit = p.maxFromClient, p.maxFromUpstream
 	t.relay = newRelay(t, client, upstream)
 	return t
 }
@@ -185,8 +187,8 @@ func (t *Tunnel) flows() [2]*flow { return [2]*flow{&t.fromClient, &t.fromUpstre
 // to 1003, 1007 to 1014 and 3000 to 4999 may be sent) and for a reason that is
 // not UTF-8 or longer than 123 bytes.
 func (t *Tunnel) Close(code int, reason string) error {
-	if _, err := closePayload(code, reason); err != nil {
-		return err
+	if _, err := frame.ClosePayload(code, reason); err != nil {
+		return fmt.Errorf("wsproxy: %w", err)
 	}
 	t.goAway(Killed, code, reason)
 	return nil
@@ -201,7 +203,7 @@ func (t *Tunnel) goAway(reason Reason, code int, text string) {
 	}
 	t.mu.Lock()
 	if t.goodbye == nil {
-		t.goodbye, _ = closePayload(code, text)
+		t.goodbye, _ = frame.ClosePayload(code, text)
 		if t.reason == 0 {
 			t.reason = reason
 		}
@@ -217,7 +219,7 @@ func (t *Tunnel) goAway(reason Reason, code int, text string) {
 // ends with, they are left to end by themselves.
 func (t *Tunnel) drain() {
 	if t.frames {
-		t.goAway(Shutdown, codeGoingAway, "shutting down")
+		t.goAway(Shutdown, frame.CodeGoingAway, "shutting down")
 	}
 }
 

@@ -1,4 +1,4 @@
-package wsproxy
+package frame
 
 import (
 	"testing"
@@ -10,11 +10,11 @@ func TestAFrameHeaderMayComeInPieces(t *testing.T) {
 	stream := append([]byte{0x82, 0xfe, 0x00, 0x80, 1, 2, 3, 4}, make([]byte, 128)...)
 	for first := range len(stream) {
 		for second := first; second < len(stream); second++ {
-			s := scanner{masked: true}
-			s.all(stream[:first])
-			s.all(stream[first:second])
-			s.all(stream[second:])
-			assert.True(t, s.boundary() && s.messages == 1, "cut at %d and %d", first, second)
+			s := Scanner{Masked: true}
+			s.All(stream[:first])
+			s.All(stream[first:second])
+			s.All(stream[second:])
+			assert.True(t, s.Boundary() && s.messages == 1, "cut at %d and %d", first, second)
 		}
 	}
 }

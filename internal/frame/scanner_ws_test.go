@@ -1,6 +1,6 @@
 //lint:file-ignore SA1019 nhooyr.io/websocket is deprecated as a whole in favour of github.com/coder/websocket; it stays as one more implementation to be tested with.
 
-package wsproxy
+package frame
 
 import (
 	"bytes"

@@ -2,26 +2,30 @@ package wsproxy
 
 import (
 	"bytes"
-	"encoding/binary"
 	"net"
 	"slices"
 	"strings"
 	"testing"
 
+	"example.com/wsproxy/internal/frame"
 	"github.com/stretchr/testify/require"
 )
 
-// fuzzStreams are the seeds: valid and malformed streams of either kind.
+// fuzzStreams returns valid and malformed streams of either kind.
 func fuzzStreams() [][]byte {
 	var streams [][]byte
 	for _, masked := range []bool{true, false} {
-		f := func(first byte, payload string) []byte { return wire(first, masked, payload) }
+		framed := func(first byte, extended int, payload string) []byte {
+			return frame.Append(nil, frame.Header{Fin: first&0x80 != 0, RSV: first >> 4 & 7, Opcode: first & 0x0f,
+				Masked: masked, Key: [4]byte{0x81, 0, 0xff, 0x88}, Extended: extended}, []byte(payload))
+		}
+		f := func(first byte, payload string) []byte { return framed(first, 0, payload) }
 		streams = append(streams,
 			f(0x81, "hello"), f(0x82, strings.Repeat("\x88", 126)),
 			slices.Concat(f(0x01, "a"), f(0x89, "ping"), f(0x00, ""), f(0x80, "b"), f(0x88, "\x03\xe8bye"), f(0x81, "late")),
 			slices.Concat(f(0xc1, "compressed"), f(0x8a, ""), f(0x88, ""), f(0x88, "\x0f\xa0")),
 			slices.Concat(f(0x01, "a"), f(0x81, "b")), f(0x80, "a"), f(0x8f, ""), f(0x09, "x"),
-			wireWithLength(0x82, masked, 127, "long form"), wireWithLength(0x88, masked, 126, "\x03\xe8"))
+			framed(0x82, 8, "long form"), framed(0x88, 2, "\x03\xe8"))
 	}
 	return append(streams, nil, []byte("GET / HTTP/1.1\r\n\r\n"), bytes.Repeat([]byte{0xff}, 40))
 }
@@ -38,80 +42,17 @@ func chunker(sizes []byte) func() int {
 	}
 }
 
-// scanByTheBook is RFC 6455, section 5.2, read off a whole stream.
-func scanByTheBook(b []byte, masked bool) (got seen) {
-	at, fragmented := 0, false
-	for {
-		f := b[at:]
-		if len(f) < 2 {
-			break
-		}
-		header, length := 2, uint64(f[1]&0x7f)
-		switch length {
-		case 126:
-			header = 4
-		case 127:
-			header = 10
-		}
-		if f[1]&0x80 != 0 {
-			header += 4
-		}
-		if len(f) < header {
-			break
-		}
-		short := length
-		switch short {
-		case 126:
-			length = uint64(binary.BigEndian.Uint16(f[2:]))
-		case 127:
-			length = binary.BigEndian.Uint64(f[2:])
-		}
-		final, opcode := f[0]&0x80 != 0, f[0]&0x0f
-		control := opcode >= 8
-		if length>>63 != 0 || (f[1]&0x80 != 0) != masked || opcode > 10 || opcode > 2 && opcode < 8 ||
-			control && (!final || short > 125) || !control && (opcode == 0) != fragmented {
-			got.off = true
-			return got
-		}
-		if uint64(len(f)-header) < length {
-			break
-		}
-		payload := slices.Clone(f[header : header+int(length)])
-		if masked {
-			for i := range payload {
-				payload[i] ^= f[header-4+i%4]
-			}
-		}
-		at += header + int(length)
-		got.boundaries = append(got.boundaries, at)
-		switch {
-		case !control && final:
-			got.messages++
-			fragmented = false
-		case !control:
-			fragmented = true
-		case opcode == 8 && !got.closed:
-			got.closed, got.code = true, 1005
-			if length >= 2 {
-				got.code = int(binary.BigEndian.Uint16(payload))
-			}
+// boundaries returns where the whole frames of stream end. That a Scanner finds
+// them is for internal/frame to test.
+func boundaries(stream []byte, masked bool) (ends []int) {
+	s := frame.Scanner{Masked: masked}
+	for at := 0; at < len(stream) && !s.Off; {
+		at += s.Frame(stream[at:])
+		if s.Boundary() {
+			ends = append(ends, at)
 		}
 	}
-	got.open = at < len(b)
-	return got
-}
-
-func FuzzAnyChunkingScansAsOneChunk(f *testing.F) {
-	for i, stream := range fuzzStreams() {
-		f.Add(stream, i%2 == 0, []byte{1})
-		f.Add(stream, i%2 == 1, []byte{3, 1, 0, 200})
-	}
-	f.Fuzz(func(t *testing.T, stream []byte, masked bool, sizes []byte) {
-		whole := scanChunks(stream, masked, inOnePiece)
-		require.Equal(t, whole, scanChunks(stream, masked, chunker(sizes)), "in chunks of % d", sizes)
-		require.Equal(t, whole, scanStep(stream, masked, 1), "byte by byte")
-		require.Equal(t, scanByTheBook(stream, masked), whole, "by the RFC")
-	})
+	return ends
 }
 
 // A sinkTo takes what a flow writes.
@@ -140,7 +81,7 @@ func newTestFlow(fromClient bool, limit int64) (*flow, *sinkTo) {
 	if fromClient {
 		f = &tunnel.fromClient
 	}
-	f.scan.limit = limit
+	f.scan.Limit = limit
 	f.dst = out
 	return f, out
 }
@@ -174,7 +115,7 @@ func FuzzAFlowForwardsEveryByteAndAddsFramesBetweenFrames(f *testing.F) {
 			at += n
 		}
 		if err == nil && flow.held > 0 {
-			flow.dst.write(flow.scan.header[:flow.held])
+			flow.dst.write(flow.scan.Header(flow.held))
 		}
 
 		checkForwarded(t, stream, out.Bytes(), flow, err != nil)
@@ -183,26 +124,26 @@ func FuzzAFlowForwardsEveryByteAndAddsFramesBetweenFrames(f *testing.F) {
 
 // checkForwarded goes through what a flow has written next to what came.
 func checkForwarded(t *testing.T, stream, out []byte, f *flow, ended bool) {
-	masked := f.scan.masked
-	ends := append([]int{0}, scanByTheBook(stream, masked).boundaries...)
+	masked := f.scan.Masked
+	ends := append([]int{0}, boundaries(stream, masked)...)
 	for i, end := range ends[:len(ends)-1] {
-		if isOwn(stream[end:], opPing, pingPayload, masked) {
+		if isOwn(stream[end:], frame.OpPing, pingPayload, masked) {
 			t.Skip("a Ping of the peer's that is like the proxy's, before frame ", i)
 		}
 	}
-	for s, rest := (scanner{masked: masked, limit: f.scan.limit}), out; len(rest) > 0 && !s.off; {
-		rest = rest[s.frame(rest):]
-		require.False(t, s.over && !s.closed && !s.off, "a frame over the limit passes")
+	for s, rest := (frame.Scanner{Masked: masked, Limit: f.scan.Limit}), out; len(rest) > 0 && !s.Off; {
+		rest = rest[s.Frame(rest):]
+		require.False(t, s.Over() && !s.Closed() && !s.Off, "a frame over the limit passes")
 	}
 	at, closed := 0, false // of stream
 	for _, end := range ends {
 		if !bytes.HasPrefix(out, stream[at:end]) {
 			break
 		}
-		closed = closed || end > at && stream[at]&0x0f == opClose
+		closed = closed || end > at && stream[at]&0x0f == frame.OpClose
 		out, at = out[end-at:], end
-		for isOwn(out, opPing, pingPayload, masked) {
-			out = out[len(appendControl(nil, opPing, []byte(pingPayload), masked)):]
+		for isOwn(out, frame.OpPing, pingPayload, masked) {
+			out = out[len(frame.AppendControl(nil, frame.OpPing, []byte(pingPayload), masked)):]
 		}
 	}
 	if !ended {
@@ -210,9 +151,9 @@ func checkForwarded(t *testing.T, stream, out []byte, f *flow, ended bool) {
 		return
 	}
 	for _, payload := range []string{"\x0f\xa0", "\x03\xf1message too big"} {
-		if isOwn(out, opClose, payload, masked) {
+		if isOwn(out, frame.OpClose, payload, masked) {
 			require.False(t, closed, "the proxy's Close frame comes after the peer's own")
-			out = out[len(appendControl(nil, opClose, []byte(payload), masked)):]
+			out = out[len(frame.AppendControl(nil, frame.OpClose, []byte(payload), masked)):]
 			closed = true
 			break
 		}
@@ -232,7 +173,7 @@ func isOwn(b []byte, opcode byte, payload string, masked bool) bool {
 	}
 	got := slices.Clone(b[header : header+len(payload)])
 	if masked {
-		maskBytes(got, b[2:6])
+		frame.Mask(got, [4]byte(b[2:6]))
 	}
 	return string(got) == payload
 }

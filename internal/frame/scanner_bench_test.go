@@ -1,4 +1,4 @@
-package wsproxy
+package frame
 
 import (
 	"bytes"
@@ -14,19 +14,19 @@ func BenchmarkScanner(b *testing.B) {
 				frame := wire(0x82, masked, string(make([]byte, size)))
 				frames := 1 << 20 / len(frame)
 				stream := bytes.Repeat(frame, frames)
-				s := scanner{masked: masked}
+				s := Scanner{Masked: masked}
 				b.ReportAllocs()
 				b.SetBytes(int64(len(stream)))
 				n := 0
 				for b.Loop() {
 					for rest := stream; len(rest) > 0; {
-						chunk := rest[:min(len(rest), len(buffer{}))]
-						s.all(chunk)
+						chunk := rest[:min(len(rest), 32<<10)]
+						s.All(chunk)
 						rest = rest[len(chunk):]
 					}
 					n++
 				}
-				if s.off || s.messages != int64(n*frames) {
+				if s.Off || s.messages != int64(n*frames) {
 					b.Fatal("the scanner lost track")
 				}
 				b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(n*frames), "ns/frame")

@@ -1,4 +1,4 @@
-package wsproxy
+package frame
 
 import (
 	"encoding/binary"
@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unsafe"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -62,26 +63,26 @@ type seen struct {
 
 // scanChunks scans stream cut into chunks, whose sizes next tells.
 func scanChunks(stream []byte, masked bool, next func() int) seen {
-	s := scanner{masked: masked}
+	s := Scanner{Masked: masked}
 	var got seen
 	for at := 0; at < len(stream); {
 		chunk := stream[at:min(len(stream), at+max(1, next()))]
-		for len(chunk) > 0 && !s.off {
-			n := s.frame(chunk)
+		for len(chunk) > 0 && !s.Off {
+			n := s.Frame(chunk)
 			if n <= 0 || n > len(chunk) {
 				panic(fmt.Sprintf("frame took %d of %d bytes", n, len(chunk)))
 			}
 			chunk, at = chunk[n:], at+n
-			if s.boundary() {
+			if s.Boundary() {
 				got.boundaries = append(got.boundaries, at)
 			}
 		}
-		if s.off {
+		if s.Off {
 			break
 		}
 	}
-	got.off, got.closed, got.code, got.messages = s.off, s.closed, closeCodeOf(s), s.messages
-	got.open = !s.off && !s.boundary()
+	got.off, got.closed, got.code, got.messages = s.Off, s.closed, closeCodeOf(s), s.messages
+	got.open = !s.Off && !s.Boundary()
 	return got
 }
 
@@ -264,18 +265,18 @@ func TestTheScannerTellsWhichFrameTakesItsMessageOverTheLimit(t *testing.T) {
 		{"2^63-1 bytes", 1 << 40, [][]byte{huge}, 0},
 		{"more than fits 63 bits over fragments", 1<<63 - 1, [][]byte{wire(0x01, false, "x"), {0x80, 0x7f, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}}, 1},
 	} {
-		s := scanner{limit: test.limit}
+		s := Scanner{Limit: test.limit}
 		over := -1
 		for i, frame := range test.frames {
 			for _, b := range frame {
-				s.all([]byte{b})
+				s.All([]byte{b})
 				if s.over && over < 0 {
 					over = i
 				}
 			}
 		}
 		assert.Equal(t, test.over, over, test.name)
-		assert.False(t, s.off, test.name)
+		assert.False(t, s.Off, test.name)
 	}
 }
 
@@ -283,71 +284,27 @@ func TestTheScannerNeverAllocates(t *testing.T) {
 	bothMasks(t, func(t *testing.T, masked bool) {
 		stream := slices.Concat(wire(0x81, masked, strings.Repeat("x", 300)), wire(0x89, masked, "p"), wire(0x88, masked, "\x03\xe8bye"))
 		for _, step := range []int{1, 7, len(stream)} {
-			s := scanner{masked: masked}
+			s := Scanner{Masked: masked}
 			assert.Zero(t, testing.AllocsPerRun(100, func() {
 				for rest := stream; len(rest) > 0; rest = rest[min(step, len(rest)):] {
-					s.all(rest[:min(step, len(rest))])
+					s.All(rest[:min(step, len(rest))])
 				}
 			}), "allocations in pieces of %d", step)
-			assert.False(t, s.off)
+			assert.False(t, s.Off)
 		}
 	})
 }
 
-func TestAControlFrameIsEncodedAsRFC6455Says(t *testing.T) {
-	// The examples of section 5.7, toward a client.
-	assert.Equal(t, "\x89\x05Hello", string(appendControl(nil, opPing, []byte("Hello"), false)))
-	assert.Equal(t, "kept\x8a\x05Hello", string(appendControl([]byte("kept"), opPong, []byte("Hello"), false)))
-	for _, opcode := range []byte{opPing, opPong, opClose} {
-		for _, payload := range []string{"", "\x03\xe8", "\x03\xe9going away", strings.Repeat("p", 125)} {
-			assert.Equal(t, wire(0x80|opcode, false, payload), appendControl(nil, opcode, []byte(payload), false))
-
-			masked := appendControl([]byte("kept"), opcode, []byte(payload), true)
-			require.Len(t, masked, 4+6+len(payload))
-			require.Equal(t, []byte{'k', 'e', 'p', 't', 0x80 | opcode, 0x80 | byte(len(payload))}, masked[:6])
-			plain := slices.Clone(masked[10:])
-			for i := range plain {
-				plain[i] ^= masked[6+i%4]
-			}
-			require.Equal(t, payload, string(plain))
-		}
-	}
-}
-
-func TestEveryMaskedFrameHasAFreshKey(t *testing.T) {
-	keys := map[string]bool{}
-	for range 1000 {
-		keys[string(appendControl(nil, opPing, []byte("x"), true)[2:6])] = true
-	}
-	assert.Greater(t, len(keys), 990, "different keys of 1,000")
-}
-
-func TestACloseFramesPayloadIsChecked(t *testing.T) {
-	for _, test := range []struct {
-		code   int
-		reason string
-		valid  bool
-	}{
-		{1000, "", true}, {1001, "shutting down", true}, {1003, "", true}, {1007, "", true}, {1014, "", true},
-		{3000, "", true}, {4999, strings.Repeat("x", 123), true},
-		{0, "", false}, {999, "", false}, {1004, "", false}, {1005, "", false}, {1006, "", false}, {1015, "", false},
-		{2999, "", false}, {5000, "", false}, {-64536, "", false}, {66536, "", false},
-		{1000, strings.Repeat("x", 124), false}, {1000, strings.Repeat("é", 62), false}, {1000, "\xc3", false},
-	} {
-		payload, err := closePayload(test.code, test.reason)
-		if !test.valid {
-			assert.ErrorContains(t, err, "wsproxy: close ", "%d %q", test.code, test.reason)
-			continue
-		}
-		require.NoError(t, err)
-		assert.Equal(t, string(binary.BigEndian.AppendUint16(nil, uint16(test.code)))+test.reason, string(payload))
-	}
-}
-
 // closeCodeOf is the code that s has seen, 0 before any.
-func closeCodeOf(s scanner) int {
+func closeCodeOf(s Scanner) int {
 	if !s.closed {
 		return 0
 	}
-	return s.closeCode()
+	return s.CloseCode()
+}
+
+// What a read of a relay touches is what a message costs it with thousands of
+// tunnels.
+func TestAScannerFitsACacheLine(t *testing.T) {
+	assert.LessOrEqual(t, unsafe.Sizeof(Scanner{}), uintptr(64))
 }

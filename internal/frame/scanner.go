@@ -1,0 +1,180 @@
+package frame
+
+import "encoding/binary"
+
+// A Scanner follows the frames of one direction of a connection, in whatever
+// pieces they arrive. It only reads, and never allocates. When the stream is
+// not well-formed frames, it sets Off and stops. Masked, Limit and Off may be set
+// before the first byte. Its fields fit a cache line.
+type Scanner struct {
+	Masked bool // frames must be masked, as a client's are
+	Off    bool // nothing is followed
+	open   bool // within a message of several frames
+	over   bool // the current frame takes its message over Limit
+	closed bool // a whole Close frame was scanned
+	final  bool
+	opcode byte
+	have   uint8    // bytes of the current header that were scanned
+	header [14]byte // of the current frame
+	code   [2]byte  // of the first Close frame, as on the wire
+
+	left     int64 // bytes of the current frame's payload still to come
+	size     int64 // of the current message so far
+	messages int64 // whole ones
+	Limit    int64 // the most bytes of a message, 0: any number
+}
+
+// Messages returns the number of whole text and binary messages, except those
+// over the limit.
+func (s *Scanner) Messages() int64 { return s.messages }
+
+// Closed reports whether a whole Close frame was scanned.
+func (s *Scanner) Closed() bool { return s.closed }
+
+// CloseCode returns the code of the first Close frame, once Closed.
+// [CodeNoStatus] stands for a frame without a code.
+func (s *Scanner) CloseCode() int { return int(binary.BigEndian.Uint16(s.code[:])) }
+
+// Over reports whether the current frame takes its message over the limit.
+func (s *Scanner) Over() bool { return s.over }
+
+// Partial returns how many bytes of a header were scanned of which more has to
+// come, and 0 if none has.
+func (s *Scanner) Partial() int { return int(s.have) }
+
+// Header returns the first n bytes of the last header, of which so many must
+// have been scanned. They are valid until the next call of All or Frame.
+func (s *Scanner) Header(n int) []byte { return s.header[:n] }
+
+// Boundary reports whether the next byte may begin a frame.
+func (s *Scanner) Boundary() bool { return !s.Off && s.have == 0 && s.left == 0 }
+
+// All scans the whole of p.
+func (s *Scanner) All(p []byte) {
+	for len(p) > 0 && !s.Off {
+		if s.Boundary() && !s.open {
+			if p = p[s.whole(p):]; len(p) == 0 {
+				return
+			}
+		}
+		p = p[s.Frame(p):]
+	}
+}
+
+// whole scans the frames that are a whole message each, as nearly all are, as
+// long as p has all of them and some bytes more, and returns how much that is.
+// It leaves whatever is unusual to Frame.
+func (s *Scanner) whole(p []byte) (n int) {
+	header, mask := 2, byte(0)
+	if s.Masked {
+		header, mask = 6, 0x80
+	}
+	for n+len(s.header) <= len(p) {
+		opcode, length := p[n]&0x8f, int(p[n+1]^mask)
+		size := header + length
+		if length == 126 {
+			size += 2 - 126 + int(binary.BigEndian.Uint16(p[n+2:]))
+		}
+		if opcode != 0x80|OpText && opcode != 0x80|OpBinary || length > 126 || size > len(p)-n {
+			break
+		}
+		n += size
+		s.messages++
+	}
+	return n
+}
+
+// Frame scans to the end of the current frame, or of p if that is nearer, and
+// returns how much of p that is. p must not be empty.
+func (s *Scanner) Frame(p []byte) (n int) {
+	if s.left == 0 {
+		n = s.scanHeader(p)
+		if n == 0 || s.have > 0 || s.Off {
+			return n
+		}
+	}
+	take := int(min(s.left, int64(len(p)-n)))
+	if s.opcode == OpClose && !s.closed {
+		for i, at := n, payloadLength(s.header[:])-s.left; i < n+take && at < 2; i, at = i+1, at+1 {
+			s.code[at] = p[i]
+		}
+	}
+	s.left -= int64(take)
+	if s.left == 0 {
+		s.endFrame()
+	}
+	return n + take
+}
+
+// scanHeader takes bytes of p until the header is complete; have is then 0
+// again.
+func (s *Scanner) scanHeader(p []byte) (n int) {
+	if s.have == 0 && len(p) >= len(s.header) { // nearly always
+		s.header = [14]byte(p)
+		s.startFrame()
+		return headerSize(s.header[1])
+	}
+	for want := s.want(); int(s.have) < want; want = s.want() {
+		took := copy(s.header[s.have:want], p[n:])
+		if took == 0 {
+			return n
+		}
+		n += took
+		s.have += uint8(took)
+	}
+	s.have = 0
+	s.startFrame()
+	return n
+}
+
+// want is how many bytes of the header are needed to know more.
+func (s *Scanner) want() int {
+	if s.have < 2 {
+		return 2
+	}
+	return headerSize(s.header[1])
+}
+
+// startFrame begins the frame whose header is complete, and checks what tells
+// frames from other bytes.
+func (s *Scanner) startFrame() {
+	s.opcode, s.final = s.header[0]&0x0f, s.header[0]&0x80 != 0
+	s.left = payloadLength(s.header[:])
+	malformed := s.left < 0 || s.Masked != (s.header[1]&0x80 != 0)
+	switch s.opcode {
+	case OpText, OpBinary:
+		malformed = malformed || s.open
+		s.size = 0
+	case OpContinuation:
+		malformed = malformed || !s.open
+	case OpClose, OpPing, OpPong:
+		malformed = malformed || !s.final || s.header[1]&0x7f > MaxControl
+	default: // no extension in use defines one
+		malformed = true
+	}
+	if malformed {
+		s.Off = true
+		return
+	}
+	if s.opcode < OpClose {
+		s.open = !s.final
+		s.over = s.Limit > 0 && s.left > s.Limit-s.size
+		s.size += min(s.left, 1<<62-s.size)
+	}
+}
+
+func (s *Scanner) endFrame() {
+	switch {
+	case s.opcode < OpClose:
+		if s.final && !s.over {
+			s.messages++
+		}
+	case s.opcode == OpClose && !s.closed:
+		s.closed = true
+		if payloadLength(s.header[:]) < 2 {
+			binary.BigEndian.PutUint16(s.code[:], CodeNoStatus)
+		} else if s.Masked {
+			Mask(s.code[:], [4]byte(s.header[2:6]))
+		}
+	}
+}
