@@ -9,6 +9,7 @@ import (
 	"net"
 	"time"
 
+	"example.com/wsproxy/internal/frame"
 	"golang.org/x/sys/unix"
 )
 
@@ -86,10 +87,10 @@ func (c *client) expect(want []byte) error {
 // hangUp closes as RFC 6455 has it: after the server.
 func (c *client) hangUp() error {
 	defer c.socket.Close()
-	if _, err := c.Write(appendHeader(nil, closeFrame, 0, &maskKey)); err != nil {
+	if _, err := c.Write(frame.AppendControl(nil, frame.OpClose, nil, true)); err != nil {
 		return err
 	}
-	if err := c.expect([]byte{closeFrame, 0}); err != nil {
+	if err := c.expect(frame.AppendControl(nil, frame.OpClose, nil, false)); err != nil {
 		return err
 	}
 	if _, err := c.Read(make([]byte, 1)); err == nil {

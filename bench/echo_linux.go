@@ -6,6 +6,7 @@ import (
 	"os"
 	"strings"
 
+	"example.com/wsproxy/internal/frame"
 	"golang.org/x/sys/unix"
 )
 
@@ -219,24 +220,24 @@ func (u *upstream) echo(c *upstreamConn) error {
 		c.in = append(c.in, b...)
 		b = c.in
 	}
-	h, ok := parseHeader(b)
-	if !ok || len(b) < h.size+h.length {
+	h, size, ok := frame.Parse(b)
+	if !ok || len(b)-size < int(h.Length) {
 		c.in = append(c.in[:0], b...)
 		return nil
 	}
-	if len(b) > h.size+h.length || !h.masked {
+	if len(b)-size > int(h.Length) || !h.Masked {
 		return fmt.Errorf("not one masked message at a time")
 	}
-	body := b[h.size:]
-	mask(body, h.key)
-	var short [maxFrameHeader]byte
-	header := appendHeader(short[:0], h.first, h.length, nil)
-	start := h.size - len(header)
+	frame.Mask(b[size:], h.Key)
+	h.Masked = false
+	var short [frame.MaxHeader]byte
+	header := h.Append(short[:0])
+	start := size - len(header)
 	copy(b[start:], header)
 	if err := u.write(c, b[start:]); err != nil {
 		return err
 	}
-	if h.first == closeFrame { // it is the server that closes first
+	if h.Opcode == frame.OpClose { // it is the server that closes first
 		return fmt.Errorf("closed")
 	}
 	if len(c.out) > 0 {
@@ -249,21 +250,21 @@ func (u *upstream) echo(c *upstreamConn) error {
 // answer throws a message away and sends the prepared one of the same size.
 func (u *upstream) answer(c *upstreamConn) error {
 	if c.left == 0 {
-		b := u.buf[:maxFrameHeader-len(c.in)]
+		b := u.buf[:frame.MaxHeader-len(c.in)]
 		n, err := rawRead(c.fd, b)
 		if err != nil {
 			return err
 		}
 		c.in = append(c.in, b[:n]...)
-		h, ok := parseHeader(c.in)
+		h, size, ok := frame.Parse(c.in)
 		if !ok {
 			return nil
 		}
 		c.in = c.in[:0]
-		if h.size != maxFrameHeader {
+		if size != frame.MaxHeader {
 			return fmt.Errorf("a message too small for " + answerPath)
 		}
-		c.left, c.size = h.length, h.length
+		c.left, c.size = int(h.Length), int(h.Length)
 	}
 	n, err := rawDiscard(c.fd, u.buf, c.left)
 	if err != nil {
@@ -272,12 +273,12 @@ func (u *upstream) answer(c *upstreamConn) error {
 	if c.left -= n; c.left > 0 {
 		return nil
 	}
-	frame := u.answers[c.size]
-	if frame == nil {
-		frame = serverFrame(c.size)
-		u.answers[c.size] = frame
+	answer := u.answers[c.size]
+	if answer == nil {
+		answer = serverFrame(c.size)
+		u.answers[c.size] = answer
 	}
-	return u.write(c, frame)
+	return u.write(c, answer)
 }
 
 // startStream waits for the message that asks for the stream.

@@ -29,13 +29,13 @@ func (l *load) roundTrips() (res result, err error) {
 	if err != nil {
 		return res, err
 	}
-	frame := clientFrame(l.Size)
-	header := appendHeader(nil, binaryFrame, l.Size, nil)
-	size := len(header) + l.Size
+	message, answer := clientFrame(l.Size), serverFrame(l.Size)
+	size := len(answer)
+	header := answer[:size-l.Size]
 	left, sent := make([]int, len(l.clients)), make([]time.Time, len(l.clients))
 	send := func(i int, now time.Time) error {
 		left[i], sent[i] = size, now
-		_, err := l.clients[i].Write(frame)
+		_, err := l.clients[i].Write(message)
 		return err
 	}
 	for i := range l.clients {
