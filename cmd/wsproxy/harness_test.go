@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"example.com/wsproxy/internal/frame"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -271,54 +272,46 @@ func (p *peer) ended(t *testing.T) {
 }
 
 const (
-	text   = 1
-	binary = 2
-	closes = 8
-	pings  = 9
+	text   = frame.OpText
+	binary = frame.OpBinary
+	closes = frame.OpClose
+	pings  = frame.OpPing
 )
 
-// sendFrame writes a message, masked as a client's are (RFC 6455, section
-// 5.2), if with the mask that changes nothing.
+// sendFrame writes a message as a client does, with the masking key of zeros.
 func (p *peer) sendFrame(t *testing.T, opcode byte, payload string) {
 	t.Helper()
-	require.Less(t, len(payload), 126)
-	_, err := io.WriteString(p, string([]byte{0x80 | opcode, 0x80 | byte(len(payload)), 0, 0, 0, 0})+payload)
+	_, err := p.Write(frame.Append(nil, frame.Header{Fin: true, Opcode: opcode, Masked: true}, []byte(payload)))
 	require.NoError(t, err)
 }
 
 // reply writes a message as a server does.
 func (p *peer) reply(t *testing.T, opcode byte, payload string) {
 	t.Helper()
-	require.Less(t, len(payload), 126)
-	_, err := io.WriteString(p, string([]byte{0x80 | opcode, byte(len(payload))})+payload)
+	_, err := p.Write(frame.Append(nil, frame.Header{Fin: true, Opcode: opcode}, []byte(payload)))
 	require.NoError(t, err)
 }
 
-// frame reads a frame that is no longer than 64 KiB.
-func (p *peer) frame(t *testing.T) (opcode byte, payload string) {
+// frame reads a frame.
+func (p *peer) frame(t *testing.T) (opcode byte, got string) {
 	t.Helper()
-	read := func(n int) []byte {
-		b := make([]byte, n)
-		_, err := io.ReadFull(p.br, b)
+	var h frame.Header
+	for size, whole := 2, false; !whole; {
+		b, err := p.br.Peek(size)
 		require.NoError(t, err)
-		return b
+		h, size, whole = frame.Parse(b)
+		if whole {
+			p.br.Discard(size)
+		}
 	}
-	head := read(2)
-	require.Equal(t, byte(0x80), head[0]&0xf0, "want a whole message without extensions")
-	size := int(head[1] & 0x7f)
-	if size == 126 {
-		long := read(2)
-		size = int(long[0])<<8 | int(long[1])
+	require.True(t, h.Fin && h.RSV == 0, "want a whole message without extensions")
+	payload := make([]byte, h.Length)
+	_, err := io.ReadFull(p.br, payload)
+	require.NoError(t, err)
+	if h.Masked {
+		frame.Mask(payload, h.Key)
 	}
-	mask := make([]byte, 4)
-	if head[1]&0x80 != 0 {
-		mask = read(4)
-	}
-	b := read(size)
-	for i := range b {
-		b[i] ^= mask[i%4]
-	}
-	return head[0] & 0xf, string(b)
+	return h.Opcode, string(payload)
 }
 
 // told reads the Close frame of the proxy's.
