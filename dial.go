@@ -153,17 +153,24 @@ type notSent struct{ error }
 
 func (e notSent) Unwrap() error { return e.error }
 
-// tryServers has try ask one server after another, until one responds as a
-// server that is well does (nginx's proxy_next_upstream with error, timeout,
-// invalid_header, http_502, http_503 and http_504). The response of the last
-// one that is left is returned whatever it says. A request that is not
-// replayable goes to another server only as long as nothing of it was sent.
-func (p *Proxy) tryServers(ctx context.Context, r *route, replayable bool, try func(lease) (*http.Response, error)) (*http.Response, error) {
+// unanswered is the error of a connection that broke before the server's
+// response, or that took no more of the request.
+type unanswered struct {
+	error
+	kept bool // the connection, from an earlier request: the server may close it at any time
+}
+
+func (e unanswered) Unwrap() error { return e.error }
+
+// tryServers has try ask one server after another for out, at most maxTries,
+// until one responds (nginx's proxy_next_upstream with error, timeout for the
+// connection alone, invalid_header, and the statuses of WithRetryStatus).
+func (p *Proxy) tryServers(ctx context.Context, r *route, out *http.Request, try func(lease) (*http.Response, error)) (*http.Response, error) {
 	var failed attempts
 	s, ok := r.next()
 	for ok {
-		res, err := p.attempt(ctx, s, try)
-		if err == nil && !gatewayError(res) {
+		res, err := p.attempt(ctx, s, out, try)
+		if err == nil && !slices.Contains(p.retryStatus, res.StatusCode) {
 			return res, nil
 		}
 		if err != nil && ctx.Err() != nil {
@@ -171,9 +178,10 @@ func (p *Proxy) tryServers(ctx context.Context, r *route, replayable bool, try f
 		}
 		r.tried = append(r.tried, s.state)
 		var next lease
-		var unsent notSent
-		if ok = replayable || errors.As(err, &unsent); ok {
+		if ok = mayGoOn(out, err) && (p.maxTries == 0 || len(r.tried) < p.maxTries); ok && err != nil {
 			next, ok = r.next()
+		} else if ok { // the response at hand is better than a server that is down
+			next, ok = r.nextUp()
 		}
 		if err == nil {
 			if !ok {
@@ -195,36 +203,67 @@ func (p *Proxy) tryServers(ctx context.Context, r *route, replayable bool, try f
 	return nil, failed.refusal(ctx)
 }
 
-// attempt asks one server and notes what that says about its health. Where the
-// context ended it says nothing, nor where try panicked.
-func (p *Proxy) attempt(ctx context.Context, s lease, try func(lease) (*http.Response, error)) (res *http.Response, err error) {
+// mayGoOn reports whether out may go to another server after err, or after a
+// status if err is nil: if nothing of it was sent, or if it is replayable and
+// its client has not already waited for a whole timeout.
+func mayGoOn(out *http.Request, err error) bool {
+	var unsent notSent
+	return errors.As(err, &unsent) || replayable(out) && !isTimeout(err)
+}
+
+// attempt asks one server and notes what that says about its health. If the
+// context ended it says nothing, nor if try panicked.
+//
+// What one client can provoke at will must not take a server from the others.
+// So a status is no failure, and a connection that breaks over a large request
+// is none of the server's: it may have refused the request (413, 431) in a
+// response that its reset destroyed.
+func (p *Proxy) attempt(ctx context.Context, s lease, out *http.Request, try func(lease) (*http.Response, error)) (res *http.Response, err error) {
 	verdict := abandoned
 	defer func() { s.settle(verdict) }()
 	res, err = try(s)
+	var broke unanswered
 	switch {
-	case err == nil && !gatewayError(res):
+	case err == nil:
 		verdict = succeeded
 	case outOfResources(err):
 		verdict = unused
-	case err == nil, ctx.Err() == nil:
+	case ctx.Err() != nil, errors.As(err, &broke) && (broke.kept || !isSmall(out)):
+	default:
 		verdict = failed
 	}
 	return res, err
 }
 
-// outOfResources reports an error that is this process's or this machine's,
-// whichever the server.
-func outOfResources(err error) bool {
-	return slices.ContainsFunc(resourceErrors, func(want error) bool { return errors.Is(err, want) })
+// smallHeader is the header, in bytes, that any server reads: nginx's
+// large_client_header_buffers and Apache's LimitRequestLine begin there.
+const smallHeader = 8 << 10
+
+// isSmall reports whether r has no body and a header that no server refuses
+// for its size.
+func isSmall(r *http.Request) bool {
+	if r.Body != nil && r.Body != http.NoBody {
+		return false
+	}
+	n := len(r.Method) + len(r.URL.RequestURI()) + len(r.Host)
+	for name, values := range r.Header {
+		for _, value := range values {
+			n += len(name) + len(": \r\n") + len(value)
+		}
+	}
+	return n < smallHeader
 }
 
-// gatewayError reports a response that says that another server may do better.
-func gatewayError(res *http.Response) bool {
-	switch res.StatusCode {
-	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
-		return true
-	}
-	return false
+// outOfResources reports an error that is this process's or this machine's,
+// whichever the server.
+func outOfResources(err error) bool { return isOneOf(err, resourceErrors) }
+
+// peerClosed reports an error of a write to a server that has closed, before
+// which it may have responded (RFC 9112, section 9.5).
+func peerClosed(err error) bool { return isOneOf(err, peerClosedErrors) }
+
+func isOneOf(err error, errs []error) bool {
+	return slices.ContainsFunc(errs, func(want error) bool { return errors.Is(err, want) })
 }
 
 // attempts are the failures of the servers that a request was sent to.

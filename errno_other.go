@@ -9,3 +9,6 @@ import "syscall"
 var resourceErrors = []error{
 	syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.EADDRNOTAVAIL,
 }
+
+// peerClosedErrors are of a write to a peer that has closed.
+var peerClosedErrors = []error{syscall.EPIPE, syscall.ECONNRESET}

@@ -10,3 +10,9 @@ var resourceErrors = []error{
 	syscall.Errno(10055), // WSAENOBUFS, of ports too
 	syscall.Errno(8),     // ERROR_NOT_ENOUGH_MEMORY
 }
+
+// peerClosedErrors are of a write to a peer that has closed.
+var peerClosedErrors = []error{
+	syscall.Errno(10053), // WSAECONNABORTED
+	syscall.Errno(10054), // WSAECONNRESET
+}

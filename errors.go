@@ -35,8 +35,9 @@ var (
 	// allows before its response: status 504.
 	ErrUpstreamTimeout = errors.New("wsproxy: upstream timed out")
 
-	// ErrNoServer is a request that no server of its [Upstream] could be tried
-	// for: all are down or, for an upgrade, full. Status 503.
+	// ErrNoServer means that no server of the [Upstream] could be tried: each is
+	// marked [Server.Down] or, for an upgrade, full. Servers that have failed are
+	// tried when no other is left. Status 503.
 	ErrNoServer = errors.New("wsproxy: no server available")
 
 	// ErrTooManyTunnels is an upgrade over [WithMaxTunnels] or
@@ -150,17 +151,20 @@ func upstreamError(ctx context.Context, err error) error {
 	if errors.As(err, &known) {
 		return known
 	}
-	var timeout net.Error
-	errors.As(err, &timeout)
 	switch {
 	case errors.Is(context.Cause(ctx), ErrShutdown):
 		return unavailable(ErrShutdown, nil)
 	case errors.Is(ctx.Err(), context.Canceled):
 		return &refusal{status: statusClientClosedRequest, cause: fmt.Errorf("client left before the response: %w", context.Cause(ctx))}
-	case ctx.Err() != nil, timeout != nil && timeout.Timeout():
+	case ctx.Err() != nil, isTimeout(err):
 		return &refusal{kind: ErrUpstreamTimeout, status: http.StatusGatewayTimeout, cause: err}
 	}
 	return &refusal{kind: ErrUpstream, status: http.StatusBadGateway, cause: err}
+}
+
+func isTimeout(err error) bool {
+	var timeout net.Error
+	return errors.As(err, &timeout) && timeout.Timeout()
 }
 
 // quote is %q for values of a client's or an upstream's choosing: a long one

@@ -70,7 +70,7 @@ func (h *handshake) ask() error {
 		return err
 	}
 	r := route{upstream: h.p.upstream, request: h.in, client: h.clientIP, tunnel: true}
-	_, err = h.p.tryServers(h.ctx, &r, replayable(out), func(s lease) (*http.Response, error) {
+	_, err = h.p.tryServers(h.ctx, &r, out, func(s lease) (*http.Response, error) {
 		h.x = &exchange{server: s}
 		if err := h.x.send(h.ctx, h.p, wire); err != nil {
 			h.x.close()

@@ -49,6 +49,8 @@ type config struct {
 	modifyResponse func(*http.Response) error
 
 	upstream    *Upstream
+	retryStatus []int
+	maxTries    int
 	tls         *tls.Config
 	dialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 
@@ -74,6 +76,7 @@ func defaultConfig() config {
 		readTimeout:    60 * time.Second,
 		sendTimeout:    60 * time.Second,
 		closeTimeout:   defaultCloseTimeout,
+		maxTries:       3,
 		upgrades:       []string{"websocket"},
 		dialContext:    (&net.Dialer{}).DialContext,
 		errorHandler:   defaultErrorHandler,
@@ -323,23 +326,47 @@ func WithModifyResponse(f func(*http.Response) error) Option {
 // them: its address is not connected to, its host is what [WithTargetHost]
 // sends and what the certificates of an https target are for, its path and
 // query are put before each request's. The client gets 503 with [ErrNoServer]
-// where no server can be tried.
+// if every server is marked Down or, for an upgrade, full.
 //
 // A request without a body that is GET (as every WebSocket handshake is), HEAD,
-// OPTIONS or TRACE, or that has an Idempotency-Key, goes to the next server
-// where one fails before its response; see [Server.MaxFails] for what that is.
-// Other requests do so only where no connection could be made. Nothing is
-// retried after a 101.
+// OPTIONS or TRACE, or that has an Idempotency-Key, goes to the next server if
+// the connection to one breaks before its response, or if that is malformed.
+// Other requests do so only if no connection could be made. [WithMaxTries]
+// limits the servers for one request. A response goes to the client whatever
+// its status (see [WithRetryStatus]). A response whose header does not come
+// within the read timeout is a 504, and no other server is asked. Nothing is
+// retried after a 101. [Server.MaxFails] says what counts as a failure.
 //
 // The default is the target itself as the only server. New returns an error for
 // nil and for an Upstream that [NewUpstream] did not make. It is nginx's proxy_pass to an
-// upstream, with "proxy_next_upstream error timeout invalid_header http_502
-// http_503 http_504".
+// upstream, with "proxy_next_upstream error timeout invalid_header", except that
+// timeout is the connect timeout alone.
 func WithUpstream(u *Upstream) Option {
 	return optionFunc(func(c *config) {
 		c.upstream = u
 		c.require("WithUpstream", u != nil && u.policy != nil)
 	})
+}
+
+// WithRetryStatus sends a request on to the next server if one responds with
+// one of these statuses: 503, for example, from a server that is starting. It
+// applies to the requests that [WithUpstream] may send twice. It does not count
+// as a failure of the server. The last server's response goes to the client,
+// and so does the response at hand if all the other servers are down. The
+// default is none: a status is the application's answer. New returns an error
+// for a status below 400 or above 599. It is the statuses of nginx's
+// proxy_next_upstream, such as http_503.
+func WithRetryStatus(statuses ...int) Option {
+	statuses = slices.Clone(statuses)
+	return optionFunc(func(c *config) { c.retryStatus = statuses })
+}
+
+// WithMaxTries limits the servers that one request is sent to, the first
+// included. The default is 3; 1 means that no request goes to a second server,
+// and zero that each may go to all; New returns an error if it is negative. It
+// is nginx's proxy_next_upstream_tries, whose default is all.
+func WithMaxTries(n int) Option {
+	return optionFunc(func(c *config) { c.maxTries = n })
 }
 
 // WithTLSConfig sets the TLS configuration toward an https or wss target; for

@@ -153,7 +153,7 @@ func (t plainTransport) RoundTrip(out *http.Request) (*http.Response, error) {
 	}
 	var conn *plainConn
 	r := route{upstream: t.p.upstream, request: in, client: t.p.policy.client(in)}
-	res, err := t.p.tryServers(ctx, &r, replayable(out), func(s lease) (*http.Response, error) {
+	res, err := t.p.tryServers(ctx, &r, out, func(s lease) (*http.Response, error) {
 		attempt := out.WithContext(noteConn(context.WithValue(ctx, serverKey{}, s.Candidate), &conn))
 		u := *out.URL
 		u.Scheme, u.Host = t.p.target.url.Scheme, s.poolName

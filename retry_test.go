@@ -41,7 +41,7 @@ func TestAnUpgradeThatIsNotIdempotentGoesToOneServer(t *testing.T) {
 	servers, requests := busyServers(t)
 	u, err := wsproxy.NewUpstream(wsproxy.RoundRobin(), servers...)
 	require.NoError(t, err)
-	_, addr := serveProxy(t, "http://group", wsproxy.WithUpstream(u), wsproxy.WithUpgrades("websocket", "tcp"))
+	_, addr := serveProxy(t, "http://group", wsproxy.WithUpstream(u), wsproxy.WithUpgrades("websocket", "tcp"), wsproxy.WithRetryStatus(503))
 	res, _ := ask(t, addr, "POST /exec HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n")
 	assert.Equal(t, http.StatusServiceUnavailable, res.StatusCode)
 	assert.Len(t, requests, 1)
@@ -49,6 +49,7 @@ func TestAnUpgradeThatIsNotIdempotentGoesToOneServer(t *testing.T) {
 
 	res, _ = ask(t, addr, sampleRequest)
 	assert.Equal(t, http.StatusServiceUnavailable, res.StatusCode, "the last one's answer")
+	assert.Len(t, requests, 2)
 }
 
 // A dial without a descriptor or a local port says nothing about the server.
@@ -90,7 +91,7 @@ func TestAPolicyThatPanicsOverTheNextServerLosesNoPlace(t *testing.T) {
 		return servers[1] // and of one server there is no second
 	}), servers...)
 	require.NoError(t, err)
-	p, addr := serveProxy(t, "http://group", wsproxy.WithUpstream(u))
+	p, addr := serveProxy(t, "http://group", wsproxy.WithUpstream(u), wsproxy.WithRetryStatus(503))
 	client := dial(t, addr)
 	client.send(t, sampleRequest)
 	client.expectEOF(t, "") // net/http's answer to a panic

@@ -7,13 +7,14 @@ import (
 	"sync"
 )
 
-// available reports whether a request may go to the server now. A request for
-// a tunnel needs a place for one.
-func (c *Candidate) available(tunnel bool) bool {
+// available reports whether a request may go to the server now: it is up, or
+// due for a probe, or the request would fail open. A request for a tunnel needs
+// a place for one.
+func (c *Candidate) available(tunnel, failOpen bool) bool {
 	if tunnel && c.full() {
 		return false
 	}
-	return c.alwaysUp || c.health.available()
+	return failOpen || c.alwaysUp || c.health.available()
 }
 
 func (c *Candidate) full() bool {
@@ -22,14 +23,14 @@ func (c *Candidate) full() bool {
 
 // take holds the server for one request, unless another was faster to take
 // its last place or to be the one that finds out whether it is up again.
-func (c *Candidate) take(tunnel bool) (lease, bool) {
+func (c *Candidate) take(tunnel, failOpen bool) (lease, bool) {
 	if tunnel && !c.reserve() {
 		return lease{}, false
 	}
 	l := lease{Candidate: c, tunnel: tunnel}
 	if !c.alwaysUp {
 		var ok bool
-		if l.probe, ok = c.health.claim(c.server.FailTimeout); !ok {
+		if l.by, ok = c.health.claim(c.server.FailTimeout, failOpen); !ok {
 			l.release()
 			return lease{}, false
 		}
@@ -55,13 +56,13 @@ func (c *Candidate) reserve() bool {
 type lease struct {
 	*Candidate
 	tunnel bool // a place among the server's tunnels is taken
-	probe  bool // this request decides whether the server is up again
+	by     claim
 }
 
 // settle notes what the request says about the server's health.
 func (l lease) settle(v verdict) {
 	if !l.alwaysUp {
-		l.health.settle(v, l.probe, l.server.MaxFails, l.server.FailTimeout)
+		l.health.settle(v, l.by, l.server.MaxFails, l.server.FailTimeout)
 	}
 }
 
@@ -85,8 +86,14 @@ type route struct {
 // candidateLists are lent to picks.
 var candidateLists = sync.Pool{New: func() any { return new([]*Candidate) }}
 
-// next takes the next server to try, a backup if no other can be.
-func (r *route) next() (lease, bool) {
+// next takes the next server to try. If all that could be tried are down it
+// fails open: one of them is tried (Envoy's panic threshold).
+func (r *route) next() (lease, bool) { return r.take(true) }
+
+// nextUp takes the next server to try, but none that is down.
+func (r *route) nextUp() (lease, bool) { return r.take(false) }
+
+func (r *route) take(failOpen bool) (lease, bool) {
 	list := candidateLists.Get().(*[]*Candidate)
 	defer func() {
 		clear((*list)[:cap(*list)])
@@ -94,10 +101,7 @@ func (r *route) next() (lease, bool) {
 	}()
 	for {
 		set := r.upstream.set.Load()
-		l, ok := r.pick(set.tiers[0], list)
-		if !ok {
-			l, ok = r.pick(set.tiers[1], list)
-		}
+		l, ok := r.choose(set, list, failOpen)
 		if !ok || r.upstream.set.Load() == set {
 			return l, ok
 		}
@@ -107,11 +111,42 @@ func (r *route) next() (lease, bool) {
 	}
 }
 
+// choose takes a primary, or else a backup. If the policy refuses servers that
+// are up, those that are down are not tried either.
+func (r *route) choose(set *serverSet, list *[]*Candidate, failOpen bool) (lease, bool) {
+	refused := false
+	for _, tier := range set.tiers {
+		l, found := r.pick(tier, list, false)
+		if found == picked {
+			return l, true
+		}
+		refused = refused || found == refusedAll
+	}
+	if !failOpen || refused {
+		return lease{}, false
+	}
+	for _, tier := range set.tiers {
+		if l, found := r.pick(tier, list, true); found == picked {
+			return l, true
+		}
+	}
+	return lease{}, false
+}
+
+// A finding is what became of a pick.
+type finding uint8
+
+const (
+	nobody     finding = iota // no server can be tried
+	refusedAll                // the policy wants none of those that can be tried
+	picked
+)
+
 // pick has the policy choose among those of tier that may be tried.
-func (r *route) pick(tier []*Candidate, list *[]*Candidate) (lease, bool) {
+func (r *route) pick(tier []*Candidate, list *[]*Candidate, failOpen bool) (lease, finding) {
 	servers := (*list)[:0]
 	for _, c := range tier {
-		if c.available(r.tunnel) && !slices.Contains(r.tried, c.state) {
+		if c.available(r.tunnel, failOpen) && !slices.Contains(r.tried, c.state) {
 			servers = append(servers, c)
 		}
 	}
@@ -120,12 +155,12 @@ func (r *route) pick(tier []*Candidate, list *[]*Candidate) (lease, bool) {
 		c := r.upstream.policy.Pick(r.request, r.client, servers)
 		i := slices.Index(servers, c)
 		if i < 0 {
-			break
+			return lease{}, refusedAll
 		}
-		if l, ok := c.take(r.tunnel); ok {
-			return l, true
+		if l, ok := c.take(r.tunnel, failOpen); ok {
+			return l, picked
 		}
 		servers = slices.Delete(servers, i, i+1)
 	}
-	return lease{}, false
+	return lease{}, nobody
 }

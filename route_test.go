@@ -44,14 +44,14 @@ func TestAProbeUsesItsWindowUpWhateverBecomesOfIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := newTestUpstream(t, RoundRobin(), Server{Addr: "a:1"}, Server{Addr: "b:1"})
 		c := u.set.Load().all[0]
-		l, _ := c.take(false)
+		l, _ := c.take(false, false)
 		l.settle(failed)
 		for range 3 {
-			_, ok := c.take(false)
+			_, ok := c.take(false, false)
 			require.False(t, ok, "before the window is over")
 			time.Sleep(10 * time.Second)
-			probe, ok := c.take(false) // and is never heard of again
-			require.True(t, ok && probe.probe, "one probe a window")
+			probe, ok := c.take(false, false) // and is never heard of again
+			require.True(t, ok && probe.by == asProbe, "one probe a window")
 		}
 	})
 }
@@ -64,7 +64,7 @@ func TestServersThatCannotBeReplacedAreAlwaysUp(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			u := newTestUpstream(t, RoundRobin(), test.before...)
-			l, _ := u.set.Load().all[0].take(false)
+			l, _ := u.set.Load().all[0].take(false, false)
 			l.settle(failed)
 			if test.after != nil {
 				require.NoError(t, u.SetServers(test.after...))

@@ -40,11 +40,20 @@ type Server struct {
 	// MaxFails is how many failures within FailTimeout take the server down.
 	// Zero means 1, and [NeverDown] never. It is nginx's max_fails.
 	//
-	// What fails is a connection that cannot be made or takes longer than the
-	// connect timeout, a response that is malformed or does not come within the
-	// read timeout, and the statuses 502, 503 and 504; but not a connection
-	// for which this machine has no descriptor or local address left. A server that is the only
-	// one of its Upstream, those marked Down aside, never goes down.
+	// A failure is a connection that cannot be made within the connect timeout,
+	// a response that is malformed, or whose header does not come within the
+	// read timeout, and a connection that breaks before the response to a small
+	// request: one without a body, and with a header of less than 8 kB.
+	//
+	// What a client can provoke at will is none: a response with any status,
+	// and a connection that breaks over a larger request, which the server may
+	// have refused. Nor is a connection for which this machine has no
+	// descriptor or local address left.
+	//
+	// If all the servers that a request could go to are down, it goes to them as
+	// if none were, primaries first; the first that responds is up. A server
+	// that is the only one of its Upstream, those marked Down aside, never goes
+	// down.
 	MaxFails int
 
 	// FailTimeout is the time, from the first of them, within which MaxFails
@@ -69,7 +78,7 @@ type ServerState struct {
 	Tunnels   int       // open now, handshakes under way included
 	Fails     int       // failures that count toward MaxFails, or since the server went down
 	DownUntil time.Time // when a server that failed too often is tried again; zero: it did not
-	Available bool      // whether an upgrade may go to it now
+	Available bool      // whether an upgrade may go to it now; when no server is, to one that is down
 }
 
 // An Upstream is a set of servers for the same requests, nginx's upstream. Make
@@ -262,7 +271,7 @@ func (u *Upstream) Servers() []ServerState {
 	set := u.set.Load()
 	states := make([]ServerState, len(set.all))
 	for i, c := range set.all {
-		s := ServerState{Server: c.server, Tunnels: c.Tunnels(), Available: !c.server.Down && c.available(true)}
+		s := ServerState{Server: c.server, Tunnels: c.Tunnels(), Available: !c.server.Down && c.available(true, false)}
 		if !c.alwaysUp {
 			s.Fails, s.DownUntil = c.health.report(c.server.FailTimeout)
 		}

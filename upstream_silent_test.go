@@ -79,15 +79,22 @@ func (p *peer) finalAnswer(t testing.TB) (res *http.Response, hints int) {
 
 const earlyHints = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
 
-func TestASilentServerIsLeftForTheNextAtTheReadTimeout(t *testing.T) {
+// Before, the request went from one server to the next, and each was down
+// then: one path that hangs took them all.
+func TestAServerThatStaysSilentIsA504AndNoOtherIsAsked(t *testing.T) {
+	const get, post = "GET / HTTP/1.1\r\nHost: h\r\n\r\n", "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nbody"
 	for name, test := range map[string]struct {
-		answer string
-		hints  int
+		request, answer string
+		hints           int
 	}{
-		"silent at once":                {"", 0},
-		"silent within a line":          {"HTTP/1.1 101 Swi", 0},
-		"silent after a hint":           {earlyHints, 1},
-		"silent after a hint, in a 101": {earlyHints + sampleSwitch[:60], 1},
+		"upgrade, silent at once":                {sampleRequest, "", 0},
+		"upgrade, silent within a line":          {sampleRequest, "HTTP/1.1 101 Swi", 0},
+		"upgrade, silent after a hint":           {sampleRequest, earlyHints, 1},
+		"upgrade, silent after a hint, in a 101": {sampleRequest, earlyHints + sampleSwitch[:60], 1},
+		"GET":                                    {get, "", 0},
+		"GET, silent within a line":              {get, "HTTP/1.1 2", 0},
+		"GET, hint":                              {get, earlyHints, 1},
+		"POST":                                   {post, "", 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -96,38 +103,17 @@ func TestASilentServerIsLeftForTheNextAtTheReadTimeout(t *testing.T) {
 				servers.serve(t, "healthy:80", "healthy")
 				r, u := servers.rig(t, []wsproxy.Option{wsproxy.WithReadTimeout(7 * time.Second)}, "silent:80", "healthy:80")
 				start := time.Now()
-				client := r.request(t, sampleRequest)
-				res, hints := client.finalAnswer(t)
+				res, hints := r.request(t, test.request).finalAnswer(t)
 				assert.Equal(t, 7*time.Second, time.Since(start), "the answer comes after")
 				assert.Equal(t, test.hints, hints, "hints that the client gets")
-				tookOver(t, r.p, u, client, res)
-			})
-		})
-	}
-}
+				require.Equal(t, 504, res.StatusCode)
+				require.Equal(t, "Gateway Timeout\n", body(t, res))
+				assert.Equal(t, 1, u.Servers()[0].Fails)
+				assert.Zero(t, u.Servers()[1].Fails)
 
-func TestAPlainRequestToASilentServerIsSentTwiceOnlyWhereNothingIsLost(t *testing.T) {
-	for _, test := range []struct {
-		name, request, answer string
-		status                int
-		body                  string
-	}{
-		{"GET", "GET / HTTP/1.1\r\nHost: h\r\n\r\n", "", 200, "healthy got GET h "},
-		{"GET, hint", "GET / HTTP/1.1\r\nHost: h\r\n\r\n", earlyHints, 200, "healthy got GET h "},
-		{"POST", "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nbody", "", 504, "Gateway Timeout\n"},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				servers := memNet{}
-				servers.silence(t, "silent:80", test.answer)
-				servers.serve(t, "healthy:80", "healthy")
-				r, u := servers.rig(t, []wsproxy.Option{wsproxy.WithReadTimeout(7 * time.Second)}, "silent:80", "healthy:80")
-				start := time.Now()
-				res, _ := r.request(t, test.request).finalAnswer(t)
-				assert.Equal(t, 7*time.Second, time.Since(start), "the answer comes after")
-				require.Equal(t, test.status, res.StatusCode)
-				require.Equal(t, test.body, body(t, res))
-				require.False(t, u.Servers()[0].Available, "it counts all the same")
+				client := r.request(t, sampleRequest)
+				res, _ = client.finalAnswer(t)
+				tookOver(t, r.p, u, client, res)
 			})
 		})
 	}

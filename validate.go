@@ -50,11 +50,17 @@ func (c *config) validate() error {
 	}{
 		{"WithMaxTunnels", int64(c.maxTunnels)},
 		{"WithMaxTunnelsPerIP", int64(c.maxTunnelsPerIP)},
+		{"WithMaxTries", int64(c.maxTries)},
 		{"WithMaxMessageSize: client", c.maxFromClient},
 		{"WithMaxMessageSize: upstream", c.maxFromUpstream},
 	} {
 		if limit.n < 0 {
 			fail("%s: \"%d\" is negative, want a number or 0 for no limit", limit.option, limit.n)
+		}
+	}
+	for _, status := range c.retryStatus {
+		if status < 400 || status > 599 {
+			fail("WithRetryStatus: \"%d\" is not an error, want a status from 400 to 599", status)
 		}
 	}
 	if len(c.upgrades) == 0 {
