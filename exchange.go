@@ -3,6 +3,7 @@ package wsproxy
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -72,11 +73,13 @@ func (h *handshake) ask() error {
 	r := route{upstream: h.p.upstream, request: h.in, client: h.clientIP, tunnel: true}
 	_, err = h.p.tryServers(h.ctx, &r, out, func(s lease) (*http.Response, error) {
 		h.x = &exchange{server: s}
-		if err := h.x.send(h.ctx, h.p, wire); err != nil {
-			h.x.close()
-			return nil, err
+		err := h.x.send(h.ctx, h.p, wire)
+		if err == nil {
+			err = h.x.receive(h.ctx, h.p, out, h.w)
+		} else if h.x.broke(err) && h.x.receive(h.ctx, h.p, out, h.w) == nil && h.x.res.StatusCode != http.StatusSwitchingProtocols {
+			err = nil // it has responded before the end of the request
 		}
-		if err := h.x.receive(h.ctx, h.p, out, h.w); err != nil {
+		if err != nil {
 			h.x.close()
 			return nil, err
 		}
@@ -146,6 +149,7 @@ type exchange struct {
 	headerBy time.Time     // when the response's header has to be whole
 	budget   int64         // bytes of header still accepted
 	inBody   bool          // the header is whole
+	heard    bool          // something of a final response may have come
 	err      error         // of the last read
 	br       *bufio.Reader
 	res      *http.Response
@@ -171,6 +175,7 @@ func (x *exchange) Read(b []byte) (int, error) {
 	}
 	var n int
 	n, x.err = x.conn.Read(b)
+	x.heard = x.heard || n > 0
 	if !x.inBody {
 		x.budget -= int64(n)
 	}
@@ -189,9 +194,15 @@ func (x *exchange) send(ctx context.Context, p *Proxy, wire []byte) (err error) 
 		x.conn.SetWriteDeadline(time.Now().Add(p.sendTimeout))
 	}
 	if _, err := x.conn.Write(wire); err != nil {
-		return fmt.Errorf("sending the request: %w", err)
+		return unanswered{fmt.Errorf("sending the request: %w", err), false}
 	}
 	return nil
+}
+
+// broke reports an error of send's that means that the server has closed.
+func (x *exchange) broke(err error) bool {
+	var sending unanswered
+	return errors.As(err, &sending) && peerClosed(err)
 }
 
 // receive reads the final response to out, passing informational ones on to w.
@@ -211,13 +222,18 @@ func (x *exchange) receive(ctx context.Context, p *Proxy, out *http.Request, w h
 			} else if x.err != nil {
 				err = x.err
 			}
-			return fmt.Errorf("reading the response: %w", err)
+			err = fmt.Errorf("reading the response: %w", err)
+			if x.err != nil && !x.heard && !isTimeout(x.err) {
+				err = unanswered{err, false}
+			}
+			return err
 		}
 		if res.StatusCode == http.StatusSwitchingProtocols {
 			if err := checkSwitch(res, out); err != nil {
 				return err
 			}
 		} else if res.StatusCode < 200 {
+			x.heard = false
 			removeHopByHop(res.Header)
 			began := time.Now()
 			informational(ctx, w, res, p.sendTimeout)

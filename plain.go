@@ -161,7 +161,12 @@ func (t plainTransport) RoundTrip(out *http.Request) (*http.Response, error) {
 		if out.Method == http.MethodConnect && out.ContentLength < 0 {
 			attempt.TransferEncoding = []string{"chunked"} // or what follows would pass for more requests
 		}
-		return t.roundTrip(attempt)
+		conn = nil
+		res, err := t.roundTrip(attempt)
+		if conn != nil && conn.unanswered(err) {
+			err = unanswered{err, conn.kept}
+		}
+		return res, err
 	})
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil && out.Context().Err() == nil {

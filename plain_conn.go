@@ -2,10 +2,12 @@ package wsproxy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http/httptrace"
+	"net/textproto"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,8 +18,14 @@ import (
 type plainConn struct {
 	net.Conn
 	send  time.Duration // the send timeout
+	read  time.Duration // the read timeout
 	made  time.Time
 	heard atomic.Int64 // the nanoseconds from made to the last read
+
+	kept     bool          // from an earlier request
+	answered atomic.Bool   // something of a final response may have come
+	closed   chan struct{} // by Close
+	close    func() error
 }
 
 func (p *Proxy) dialPlain(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -25,10 +33,40 @@ func (p *Proxy) dialPlain(ctx context.Context, _, _ string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &plainConn{Conn: conn, send: p.sendTimeout, made: time.Now()}, nil
+	c := &plainConn{Conn: conn, send: p.sendTimeout, read: p.readTimeout, made: time.Now(), closed: make(chan struct{})}
+	c.close = sync.OnceValue(func() error {
+		close(c.closed)
+		return conn.Close()
+	})
+	return c, nil
 }
 
+// Close lets a failed Write return.
+func (c *plainConn) Close() error { return c.close() }
+
+// Write holds the error of a server that has closed back until the Transport
+// closes the connection, which it does once it has read the response or found
+// that there is none. The Transport gives a request up at the first error of a
+// Write, and with it a response that has arrived.
 func (c *plainConn) Write(b []byte) (n int, err error) {
+	n, err = c.write(b)
+	if err == nil || !peerClosed(err) {
+		return n, err
+	}
+	var timeout <-chan time.Time
+	if c.read > 0 {
+		timer := time.NewTimer(c.read)
+		defer timer.Stop()
+		timeout = timer.C
+	}
+	select {
+	case <-c.closed:
+	case <-timeout: // what reads from it does not see that it is broken
+	}
+	return n, err
+}
+
+func (c *plainConn) write(b []byte) (n int, err error) {
 	if c.send == 0 {
 		return c.Conn.Write(b)
 	}
@@ -44,7 +82,18 @@ func (c *plainConn) Write(b []byte) (n int, err error) {
 func (c *plainConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	c.heard.Store(int64(time.Since(c.made)))
+	if n > 0 {
+		c.answered.Store(true)
+	}
 	return n, err
+}
+
+// unanswered reports whether err, of a round trip, means that the connection
+// broke before the server's response.
+func (c *plainConn) unanswered(err error) bool {
+	var unsent notSent
+	return err != nil && !c.answered.Load() && !errors.As(err, &unsent) &&
+		!errors.Is(err, context.DeadlineExceeded) // the Transport's, for a header that is late
 }
 
 // silence returns for how long nothing has come, since a time or since later.
@@ -54,8 +103,19 @@ func (c *plainConn) silence(since time.Time) time.Duration {
 
 // noteConn returns a context for a request that notes the connection it takes.
 func noteConn(ctx context.Context, conn **plainConn) context.Context {
+	var now atomic.Pointer[plainConn] // as a connection given up may still be read from
 	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		GotConn: func(got httptrace.GotConnInfo) { *conn = got.Conn.(*plainConn) },
+		GotConn: func(got httptrace.GotConnInfo) {
+			c := got.Conn.(*plainConn)
+			c.kept = got.Reused
+			c.answered.Store(false)
+			now.Store(c)
+			*conn = c
+		},
+		Got1xxResponse: func(int, textproto.MIMEHeader) error {
+			now.Load().answered.Store(false)
+			return nil
+		},
 	})
 }
 
