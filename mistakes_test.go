@@ -23,6 +23,12 @@ func TestNewReportsEveryMistakeOfAnOption(t *testing.T) {
 		{"a negative close timeout", []wsproxy.Option{wsproxy.WithCloseTimeout(-1)}, []string{`WithCloseTimeout: "-1ns" is negative, want a duration or 0 for none`}},
 		{"a negative lifetime", []wsproxy.Option{wsproxy.WithMaxLifetime(-1)}, []string{`WithMaxLifetime: "-1ns" is negative, want a duration or 0 for none`}},
 
+		{"negative tries", []wsproxy.Option{wsproxy.WithMaxTries(-1)}, []string{`WithMaxTries: "-1" is negative, want a number or 0 for no limit`}},
+		{"statuses that are no errors", []wsproxy.Option{wsproxy.WithRetryStatus(-1, 0, 101, 302, 399, 400, 599, 600)}, []string{
+			`WithRetryStatus: "-1" is not an error, want a status from 400 to 599`, `WithRetryStatus: "0" is not an error, want a status from 400 to 599`,
+			`WithRetryStatus: "101" is not an error, want a status from 400 to 599`, `WithRetryStatus: "302" is not an error, want a status from 400 to 599`,
+			`WithRetryStatus: "399" is not an error, want a status from 400 to 599`, `WithRetryStatus: "600" is not an error, want a status from 400 to 599`}},
+
 		{"no protocol", []wsproxy.Option{wsproxy.WithUpgrades()}, []string{`WithUpgrades: no protocol, want at least one, such as "websocket"`}},
 		{"bad protocols", []wsproxy.Option{wsproxy.WithUpgrades("", "web socket", "spdy/", "/1", "a/1/2", "a,b", "websocket")}, []string{
 			`WithUpgrades: "" is not a protocol name`, `WithUpgrades: "web socket" is not a protocol name`, `WithUpgrades: "spdy/" is not a protocol name`,
@@ -92,6 +98,7 @@ wsproxy: WithHost: "/" is not a host with an optional port`)
 func TestALaterOptionMendsAnEarlierMistake(t *testing.T) {
 	_, err := wsproxy.New("http://localhost:3000",
 		wsproxy.WithReadTimeout(-1), wsproxy.WithReadTimeout(0),
+		wsproxy.WithRetryStatus(200), wsproxy.WithRetryStatus(),
 		wsproxy.WithUpgrades(), wsproxy.WithUpgrades("websocket"),
 		wsproxy.WithOrigins("*"), wsproxy.WithOrigins("null"),
 		wsproxy.WithHost(""), wsproxy.WithTargetHost(),
