@@ -79,6 +79,13 @@ type DNSResolver struct {
 	lookup   func(ctx context.Context, r *net.Resolver, like Server) ([]Server, error)
 }
 
+// lookupTimeout bounds all lookups of one Resolve: nginx's resolver_timeout.
+const lookupTimeout = 30 * time.Second
+
+// maxServers is how many servers one DNSSRV may find: each is looked at for
+// each request, and each record may be a lookup.
+const maxServers = 1024
+
 // defaultInterval follows a rollout closely and is no load for a DNS server.
 const defaultInterval = 5 * time.Second
 
@@ -86,6 +93,7 @@ const defaultInterval = 5 * time.Second
 // asked for again after each interval; [net.Resolver] does not tell how long an
 // answer is good for. The names of a Kubernetes headless Service and of a
 // Consul service are such. An interval that is not positive means 5 seconds.
+// A Resolve fails after 30 seconds.
 func DNS(name string, port int, interval time.Duration) *DNSResolver {
 	return &DNSResolver{interval: interval, lookup: func(ctx context.Context, r *net.Resolver, like Server) ([]Server, error) {
 		return lookupHost(ctx, r, name, port, like)
@@ -97,7 +105,9 @@ func DNS(name string, port int, interval time.Duration) *DNSResolver {
 // priority number are primaries, all others backups. With service and proto
 // empty, name is asked for as it is. A host of several addresses is as many
 // servers, each of the record's weight; one that does not exist is left out. A
-// weight of 0 becomes 1. For interval see [DNS].
+// weight of 0 becomes 1. A Resolve fails if all its lookups together take more
+// than 30 seconds, or if they find more than 1024 records or servers. For
+// interval see [DNS].
 func DNSSRV(service, proto, name string, interval time.Duration) *DNSResolver {
 	return &DNSResolver{interval: interval, lookup: func(ctx context.Context, r *net.Resolver, like Server) ([]Server, error) {
 		return lookupSRV(ctx, r, service, proto, name, like)
@@ -115,7 +125,12 @@ func (d *DNSResolver) Resolve(ctx context.Context) ([]Server, time.Duration, err
 	if interval <= 0 {
 		interval = defaultInterval
 	}
-	servers, err := d.lookup(ctx, r, d.Server)
+	lookups, cancel := context.WithTimeout(ctx, lookupTimeout)
+	defer cancel()
+	servers, err := d.lookup(lookups, r, d.Server)
+	if err != nil && lookups.Err() != nil && ctx.Err() == nil {
+		err = fmt.Errorf("the lookups took more than %v: %w", lookupTimeout, err)
+	}
 	if err != nil {
 		return nil, interval, fmt.Errorf("wsproxy: %w", err)
 	}
@@ -155,6 +170,9 @@ func lookupSRV(ctx context.Context, r *net.Resolver, service, proto, name string
 	if len(records) == 0 {
 		return nil, err // with some it is about others, whose names are not legal
 	}
+	if len(records) > maxServers {
+		return nil, fmt.Errorf("%s has %d SRV records, want at most %d", name, len(records), maxServers)
+	}
 	var servers []Server
 	for _, record := range records {
 		like.Weight = max(int(record.Weight), 1)
@@ -167,7 +185,9 @@ func lookupSRV(ctx context.Context, r *net.Resolver, service, proto, name string
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", net.JoinHostPort(record.Target, strconv.Itoa(int(record.Port))), err)
 		}
-		servers = append(servers, hosts...)
+		if servers = append(servers, hosts...); len(servers) > maxServers {
+			return nil, fmt.Errorf("the SRV records of %s have more than %d servers", name, maxServers)
+		}
 	}
 	return servers, nil
 }
