@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"strconv"
 	"strings"
 	"time"
 
@@ -32,6 +33,8 @@ type values struct {
 	connect, read, send, close, lifetime time.Duration
 	ping, pingTimeout                    time.Duration
 	maxTunnels, maxTunnelsPerIP          int
+	maxTries                             int
+	retryStatus                          []int
 	maxMessage                           int64
 	keepAlive, targetHost, detached      bool
 	origins, trusted                     []string
@@ -86,6 +89,19 @@ func flagSet(s *settings, v *values) *flag.FlagSet {
 	f.DurationVar(&s.failTimeout, "fail-timeout", 10*time.Second,
 		"nginx fail_timeout: the time within which -max-fails failures take a server down, and for\n"+
 			"how long; of no effect with a single server")
+	f.IntVar(&v.maxTries, "max-tries", 3,
+		"nginx proxy_next_upstream_tries: most servers, `n`, that one request is sent to; 0 for all;\n"+
+			"of no effect with a single server")
+	f.Func("retry-status", "nginx proxy_next_upstream http_503 and its like: a `status`, such as 503, with which a\n"+
+		"request that may be sent twice goes to the next server; repeatable; of no effect with a\n"+
+		"single server", func(status string) error {
+		n, err := strconv.Atoi(status)
+		if err != nil {
+			return errors.New("want a status such as 503")
+		}
+		v.retryStatus = append(v.retryStatus, n)
+		return nil
+	})
 	f.DurationVar(&s.dns, "dns", 0,
 		"nginx server name resolve: use all addresses of the target's name, and look it up again\n"+
 			"after each `interval`; 0 to leave the name to each connection (default 0s)")
@@ -206,6 +222,8 @@ var inFlags = strings.NewReplacer(
 	"WithPing: timeout", "-ping-timeout:",
 	"WithMaxTunnels:", "-max-tunnels:",
 	"WithMaxTunnelsPerIP:", "-max-tunnels-per-ip:",
+	"WithMaxTries:", "-max-tries:",
+	"WithRetryStatus:", "-retry-status:",
 	"WithMaxMessageSize: client:", "-max-message-size:",
 	"WithMaxMessageSize: upstream:", "-max-message-size:",
 	"WithOrigins:", "-origin:",
@@ -227,6 +245,8 @@ func (v *values) options() []wsproxy.Option {
 		wsproxy.WithMaxTunnels(v.maxTunnels),
 		wsproxy.WithMaxTunnelsPerIP(v.maxTunnelsPerIP),
 		wsproxy.WithMaxMessageSize(v.maxMessage, v.maxMessage),
+		wsproxy.WithMaxTries(v.maxTries),
+		wsproxy.WithRetryStatus(v.retryStatus...),
 	}
 	if v.keepAlive {
 		options = append(options, wsproxy.WithKeepAlive())

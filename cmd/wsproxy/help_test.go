@@ -30,6 +30,8 @@ var reference = map[string]struct{ value, directives string }{
 	"policy":             {"round-robin", "nginx least_conn, random two least_conn, ip_hash and hash"},
 	"max-fails":          {"1", "nginx max_fails"},
 	"fail-timeout":       {"10s", "nginx fail_timeout"},
+	"max-tries":          {"3", "nginx proxy_next_upstream_tries"},
+	"retry-status":       {"", "nginx proxy_next_upstream http_503 and its like"},
 	"dns":                {"0", "nginx server name resolve"},
 	"keep-alive":         {"false", "nginx keepalive, with '' in place of close in the map"},
 	"origin":             {"", "no nginx directive (it takes an if on $http_origin)"},

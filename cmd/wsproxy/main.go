@@ -30,10 +30,11 @@
 // and after each interval; wsproxy does not start if the first lookup fails,
 // and keeps the last servers where a later one does.
 //
-// What fails before it reached a server goes to the next one, as
-// [wsproxy.WithUpstream] has it. -policy, -max-fails and -fail-timeout are of no
-// effect with a single server, as in nginx, so that a list of targets may
-// shrink to one: there is no choice, and the only server is never down.
+// A request that fails before its response goes to the next server, as
+// [wsproxy.WithUpstream] has it. -policy, -max-fails, -fail-timeout, -max-tries
+// and -retry-status are of no effect with a single server, as in nginx, so that
+// a list of targets may shrink to one: there is no choice, and the only server
+// is never down.
 //
 // # Flags
 //
@@ -57,6 +58,9 @@
 //	                         hash-uri (round-robin)
 //	-max-fails n             failures that take a server down (1; 0: never)
 //	-fail-timeout d          within what time, and for how long (10s)
+//	-max-tries n             servers that one request is sent to (3; 0: all)
+//	-retry-status status     a status that sends a request to the next server;
+//	                         repeatable
 //	-dns interval            use all addresses of the target's name (0: no)
 //	-keep-alive              reuse connections to the target for plain requests
 //	-origin pattern          take upgrades from this origin alone; repeatable

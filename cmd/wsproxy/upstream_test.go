@@ -160,7 +160,7 @@ func TestMaxFailsAndFailTimeoutTakeAServerDown(t *testing.T) {
 			var hits atomic.Int64
 			bad := serve(t, func(w http.ResponseWriter, _ *http.Request) {
 				hits.Add(1)
-				w.WriteHeader(http.StatusServiceUnavailable)
+				panic(http.ErrAbortHandler)
 			})
 			c := start(t, append(strings.Fields(test.args), bad, good)...)
 			for range 8 {
@@ -173,9 +173,39 @@ func TestMaxFailsAndFailTimeoutTakeAServerDown(t *testing.T) {
 	}
 }
 
+func TestMaxTriesLimitsTheServersForOneRequest(t *testing.T) {
+	for args, want := range map[string]int64{"": 3, "-max-tries 1": 1, "-max-tries 2": 2, "-max-tries 0": 4} {
+		var hits atomic.Int64
+		var bad []string
+		for range 4 {
+			bad = append(bad, serve(t, func(http.ResponseWriter, *http.Request) {
+				hits.Add(1)
+				panic(http.ErrAbortHandler)
+			}))
+		}
+		c := start(t, append(strings.Fields(args), bad...)...)
+		code, _ := c.get(t, "/", "")
+		require.Equal(t, http.StatusBadGateway, code)
+		require.Equal(t, want, hits.Load(), args)
+	}
+}
+
+func TestRetryStatusGoesToTheNextServer(t *testing.T) {
+	good := named(t, "good")
+	for args, want := range map[string]int{"": 503, "-retry-status 502": 503, "-retry-status 502 -retry-status 503": 200} {
+		busy := serve(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) })
+		c := start(t, append(strings.Fields(args), busy, good)...)
+		for range 2 {
+			code, _ := c.get(t, "/", "")
+			require.Equal(t, want, code, args)
+			want = http.StatusOK // the good one's turn, or its answer again
+		}
+	}
+}
+
 func TestFlagsForSeveralServersAreOfNoEffectWithOne(t *testing.T) {
 	bad := serve(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) })
-	c := start(t, "-policy", "hash-ip", "-max-fails", "1", "-fail-timeout", "1h", bad)
+	c := start(t, "-policy", "hash-ip", "-max-fails", "1", "-fail-timeout", "1h", "-max-tries", "1", "-retry-status", "503", bad)
 	for range 3 {
 		code, _ := c.get(t, "/", "")
 		require.Equal(t, http.StatusServiceUnavailable, code, "its own answer")
