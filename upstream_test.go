@@ -109,7 +109,7 @@ func TestNoStatusCounts(t *testing.T) {
 }
 
 func TestAClientThatLeavesDoesNotCount(t *testing.T) {
-	for _, request := range []string{sampleRequest, "GET / HTTP/1.1\r\nHost: a\r\n\r\n"} {
+	for _, request := range []string{sampleRequest, anyGet, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf"} {
 		hung := newUpstream(t)
 		u := newUpstreams(t, wsproxy.RoundRobin(), wsproxy.Server{Addr: hung.addr}, wsproxy.Server{Addr: refusing(t), Backup: true})
 		failed := make(chan error, 1)
