@@ -10,8 +10,10 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -34,8 +36,9 @@ type demo struct {
 	sockets  sync.WaitGroup
 }
 
-// newDemo listens on a free port of the loopback interface.
-func newDemo(log *slog.Logger) (*demo, error) {
+// newDemo listens on a free port of the loopback interface, for a command that
+// listens on the address front.
+func newDemo(log *slog.Logger, front string) (*demo, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
@@ -48,7 +51,7 @@ func newDemo(log *slog.Logger) (*demo, error) {
 	var ctx context.Context
 	ctx, d.end = context.WithCancel(context.Background())
 	d.server = &http.Server{
-		Handler:           mux,
+		Handler:           ownHosts(front, mux),
 		ReadHeaderTimeout: 10 * time.Second,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 		BaseContext:       func(net.Listener) context.Context { return ctx },
@@ -72,6 +75,33 @@ func (d *demo) close() {
 	d.server.Close()
 	d.listener.Close() // if it was never served
 	d.sockets.Wait()
+}
+
+// ownHosts keeps pages of other sites from h. A site can have its name resolve
+// to this machine once its page is loaded (DNS rebinding). To the browser the
+// demo is of the page's own origin then, and only the host in the request tells.
+func ownHosts(front string, h http.Handler) http.Handler {
+	name, _, _ := net.SplitHostPort(front)
+	own := func(hostport string) bool {
+		host, _, err := net.SplitHostPort(hostport)
+		if err != nil { // it has no port
+			host = strings.Trim(hostport, "[]")
+		}
+		_, err = netip.ParseAddr(host) // no name, so nothing to resolve
+		return err == nil || strings.EqualFold(host, "localhost") || name != "" && strings.EqualFold(host, name)
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// The proxy may have replaced Host (-target-host), but then it sets
+		// X-Forwarded-Host.
+		for _, host := range append([]string{r.Host}, r.Header["X-Forwarded-Host"]...) {
+			if !own(host) {
+				http.Error(w, "the demo is served as localhost, by IP address or by the host of -listen, and not as "+
+					strconv.Quote(host), http.StatusForbidden)
+				return
+			}
+		}
+		h.ServeHTTP(w, r)
+	})
 }
 
 func servePage(w http.ResponseWriter, _ *http.Request) {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"encoding/json"
 	"io"
 	"net"
@@ -246,4 +247,50 @@ func TestSocketsThatEndAnyHowLeaveTheDemoSilentAndWhole(t *testing.T) {
 	_, payload := p.frame(t)
 	require.Equal(t, "still there", payload)
 	require.Empty(t, c.stderr.String())
+}
+
+// DNS rebinding: a site whose name comes to resolve to this machine has pages
+// of the demo's own origin as far as the browser can tell. Only Host, and with
+// -target-host X-Forwarded-Host, has the site's name; before, nobody looked.
+func TestTheDemoAnswersToNoOtherSitesName(t *testing.T) {
+	ask := func(t *testing.T, addr, path, host, fields string) int {
+		conn, err := net.Dial("tcp", addr)
+		require.NoError(t, err)
+		defer conn.Close()
+		conn.SetDeadline(time.Now().Add(patience))
+		_, err = io.WriteString(conn, "GET "+path+" HTTP/1.1\r\nHost: "+host+"\r\n"+fields+"\r\n")
+		require.NoError(t, err)
+		res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		require.NoError(t, err)
+		return res.StatusCode
+	}
+	for _, args := range [][]string{nil, {"-listen", "127.0.0.1:0"}, {"-listen", ":0"}, {"-target-host"}} {
+		c := start(t, args...)
+		_, port, err := net.SplitHostPort(c.addr)
+		require.NoError(t, err)
+		addr := net.JoinHostPort("127.0.0.1", port)
+		for _, host := range []string{"evil.example:" + port, "evil.example", "localhost.evil.example:" + port, "127.0.0.1.evil.example:" + port} {
+			for path, fields := range map[string]string{
+				"/":        "",
+				"/tunnels": "Sec-Fetch-Site: same-origin\r\n",
+				"/echo":    upgradeFields + "Origin: http://" + host + "\r\n",
+			} {
+				require.Equal(t, http.StatusForbidden, ask(t, addr, path, host, fields), "%v: %s of %s", args, path, host)
+			}
+			// A script may add fields to a request of its page's own origin.
+			require.Equal(t, http.StatusForbidden, ask(t, addr, "/tunnels", host, "X-Forwarded-Host: localhost\r\n"), "%v: %s", args, host)
+		}
+		for _, host := range []string{"localhost:" + port, "LOCALHOST", "127.0.0.1:" + port, "192.0.2.1", "[::1]:" + port, "[::1]"} {
+			require.Equal(t, http.StatusOK, ask(t, addr, "/tunnels", host, ""), "%v: %s", args, host)
+		}
+	}
+
+	d, err := newDemo(discard(), "demo.example:8080")
+	require.NoError(t, err)
+	defer d.close()
+	d.serve(nil)
+	own := d.listener.Addr().String()
+	require.Equal(t, http.StatusOK, ask(t, own, "/", "demo.example:8080", ""), "the host of -listen")
+	require.Equal(t, http.StatusForbidden, ask(t, own, "/", "evil.example:8080", ""), "a page may know the demo's own port too")
+	require.Equal(t, http.StatusForbidden, ask(t, own, "/", "evil.example:8080", "X-Forwarded-Host: localhost\r\n"))
 }

@@ -22,6 +22,8 @@ type settings struct {
 	targets   []string // none: the demo
 	bad       error    // what is wrong with them
 	options   []wsproxy.Option
+	maxHeader int  // -max-header-bytes
+	version   bool // print it and do nothing else
 
 	policy           string
 	maxFails         int
@@ -79,6 +81,9 @@ func flagSet(s *settings, v *values) *flag.FlagSet {
 	f.Int64Var(&v.maxMessage, "max-message-size", 0,
 		"no nginx directive: largest message, either way, in `bytes` as on the wire; a larger one\n"+
 			"ends its tunnel with code 1009; 0 for no limit (default 0)")
+	f.IntVar(&s.maxHeader, "max-header-bytes", 64<<10,
+		"nginx large_client_header_buffers: most `bytes` of a request's line and header, to which\n"+
+			"net/http adds 4096; a client that sends more gets 431")
 	f.StringVar(&s.policy, "policy", "round-robin",
 		"nginx least_conn, random two least_conn, ip_hash and hash: which server a request goes\n"+
 			"to, by the policy `name`: round-robin, least-tunnels, random2, hash-ip or hash-uri; of no\n"+
@@ -138,7 +143,39 @@ func flagSet(s *settings, v *values) *flag.FlagSet {
 			"may take to end on SIGINT or SIGTERM, a WebSocket -close-timeout at most; 0 cuts at once")
 	f.StringVar(&v.level, "log", "info",
 		"nginx error_log's level: least `level` to log: debug, info, warn or error")
+	f.BoolVar(&s.version, "version", false,
+		"nginx -v: print the versions of wsproxy and of Go, and exit")
 	return f
+}
+
+// A hinted is a flag's value whose errors say what to write instead.
+type hinted struct {
+	flag.Value
+	hint string
+}
+
+func (h hinted) Set(s string) error {
+	if h.Value.Set(s) != nil {
+		return errors.New(h.hint)
+	}
+	return nil
+}
+
+// hint has the numbers of f say what they want: package flag only says "parse
+// error".
+func hint(f *flag.FlagSet) {
+	f.VisitAll(func(each *flag.Flag) {
+		value, ok := each.Value.(flag.Getter)
+		if !ok {
+			return
+		}
+		switch value.Get().(type) {
+		case time.Duration:
+			each.Value = hinted{value, "want a number with its unit, such as 5s, 1m30s or 500ms"}
+		case int, int64:
+			each.Value = hinted{value, "want a whole number"}
+		}
+	})
 }
 
 // usage prints the help that -h asks for.
@@ -165,8 +202,12 @@ var levels = map[string]slog.Level{
 func parse(args []string) (*settings, error) {
 	s, v := &settings{}, &values{}
 	f := flagSet(s, v)
+	hint(f)
 	if err := f.Parse(args); err != nil {
 		return nil, err
+	}
+	if s.version {
+		return s, nil
 	}
 	s.targets = f.Args()
 	var errs []error
@@ -190,6 +231,9 @@ func parse(args []string) (*settings, error) {
 	}
 	if s.wait < 0 {
 		fail("-drain: %q is negative, want a duration or 0 to cut at once", s.wait)
+	}
+	if s.maxHeader <= 0 {
+		fail("-max-header-bytes: \"%d\" is not positive", s.maxHeader)
 	}
 	var known bool
 	if s.level, known = levels[v.level]; !known {

@@ -69,7 +69,11 @@ func TestErrorsOfUsageExitWith2(t *testing.T) {
 		want string
 	}{
 		{"-frob", "flag provided but not defined: -frob"},
-		{"-read-timeout soon", `invalid value "soon" for flag -read-timeout: parse error`},
+		{"-read-timeout soon", `invalid value "soon" for flag -read-timeout: want a number with its unit, such as 5s, 1m30s or 500ms`},
+		{"-read-timeout 5", `invalid value "5" for flag -read-timeout: want a number with its unit, such as 5s, 1m30s or 500ms`},
+		{"-max-tunnels 1e3", `invalid value "1e3" for flag -max-tunnels: want a whole number`},
+		{"-max-message-size 1M", `invalid value "1M" for flag -max-message-size: want a whole number`},
+		{"-max-header-bytes 0", `-max-header-bytes: "0" is not positive`},
 		{"-detached=maybe", `invalid boolean value "maybe" for -detached: parse error`},
 		{"http://a -listen :0", `"-listen" comes after a target, want flags before them`},
 		{"http://a http://b -listen", `"-listen" comes after a target, want flags before them`},
@@ -276,6 +280,29 @@ func TestMaxMessageSizeHoldsForBothDirections(t *testing.T) {
 	tooBig(func(client, _ *peer) { client.sendFrame(t, text, "123456") })
 	tooBig(func(_, server *peer) { server.reply(t, text, "123456") })
 	c.stderr.await(t, "reason=limit")
+}
+
+// Without the flag the server read 1 MiB, which net/http keeps for as long as
+// a tunnel that is not detached: 1.7 MB a tunnel, and of empty fields 10.7.
+func TestMaxHeaderBytesBoundsARequestsHeader(t *testing.T) {
+	url, _ := switches(t)
+	for _, test := range []struct {
+		args       []string
+		fits, over int
+	}{
+		{nil, 60 << 10, 70 << 10},
+		{[]string{"-max-header-bytes", "8192"}, 11 << 10, 14 << 10}, // net/http adds 4096
+		{[]string{"-max-header-bytes", "1048576"}, 1000 << 10, 1030 << 10},
+	} {
+		c := start(t, append(test.args, url)...)
+		for size, want := range map[int]int{
+			test.fits: http.StatusSwitchingProtocols,
+			test.over: http.StatusRequestHeaderFieldsTooLarge,
+		} {
+			_, res := c.ask(t, "/", upgradeFields+"X-Long: "+strings.Repeat("x", size)+"\r\n")
+			require.Equal(t, want, res.StatusCode, "%v: %d bytes", test.args, size)
+		}
+	}
 }
 
 func TestKeepAliveReusesConnectionsForPlainRequests(t *testing.T) {

@@ -27,6 +27,7 @@ var reference = map[string]struct{ value, directives string }{
 	"max-tunnels":        {"0", "nginx limit_conn over a whole server"},
 	"max-tunnels-per-ip": {"0", "nginx limit_conn by $binary_remote_addr"},
 	"max-message-size":   {"0", "no nginx directive"},
+	"max-header-bytes":   {"65536", "nginx large_client_header_buffers"},
 	"policy":             {"round-robin", "nginx least_conn, random two least_conn, ip_hash and hash"},
 	"max-fails":          {"1", "nginx max_fails"},
 	"fail-timeout":       {"10s", "nginx fail_timeout"},
@@ -41,6 +42,7 @@ var reference = map[string]struct{ value, directives string }{
 	"detached":           {"false", "no nginx directive (its connections are always so)"},
 	"drain":              {"30s", "nginx worker_shutdown_timeout"},
 	"log":                {"info", "nginx error_log's level"},
+	"version":            {"false", "nginx -v"},
 }
 
 // allFlags are those of the command, which are those of the reference.

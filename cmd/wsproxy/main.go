@@ -54,6 +54,7 @@
 //	-max-tunnels n           tunnels at once (0: no limit)
 //	-max-tunnels-per-ip n    tunnels at once of a client address (0: no limit)
 //	-max-message-size bytes  a message, either way (0: no limit)
+//	-max-header-bytes bytes  a request's line and header (65536)
 //	-policy name             round-robin, least-tunnels, random2, hash-ip or
 //	                         hash-uri (round-robin)
 //	-max-fails n             failures that take a server down (1; 0: never)
@@ -70,6 +71,7 @@
 //	-detached                keep no goroutine of the server's for a tunnel
 //	-drain d                 how long tunnels may take to end on shutdown (30s)
 //	-log level               debug, info, warn or error (info)
+//	-version                 print the versions of wsproxy and of Go
 //
 // Flags go before the targets. An empty value after the colon of -header
 // removes the field. A timeout of 0 is none, but -drain 0 cuts at once.
@@ -91,6 +93,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -103,6 +106,8 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
+	"runtime"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -129,12 +134,25 @@ func run(signals <-chan os.Signal, args []string, stdout, stderr io.Writer) int 
 		complain(stderr, err)
 		fmt.Fprintln(stderr, "usage: wsproxy [flags] [target...]; wsproxy -h explains the flags")
 		return 2
+	case s.version:
+		fmt.Fprintln(stdout, version())
+		return 0
 	}
 	if err := s.serve(signals, stdout, stderr); err != nil {
 		complain(stderr, err)
 		return 1
 	}
 	return 0
+}
+
+// version names the module's version, "(devel)" for a build that has none, and
+// Go's.
+func version() string {
+	module := "(devel)"
+	if info, ok := debug.ReadBuildInfo(); ok {
+		module = cmp.Or(info.Main.Version, module)
+	}
+	return "wsproxy " + module + " " + runtime.Version()
 }
 
 // complain prints a line for each of the errors that err joins.
@@ -168,7 +186,7 @@ func (s *settings) serve(signals <-chan os.Signal, stdout, stderr io.Writer) err
 	var demo *demo
 	if len(s.targets) == 0 {
 		var err error
-		if demo, err = newDemo(log); err != nil {
+		if demo, err = newDemo(log, s.listen); err != nil {
 			return fmt.Errorf("demo upstream: %w", err)
 		}
 		defer demo.close()
@@ -178,13 +196,14 @@ func (s *settings) serve(signals <-chan os.Signal, stdout, stderr io.Writer) err
 		if err != nil {
 			return err
 		}
-		if u != nil {
-			options = append(options, wsproxy.WithUpstream(u))
-		}
 		if resolver != nil {
 			watching.Go(func() { u.Watch(ctx, resolver) })
 		}
 		target, shown = s.targets[0], s.shown(u)
+		if u != nil {
+			options = append(options, wsproxy.WithUpstream(u))
+			target = withoutSocket(target)
+		}
 	}
 	var err error
 	if v.proxy, err = wsproxy.New(target, options...); err != nil {
@@ -263,6 +282,7 @@ func (v *service) newServer() *http.Server {
 	http1.SetHTTP1(true)
 	return &http.Server{
 		Handler:           v.proxy,
+		MaxHeaderBytes:    v.maxHeader,
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       75 * time.Second, // nginx's keepalive_timeout
 		Protocols:         &http1,

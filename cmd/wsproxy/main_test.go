@@ -2,12 +2,14 @@ package main
 
 import (
 	"bufio"
+	"debug/buildinfo"
 	"io"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strings"
 	"syscall"
@@ -166,11 +168,21 @@ func TestEveryMistakeInATargetHasALine(t *testing.T) {
 }
 
 func TestTheServerIsFitForTheOpenInternet(t *testing.T) {
-	s := (&service{log: discard()}).newServer()
+	settings, err := parse(nil)
+	require.NoError(t, err)
+	s := (&service{settings: settings, log: discard()}).newServer()
 	require.Equal(t, 10*time.Second, s.ReadHeaderTimeout)
 	require.NotZero(t, s.IdleTimeout)
+	require.Equal(t, 64<<10, s.MaxHeaderBytes)
 	require.Zero(t, s.WriteTimeout, "it would cut plain streams")
 	require.Zero(t, s.ReadTimeout, "it would cut uploads")
+}
+
+func TestVersionTellsTheModulesAndGos(t *testing.T) {
+	code, stdout, stderr := status(t, "-version", "-log", "loud") // the rest does not matter
+	require.Zero(t, code)
+	require.Empty(t, stderr)
+	require.Regexp(t, `^wsproxy \S+ `+regexp.QuoteMeta(runtime.Version())+`\n$`, stdout)
 }
 
 func TestTheServersErrorsAreLogged(t *testing.T) {
@@ -208,6 +220,14 @@ func TestTheProcessObeysRealSignals(t *testing.T) {
 		c.setURL(t, line)
 		return cmd, c
 	}
+	t.Run("its version is that of the build", func(t *testing.T) {
+		out, err := exec.Command(binary, "-version").Output()
+		require.NoError(t, err)
+		info, err := buildinfo.ReadFile(binary)
+		require.NoError(t, err)
+		require.NotEmpty(t, info.Main.Version)
+		require.Equal(t, "wsproxy "+info.Main.Version+" "+info.GoVersion+"\n", string(out))
+	})
 	t.Run("SIGTERM ends it with 0", func(t *testing.T) {
 		cmd, c := spawn(t)
 		code, _ := c.get(t, "/", "")

@@ -38,14 +38,10 @@ type place struct {
 
 // placeOf reads a target that New takes.
 func placeOf(target string) place {
-	scheme, rest, _ := strings.Cut(target, "://")
+	_, rest, _ := strings.Cut(target, "://")
 	socket, unix := strings.CutPrefix(rest, "unix:")
-	if unix {
-		var base string
-		socket, base, _ = strings.Cut(socket, ":")
-		rest = "localhost" + base
-	}
-	u, err := url.Parse(scheme + "://" + rest)
+	socket, _, _ = strings.Cut(socket, ":")
+	u, err := url.Parse(withoutSocket(target))
 	if err != nil {
 		return place{} // New has not taken it
 	}
@@ -64,6 +60,18 @@ func placeOf(target string) place {
 	p.port = cmp.Or(u.Port(), map[string]string{"http": "80", "https": "443"}[p.scheme])
 	p.addr = net.JoinHostPort(p.host, p.port)
 	return p
+}
+
+// withoutSocket returns target with the name localhost in place of a unix
+// socket. With several servers the socket is one of those, and the target only
+// names them.
+func withoutSocket(target string) string {
+	scheme, rest, _ := strings.Cut(target, "://")
+	if socket, unix := strings.CutPrefix(rest, "unix:"); unix {
+		_, base, _ := strings.Cut(socket, ":")
+		rest = "localhost" + base
+	}
+	return scheme + "://" + rest
 }
 
 // checkTargets returns what New has against each target, and else what keeps

@@ -87,6 +87,13 @@ func TestAUnixSocketCanBeOneOfTheServers(t *testing.T) {
 	_, first := c.get(t, "/x", "")
 	_, second := c.get(t, "/x", "")
 	require.Equal(t, "tcp, unix /app/x", first+", "+second)
+
+	// As the first one it also names the servers, which New does not take from
+	// a socket.
+	c = start(t, "http://unix:"+dir+"/b.sock:/app/", named(t, "tcp")+"/app")
+	_, first = c.get(t, "/x", "")
+	_, second = c.get(t, "/x", "")
+	require.Equal(t, "unix /app/x, tcp", first+", "+second)
 }
 
 func TestPolicyChoosesTheServer(t *testing.T) {
