@@ -95,6 +95,21 @@ wsproxy: WithReadTimeout: "-1ns" is negative, want a duration or 0 for none
 wsproxy: WithHost: "/" is not a host with an optional port`)
 }
 
+// Before, the servers of the Upstream were connected to and the socket of the
+// target was ignored.
+func TestNewRefusesAUnixTargetWithAnUpstream(t *testing.T) {
+	u, err := wsproxy.NewUpstream(wsproxy.RoundRobin(), wsproxy.Server{Addr: "localhost:3000"})
+	require.NoError(t, err)
+	_, err = wsproxy.New("wss://unix:/run/app.sock:/base?token=secret", wsproxy.WithUpstream(u))
+	require.EqualError(t, err, `wsproxy: target "https://unix:/run/app.sock" with WithUpstream: `+
+		`want the target "https://localhost", and the socket as Server{Addr: "unix:/run/app.sock"}`)
+
+	u, err = wsproxy.NewUpstream(wsproxy.RoundRobin(), wsproxy.Server{Addr: "unix:/run/app.sock"})
+	require.NoError(t, err)
+	_, err = wsproxy.New("wss://localhost/base", wsproxy.WithUpstream(u))
+	require.NoError(t, err, "what the error says to write")
+}
+
 func TestALaterOptionMendsAnEarlierMistake(t *testing.T) {
 	_, err := wsproxy.New("http://localhost:3000",
 		wsproxy.WithReadTimeout(-1), wsproxy.WithReadTimeout(0),

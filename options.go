@@ -338,9 +338,10 @@ func WithModifyResponse(f func(*http.Response) error) Option {
 // retried after a 101. [Server.MaxFails] says what counts as a failure.
 //
 // The default is the target itself as the only server. New returns an error for
-// nil and for an Upstream that [NewUpstream] did not make. It is nginx's proxy_pass to an
-// upstream, with "proxy_next_upstream error timeout invalid_header", except that
-// timeout is the connect timeout alone.
+// nil, for an Upstream that [NewUpstream] did not make, and for a target that is
+// a unix socket, whose address would not be used: make the socket a [Server]. It
+// is nginx's proxy_pass to an upstream, with "proxy_next_upstream error timeout
+// invalid_header", except that timeout is the connect timeout alone.
 func WithUpstream(u *Upstream) Option {
 	return optionFunc(func(c *config) {
 		c.upstream = u

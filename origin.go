@@ -98,10 +98,16 @@ func checkOrigin(r *http.Request, allowed []origin) error {
 					return nil
 				}
 			}
+			if own, err := parseOrigin(o.scheme + "://" + r.Host); err == nil && own.matches(o) {
+				return forbiddenOrigin("%s is the proxy's own origin, which WithOrigins does not imply; list it too", quote(lines[0]))
+			}
 		}
 	}
-	return &refusal{kind: ErrForbiddenOrigin, status: http.StatusForbidden,
-		cause: errors.New(quote(strings.Join(lines, ", ")))}
+	return forbiddenOrigin("%s", quote(strings.Join(lines, ", ")))
+}
+
+func forbiddenOrigin(format string, args ...any) *refusal {
+	return &refusal{kind: ErrForbiddenOrigin, status: http.StatusForbidden, cause: fmt.Errorf(format, args...)}
 }
 
 // isHost reports whether s is a host with an optional port, as in a Host

@@ -2,6 +2,7 @@ package wsproxy
 
 import (
 	"net/http"
+	"strconv"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -166,5 +167,36 @@ func TestAHostIsANameOrAnAddressWithAnOptionalPort(t *testing.T) {
 		"[::1%\r\nX: y]", "[::1%\r\nX: y]:80", "[::1%\n]", "[::1%\x00]", "[fe80::1% x]", "[fe80::1%a b]:80", "[fe80::1%a/b]", "[fe80::1%a@b]", "[fe80::1%a\x7f]", "[fe80::1%\xb0]",
 	} {
 		assert.False(t, isHost(s), "%q", s)
+	}
+}
+
+// The usual surprise with WithOrigins: the pages of the proxy's own host are
+// refused until they are listed too. Before, the error named the origin alone.
+func TestTheRefusalOfTheProxysOwnOriginSaysToListIt(t *testing.T) {
+	allowed, err := parseOrigin("https://other.example")
+	require.NoError(t, err)
+	for _, test := range []struct {
+		origin, host string
+		own          bool
+	}{
+		{"http://localhost:8080", "localhost:8080", true},
+		{"https://app.example", "app.example", true},
+		{"https://app.example", "app.example:443", true},
+		{"https://APP.example:443", "app.example", true},
+		{"http://[::1]:8080", "[::1]:8080", true},
+		{"https://evil.example", "app.example", false},
+		{"http://localhost:3000", "localhost:8080", false},
+		{"http://app.example", "app.example:443", false},
+		{"null", "app.example", false},
+		{"https://app.example", "", false},
+	} {
+		r := &http.Request{Host: test.host, Header: http.Header{"Origin": {test.origin}}}
+		err := checkOrigin(r, []origin{allowed})
+		assert.ErrorIs(t, err, ErrForbiddenOrigin)
+		want := "wsproxy: origin not allowed: " + strconv.Quote(test.origin)
+		if test.own {
+			want += " is the proxy's own origin, which WithOrigins does not imply; list it too"
+		}
+		assert.EqualError(t, err, want, "Origin: %s, Host: %s", test.origin, test.host)
 	}
 }

@@ -233,7 +233,9 @@ func checkServers(servers []Server) error {
 	}
 	seen := make(map[string]bool, len(servers))
 	for _, s := range servers {
-		if !isServerAddr(s.Addr) {
+		if scheme, _, found := strings.Cut(s.Addr, "://"); found {
+			fail("server %q: drop %q, want host:port or unix:/path", s.Addr, scheme+"://")
+		} else if !isServerAddr(s.Addr) {
 			fail("server %q is not host:port or unix:/path", s.Addr)
 		} else if seen[s.Addr] {
 			fail("server %q is there twice", s.Addr)

@@ -399,7 +399,7 @@ wsproxy: server "a" is not host:port or unix:/path
 wsproxy: server "" is not host:port or unix:/path
 wsproxy: server ":80" is not host:port or unix:/path
 wsproxy: server "a:http" is not host:port or unix:/path
-wsproxy: server "http://a:80" is not host:port or unix:/path
+wsproxy: server "http://a:80": drop "http://", want host:port or unix:/path
 wsproxy: server "::1:80" is not host:port or unix:/path
 wsproxy: server "unix:run" is not host:port or unix:/path
 wsproxy: server "n:1": Weight "-1" is negative, want a number or 0 for the default
@@ -413,8 +413,8 @@ wsproxy: server "w:1": Weight "9223372036854775807" is larger than 65535`)
 	assert.Len(t, u.Servers(), 1, "a set that is refused changes nothing")
 
 	_, err = New("http://app", WithUpstream(nil))
-	assert.EqualError(t, err, "wsproxy: WithUpstream: nil, want a value")
+	assert.EqualError(t, err, "wsproxy: WithUpstream: nil or zero, want an Upstream of NewUpstream; was its error ignored?")
 	_, err = New("http://app", WithUpstream(new(Upstream)))
-	assert.EqualError(t, err, "wsproxy: WithUpstream: nil, want a value")
+	assert.EqualError(t, err, "wsproxy: WithUpstream: nil or zero, want an Upstream of NewUpstream; was its error ignored?")
 	assert.Panics(t, func() { HashBy(nil) })
 }

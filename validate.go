@@ -23,6 +23,10 @@ func (c *config) validate() error {
 	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf("wsproxy: "+format, args...)) }
 
 	for _, option := range c.missing {
+		if option == "WithUpstream" {
+			fail("WithUpstream: nil or zero, want an Upstream of NewUpstream; was its error ignored?")
+			continue
+		}
 		fail("%s: nil, want a value", option)
 	}
 	for _, timeout := range []struct {
@@ -95,6 +99,16 @@ func (c *config) validate() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// checkTarget refuses a socket that no request would reach: with WithUpstream
+// the target only names the servers.
+func (c *config) checkTarget(t *target) error {
+	if t == nil || t.network != "unix" || c.upstream == nil {
+		return nil
+	}
+	return fmt.Errorf("wsproxy: target %q with WithUpstream: want the target %q, and the socket as Server{Addr: %q}",
+		t.url.Scheme+"://unix:"+t.addr, t.url.Scheme+"://localhost", "unix:"+t.addr)
 }
 
 // headerPolicy is the validated header options in the form that serves.

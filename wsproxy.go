@@ -82,7 +82,7 @@ func New(target string, opts ...Option) (*Proxy, error) {
 	}
 	var err error
 	p.target, err = parseTarget(target)
-	if err := errors.Join(append(errs, err, p.validate())...); err != nil {
+	if err := errors.Join(append(errs, err, p.validate(), p.checkTarget(p.target))...); err != nil {
 		return nil, err
 	}
 	p.target.useTLS(p.tls)

@@ -339,6 +339,18 @@ func TestOriginTakesUpgradesFromTheListedOnesAlone(t *testing.T) {
 	}
 }
 
+// A page of the proxy's own host is refused too until it is listed, which the
+// text of the refusal did not say.
+func TestTheRefusalOfTheOwnOriginSaysToListIt(t *testing.T) {
+	url, _ := switches(t)
+	c := start(t, "-origin", "https://one.example", url)
+	_, res := c.ask(t, "/", upgradeFields+"Origin: "+c.url+"\r\n")
+	require.Equal(t, http.StatusForbidden, res.StatusCode)
+	b, err := io.ReadAll(res.Body)
+	require.NoError(t, err)
+	require.Contains(t, string(b), "list it too")
+}
+
 func TestTrustedProxyBelievesTheListedPeersAlone(t *testing.T) {
 	const claims = "X-Forwarded-For: 198.51.100.7, 203.0.113.9\r\nX-Forwarded-Proto: https\r\n"
 	url := fields(t)
