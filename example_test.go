@@ -57,7 +57,9 @@ func Example_stripPrefix() {
 
 // Authentication is a middleware in front: what it refuses never reaches the
 // upstream. Pages cannot set header fields of a WebSocket's handshake, so it is
-// a cookie or, as here, a ticket in the query that tells who asks.
+// a cookie or, as here, a ticket in the query that tells who asks. What the
+// upstream is to know of the user is set in WithRewrite: a client can have its
+// Connection field remove what the middleware sets.
 func Example_authentication() {
 	upstream := newEchoServer()
 	defer upstream.Close()
@@ -98,7 +100,7 @@ func Example_testHarness() {
 	}
 	server := httptest.NewServer(proxy)
 	defer server.Close()
-	defer proxy.Close() // before server.Close, which would wait for the tunnels
+	defer proxy.Close() // server.Close does not close tunnels: it does not know them
 
 	fmt.Println(echo(server.URL+"/chat", "hello"))
 	fmt.Println(<-ended)

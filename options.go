@@ -282,6 +282,11 @@ func WithHeader(name, value string) Option {
 // socket. No prefix at all means that no peer is believed. New returns an error
 // for a malformed one. It is nginx's set_real_ip_from with real_ip_recursive on.
 //
+// The forwarding fields are Forwarded, X-Real-IP and all that begin with
+// X-Forwarded-, whatever punctuation is in their names. Others, such as
+// True-Client-IP, X-Client-IP and X-Original-URL, pass as the client sent them:
+// if the upstream believes one, remove it with [WithHeader].
+//
 // Naming a prefix in which clients live lets them choose the address that the
 // upstream sees.
 func WithTrustedProxies(prefixes ...string) Option {
@@ -303,6 +308,10 @@ func WithForwarded() Option {
 // fields of the handshake are restored after it. It cannot refuse a request:
 // that is for a middleware in front of the Proxy. New returns an error if f is
 // nil.
+//
+// A field that the upstream trusts, such as a user name, is set here and not in
+// middleware: a client can name any field in Connection, and the Proxy removes
+// it before f is called.
 func WithRewrite(f func(*httputil.ProxyRequest)) Option {
 	return optionFunc(func(c *config) {
 		c.rewrite = f

@@ -133,6 +133,8 @@ func weighted(servers []*Candidate) int {
 // a server gives out, such as socket.io's sid, is not, and would move the
 // session when it comes.
 //
+// All requests with an empty key go to the same server.
+//
 // key is called for each attempt, from many goroutines, and must not change
 // the request. HashBy panics if it is nil.
 func HashBy(key func(*http.Request) string) Policy {
@@ -152,7 +154,8 @@ func (key hashBy) Pick(r *http.Request, _ netip.Addr, servers []*Candidate) *Can
 // [WithTrustedProxies], as key: behind proxies of your own give that, or all
 // their clients have one server. So have all clients on unix sockets. It is
 // nginx's ip_hash, but by the whole address, where nginx takes the first three
-// bytes of an IPv4 address.
+// bytes of an IPv4 address. That is an IPv6 client's whole address too, and not
+// its /64: a client that changes its address may change its server.
 func HashByClientIP() Policy { return hashByClientIP{} }
 
 type hashByClientIP struct{}

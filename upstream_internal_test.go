@@ -5,6 +5,7 @@ import (
 	"math"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"runtime"
 	"slices"
 	"sync"
@@ -199,6 +200,19 @@ func TestAClientKeepsItsServer(t *testing.T) {
 	}
 	assert.Len(t, owners, 5)
 	assert.NotEmpty(t, next(u), "a client without an address has a server too")
+}
+
+// An empty key is a key: replicas agree on its server too, and so that one has
+// all requests without one. The doc comments did not say.
+func TestRequestsWithAnEmptyKeyHaveOneServer(t *testing.T) {
+	u := newTestUpstream(t, HashBy(func(r *http.Request) string { return r.URL.Query().Get("room") }), numbered(5)...)
+	owners := map[string]bool{}
+	for i := range 50 {
+		r := route{upstream: u, request: &http.Request{URL: &url.URL{RawQuery: fmt.Sprint("id=", i)}}}
+		c, _ := r.next()
+		owners[c.Addr()] = true
+	}
+	assert.Len(t, owners, 1)
 }
 
 func TestAPolicyMayRefuse(t *testing.T) {
