@@ -143,7 +143,7 @@ func (p *Proxy) dial(ctx context.Context, s *Candidate) (net.Conn, error) {
 	secure := tls.Client(conn, p.target.tls)
 	if err := secure.HandshakeContext(ctx); err != nil {
 		conn.Close()
-		return nil, notSent{fmt.Errorf("TLS to %s: %w", s.addr, err)}
+		return nil, notSent{fmt.Errorf("TLS to %s: %w", s.addr, bounded(err))}
 	}
 	return secure, nil
 }

@@ -8,12 +8,12 @@ import (
 	"maps"
 	"net"
 	"net/http"
-	"strconv"
 )
 
 // The errors that reach an error handler (see [WithErrorHandler]) wrap one of
-// these, except for those over a body that cannot be read (400, 413) and those
-// with status 499 or 500. Test for them with [errors.Is], and ask [StatusCode]
+// these, except for those over a plain request that the client must not send
+// (400, 405, 501), over a body that cannot be read (400, 413) and those with
+// status 499 or 500. Test for them with [errors.Is], and ask [StatusCode]
 // for the status of the response. What a dial or a read failed with is wrapped
 // as well.
 var (
@@ -65,8 +65,8 @@ const retryAfter = "1"
 // StatusCode returns the HTTP status to respond with to err, an error given to
 // an error handler: 400, 403, 405, 413 or 426 for the client's mistakes, 500
 // where middleware has left a ResponseWriter that cannot be hijacked or a body
-// of another length than it says, 502, 503 or 504 for failures, and 499, nginx's
-// number, where the client left first. An error that is not this package's is a
+// of another length than it says, 501 for an extended CONNECT (RFC 8441), 502, 503
+// or 504 for failures, and 499, nginx's number, where the client left first. An error that is not this package's is a
 // 502, as in [net/http/httputil.ReverseProxy].
 func StatusCode(err error) int {
 	var r *refusal
@@ -107,11 +107,16 @@ func (r *refusal) Unwrap() []error {
 // public reports whether the client may read the error's text: its own
 // mistakes and a server that is wired wrongly, but no upstream's address.
 func (r *refusal) public() bool {
-	return r.status <= http.StatusInternalServerError && r.status != statusClientClosedRequest
+	return r.status <= http.StatusNotImplemented && r.status != statusClientClosedRequest
 }
 
 func badHandshake(status int, format string, args ...any) *refusal {
 	return &refusal{kind: ErrBadHandshake, status: status, cause: fmt.Errorf(format, args...)}
+}
+
+// badRequest is for a plain request that is the client's mistake.
+func badRequest(format string, args ...any) *refusal {
+	return &refusal{status: http.StatusBadRequest, cause: fmt.Errorf(format, args...)}
 }
 
 func unavailable(kind, cause error) *refusal {
@@ -131,7 +136,7 @@ func badBody(err error) *refusal {
 	if errors.As(err, &tooLarge) {
 		status = http.StatusRequestEntityTooLarge
 	}
-	return &refusal{status: status, cause: fmt.Errorf("reading the request's body: %w", err)}
+	return &refusal{status: status, cause: fmt.Errorf("reading the request's body: %w", bounded(err))}
 }
 
 // wrongLength is for a body that middleware has changed, or taken away.
@@ -167,16 +172,6 @@ func isTimeout(err error) bool {
 	return errors.As(err, &timeout) && timeout.Timeout()
 }
 
-// quote is %q for values of a client's or an upstream's choosing: a long one
-// is cut, so that it cannot flood a response or a log.
-func quote(s string) string {
-	const most = 64
-	if len(s) > most {
-		return strconv.Quote(s[:most]) + "…"
-	}
-	return strconv.Quote(s)
-}
-
 // fail answers a request that got nothing from the upstream.
 func (p *Proxy) fail(w http.ResponseWriter, r *http.Request, err error) {
 	status := StatusCode(err)
@@ -185,7 +180,7 @@ func (p *Proxy) fail(w http.ResponseWriter, r *http.Request, err error) {
 		maps.Copy(w.Header(), refused.header)
 	}
 	level := slog.LevelDebug // the client's mistake, or nobody's
-	if status >= http.StatusInternalServerError && !errors.Is(err, ErrShutdown) {
+	if status >= http.StatusInternalServerError && status != http.StatusNotImplemented && !errors.Is(err, ErrShutdown) {
 		level = slog.LevelWarn
 	}
 	p.logger.LogAttrs(r.Context(), level, "request failed", slog.Int("status", status),

@@ -222,7 +222,7 @@ func (x *exchange) receive(ctx context.Context, p *Proxy, out *http.Request, w h
 			} else if x.err != nil {
 				err = x.err
 			}
-			err = fmt.Errorf("reading the response: %w", err)
+			err = fmt.Errorf("reading the response: %w", bounded(err))
 			if x.err != nil && !x.heard && !isTimeout(x.err) {
 				err = unanswered{err, false}
 			}

@@ -41,7 +41,6 @@ import (
 	"fmt"
 	"iter"
 	"log"
-	"log/slog"
 	"net/http"
 )
 
@@ -94,7 +93,7 @@ func New(target string, opts ...Option) (*Proxy, error) {
 		allowed, _ := parseOrigin(pattern)
 		p.allowed = append(p.allowed, allowed)
 	}
-	p.errorLog = slog.NewLogLogger(p.logger.Handler(), slog.LevelDebug)
+	p.errorLog = log.New(boundedLog{p.logger}, "", 0)
 	p.closing, p.cut = context.WithCancelCause(context.Background())
 	p.tunnels.init(&p.config)
 	p.plain = p.plainHandler
