@@ -1,6 +1,7 @@
 package wsproxy
 
 import (
+	"cmp"
 	"context"
 	"net"
 	"net/http"
@@ -45,8 +46,8 @@ func (p *headerPolicy) apply(out http.Header, in *http.Request) {
 
 	proto, host := scheme(in), in.Host
 	if trusted {
-		proto = firstNonEmpty(in.Header.Get("X-Forwarded-Proto"), proto)
-		host = firstNonEmpty(in.Header.Get("X-Forwarded-Host"), host)
+		proto = cmp.Or(lastElement(in.Header["X-Forwarded-Proto"]), proto)
+		host = cmp.Or(lastElement(in.Header["X-Forwarded-Host"]), host)
 	}
 	out["X-Forwarded-Proto"] = []string{proto}
 	if host != "" { // as HTTP/1.0 lets it be
@@ -219,11 +220,15 @@ func nonEmpty(lines []string) []string {
 	return kept
 }
 
-func firstNonEmpty(a, b string) string {
-	if a != "" {
-		return a
+// lastElement returns the last element of a list over all its lines: the one
+// that the nearest proxy wrote, if it adds to what it gets. It is "" if that
+// element is empty.
+func lastElement(lines []string) string {
+	if len(lines) == 0 {
+		return ""
 	}
-	return b
+	last := lines[len(lines)-1]
+	return textproto.TrimString(last[strings.LastIndexByte(last, ',')+1:])
 }
 
 // quotedString is RFC 9110's, section 5.6.4: a token stays as it is.

@@ -112,6 +112,15 @@ func withoutUpgrade(r *http.Request) *http.Request {
 	return &plain
 }
 
+// keepUpgrade keeps the Upgrade field of a 426, which names the protocols that
+// the server requires (RFC 9110, section 15.5.22). httputil removes the field by
+// its canonical name and restores that name in the response to the client.
+func keepUpgrade(res *http.Response) {
+	if protocols := res.Header["Upgrade"]; res.StatusCode == http.StatusUpgradeRequired && protocols != nil {
+		res.Header["upgrade"] = protocols
+	}
+}
+
 // isToken reports whether s is a token (RFC 9110, section 5.6.2).
 func isToken(s string) bool {
 	for _, c := range []byte(s) {
@@ -138,9 +147,12 @@ func isFieldValue(s string) bool {
 // Rewrite. It routes pr.Out to the target, and sets Host, the forwarding
 // fields and Connection as for the Proxy's own requests; of an upgrade only a
 // protocol that [WithUpgrades] lists is kept. The query is the client's, to the
-// byte. It may be called from any goroutine. The transport of
-// that proxy is its own: the servers of [WithUpstream], a unix target,
-// timeouts and TLS are not part of the policy.
+// byte. Set other fields before the call, with WithRewrite or in middleware, so
+// that no trailer field of the client's can have their names. Rewrite cannot
+// refuse a request: refuse CONNECT, and paths with dots, in front of that proxy.
+// It may be called from any goroutine. The transport of that proxy is its own:
+// the servers of [WithUpstream], a unix target, timeouts and TLS are not part of
+// the policy.
 func (p *Proxy) Rewrite(pr *httputil.ProxyRequest) {
 	out := pr.Out
 	out.URL.RawQuery = pr.In.URL.RawQuery // httputil drops parameters that it cannot parse
@@ -155,10 +167,12 @@ func (p *Proxy) Rewrite(pr *httputil.ProxyRequest) {
 		out.Host = pr.In.Host
 	}
 	p.policy.apply(out.Header, pr.In)
+	var trailer http.Header
 	if out.Trailer = nil; pr.In.Trailer != nil && out.Body != nil && out.ContentLength < 0 {
-		p.policy.applyTrailer(out, pr.In)
+		trailer = p.policy.applyTrailer(out, pr.In)
 	}
 
+	delete(out.Header, ":protocol") // of an extended CONNECT
 	delete(out.Header, "Connection")
 	delete(out.Header, "Upgrade")
 	delete(out.Header, "Http2-Settings")
@@ -172,4 +186,5 @@ func (p *Proxy) Rewrite(pr *httputil.ProxyRequest) {
 	if p.rewrite != nil {
 		p.rewrite(pr)
 	}
+	withoutFields(trailer, pr.Out.Header)
 }

@@ -2,6 +2,7 @@ package wsproxy
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"net"
@@ -56,7 +57,7 @@ type policyTest struct {
 
 func (test *policyTest) run(t *testing.T) {
 	t.Run(test.name, func(t *testing.T) {
-		in := inbound(t, firstNonEmpty(test.peer, "192.0.2.7:1234"), firstNonEmpty(test.host, "chat.example"), test.in...)
+		in := inbound(t, cmp.Or(test.peer, "192.0.2.7:1234"), cmp.Or(test.host, "chat.example"), test.in...)
 		before := in.Header.Clone()
 		assert.Equal(t, test.want, outbound(policyOf(t, test.opts...), in))
 		assert.Equal(t, before, in.Header, "the client's request is not changed")
@@ -250,5 +251,22 @@ func TestForwardedIsRFC7239s(t *testing.T) {
 	} {
 		test.opts = append(test.opts, WithForwarded())
 		test.run(t)
+	}
+}
+
+// A trusted proxy that adds to a list, as HAProxy's add-header and RFC 7230's
+// rule for lists do, writes the last line or element. The first is its client's.
+func TestOfSeveralProtocolsAndHostsTheTrustedProxysIsTaken(t *testing.T) {
+	trusted := []Option{WithTrustedProxies("192.0.2.0/24")}
+	for name, c := range map[string]struct{ in, protoAndHost []string }{
+		"two lines": {[]string{"X-Forwarded-Proto: http", "X-Forwarded-Proto: https", "X-Forwarded-Host: evil.example", "X-Forwarded-Host: public.example"},
+			[]string{"https", "public.example"}},
+		"two elements": {[]string{"X-Forwarded-Proto: http,https", "X-Forwarded-Host: evil.example ,\tpublic.example "}, []string{"https", "public.example"}},
+		"lines of elements": {[]string{"X-Forwarded-Proto: https", "X-Forwarded-Proto: https, http", "X-Forwarded-Host: a, b", "X-Forwarded-Host: c"},
+			[]string{"http", "c"}},
+		"a last element that is empty": {[]string{"X-Forwarded-Proto: https,", "X-Forwarded-Host: evil.example", "X-Forwarded-Host:"}, []string{"http", "chat.example"}},
+	} {
+		(&policyTest{name: name, opts: trusted, in: c.in, want: forwardedFields(http.Header{
+			"X-Forwarded-For": {"192.0.2.7"}, "X-Forwarded-Proto": {c.protoAndHost[0]}, "X-Forwarded-Host": {c.protoAndHost[1]}})}).run(t)
 	}
 }

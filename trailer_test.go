@@ -33,7 +33,64 @@ func TestTrailersCannotBringWhatAHeaderCouldNot(t *testing.T) {
 			up, err := io.ReadAll(req.Body)
 			require.NoError(t, err)
 			assert.Equal(t, "up", string(up))
-			assert.Equal(t, http.Header{"X-Sum": {"41"}, "X-Late": {"42"}}, req.Trailer)
+			assert.Equal(t, http.Header{"X-Sum": {"41"}}, req.Trailer)
 		})
 	}
+}
+
+// sendTrailers sends fields in the trailer, announced or not, and returns what
+// reaches u of the trailer.
+func sendTrailers(t *testing.T, u *upstream, addr string, lines []string, announced string, fields ...string) http.Header {
+	t.Helper()
+	client := dial(t, addr)
+	client.send(t, "POST / HTTP/1.1\r\nHost: a\r\n"+strings.Join(append(lines, ""), "\r\n")+announced+"Transfer-Encoding: chunked\r\n\r\n"+
+		"2\r\nup\r\n0\r\n"+strings.Join(fields, "\r\n")+"\r\n\r\n")
+	server := u.accept(t)
+	req := server.request(t)
+	_, err := io.ReadAll(req.Body)
+	require.NoError(t, err)
+	server.send(t, sampleOK)
+	assert.Equal(t, 200, client.answer(t).StatusCode)
+	return req.Trailer
+}
+
+// A trailer field of the client's that bore the name of a field set by
+// WithRewrite or by middleware reached the upstream beside it.
+func TestATrailerCannotBearTheNameOfAFieldThatIsSet(t *testing.T) {
+	u := newUpstream(t)
+	rewritten := newProxy(t, u.url, wsproxy.WithRewrite(func(pr *httputil.ProxyRequest) {
+		pr.Out.Header.Set("X-User", "alice")
+		delete(pr.Out.Trailer, "X-Dropped")
+	}))
+	plain := newProxy(t, u.url)
+	for name, h := range map[string]http.Handler{
+		"by WithRewrite": rewritten,
+		"by WithRewrite in a ReverseProxy of one's": &httputil.ReverseProxy{Rewrite: rewritten.Rewrite},
+		"by a ReverseProxy's Rewrite": &httputil.ReverseProxy{Rewrite: func(pr *httputil.ProxyRequest) {
+			pr.Out.Header.Set("X-User", "alice")
+			plain.Rewrite(pr)
+			delete(pr.Out.Trailer, "X-Dropped")
+		}},
+		"by middleware": http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			r.Header.Set("X-User", "alice")
+			delete(r.Trailer, "X-Dropped")
+			plain.ServeHTTP(w, r)
+		}),
+	} {
+		t.Run(name, func(t *testing.T) {
+			addr := serve(t, h)
+			fields := []string{"X-Sum: 41", "X-User: mallory", "X_User: mallory", "X-Dropped: 1"}
+			const announced = "Trailer: X-Sum, X-User, X_User, X-Dropped\r\n"
+			assert.Equal(t, http.Header{"X-Sum": {"41"}}, sendTrailers(t, u, addr, nil, announced, fields...))
+			assert.Equal(t, http.Header{"X-Sum": {"41"}}, sendTrailers(t, u, addr, []string{"Connection: X-User"}, announced, fields...),
+				"a field that the client has removed from the header")
+		})
+	}
+}
+
+func TestATrailerThatIsNotAnnouncedDoesNotPass(t *testing.T) {
+	u := newUpstream(t)
+	_, addr := serveProxy(t, u.url)
+	assert.Equal(t, http.Header{"X-Sum": {"41"}}, sendTrailers(t, u, addr, nil, "Trailer: X-Sum\r\n", "X-Sum: 41", "X-Late: 42"))
+	assert.Empty(t, sendTrailers(t, u, addr, nil, "", "X-Late: 42"))
 }
