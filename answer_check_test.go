@@ -58,6 +58,11 @@ func TestAnAnswerThatIsNoSwitchNeverMakesATunnel(t *testing.T) {
 		{"another protocol", switchWith(t, "websocket", "h2c"), `"h2c"`, false},
 		{"several protocols", switchWith(t, "websocket", "websocket, h2c"), `"websocket, h2c"`, false},
 		{"no protocol", switchWith(t, "Upgrade: websocket\r\n", ""), `want "websocket"`, false},
+		// RFC 6455, section 4.1: the client must fail the connection.
+		{"no Connection", switchWith(t, "Connection: Upgrade\r\n", ""), `Connection "", want "Upgrade"`, false},
+		{"another Connection", switchWith(t, "Connection: Upgrade", "Connection: keep-alive, upgraded"), `Connection "keep-alive, upgraded"`, false},
+		{"a Connection that closes", switchWith(t, "Connection: Upgrade", "Connection: Upgrade, Close"), `Connection "close", want "Upgrade"`, false},
+		{"a Connection that closes in another line", switchWith(t, "Connection: Upgrade", "Connection: close\r\nConnection: Upgrade"), `Connection "close", want "Upgrade"`, false},
 		{"a switch in HTTP/1.0", switchWith(t, "HTTP/1.1", "HTTP/1.0"), `"HTTP/1.0"`, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -162,32 +162,3 @@ func TestTrailersOfHTTP2Pass(t *testing.T) {
 		assert.Equal(t, http.Header{"X-Sum": {"41"}}, <-got)
 	}
 }
-
-// What follows a CONNECT of HTTP/2 has no end but its own, and no frame that
-// HTTP/1.1 would have: an upstream would read it as more requests.
-func TestWhatFollowsAConnectIsNoRequest(t *testing.T) {
-	u := newUpstream(t)
-	s := httptest.NewUnstartedServer(newProxy(t, u.url, wsproxy.WithKeepAlive()))
-	s.EnableHTTP2 = true
-	s.StartTLS()
-	t.Cleanup(s.Close)
-	req, err := http.NewRequest("CONNECT", s.URL, io.MultiReader(strings.NewReader(plainRequest)))
-	require.NoError(t, err)
-	req.Host = "a:80"
-	answered := make(chan error, 1)
-	go func() {
-		res, err := s.Client().Do(req)
-		if err == nil {
-			res.Body.Close()
-		}
-		answered <- err
-	}()
-	server := u.accept(t)
-	got := server.request(t)
-	assert.Equal(t, "CONNECT", got.Method)
-	content, err := io.ReadAll(got.Body)
-	require.NoError(t, err)
-	assert.Equal(t, plainRequest, string(content))
-	server.send(t, "HTTP/1.1 405 Method Not Allowed\r\nContent-Length: 0\r\n\r\n")
-	require.NoError(t, within(t, answered, "the response"))
-}

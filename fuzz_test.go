@@ -239,7 +239,8 @@ func FuzzCheckRequest(f *testing.F) {
 		require.Regexp(t, `(?i)(^|[,\n])[ \t]*upgrade[ \t]*($|[,\n])`, strings.Join(in.Header["Connection"], "\n"))
 		version, key := in.Header.Values("Sec-WebSocket-Version"), in.Header.Values("Sec-WebSocket-Key")
 		legal := in.Method == "GET" && (in.ProtoMajor > 1 || in.ProtoMajor == 1 && in.ProtoMinor >= 1) &&
-			in.ContentLength == 0 && in.TransferEncoding == nil && slices.Equal(version, []string{"13"}) && len(key) == 1 && keyPattern.MatchString(key[0])
+			in.ContentLength == 0 && in.TransferEncoding == nil && slices.Equal(version, []string{"13"}) && len(key) == 1 && keyPattern.MatchString(key[0]) &&
+			in.RequestURI != "*" && !dotSegment.MatchString(in.URL.Path)
 		err = checkRequest(in, protocol)
 		if in.URL.Opaque == "" && isHost(in.Host) { // else HTTP itself is reason enough
 			require.Equal(t, legal, err == nil, "RFC 6455 and the proxy disagree: %v", err)
@@ -294,6 +295,8 @@ func FuzzAnswer(f *testing.F) {
 		"HTTP/1.0 101 x\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: " + accept + "\r\n\r\n",
 		"HTTP/1.1 101 x\r\nUpgrade: websocket, h2c\r\nSec-WebSocket-Accept: " + accept + "\r\n\r\n",
 		"HTTP/1.1 101 x\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: " + accept + "\r\nSec-WebSocket-Accept: x\r\n\r\n",
+		"HTTP/1.1 101 x\r\nUpgrade: websocket\r\nConnection: keep-alive\r\nConnection: ,\tUPGRADE\r\nSec-WebSocket-Accept: " + accept + "\r\n\r\n",
+		"HTTP/1.1 101 x\r\nUpgrade: websocket\r\nConnection: upgrade,close\r\nSec-WebSocket-Accept: " + accept + "\r\n\r\n",
 		"HTTP/1.1 101 x\r\nUpgrade: h2c\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n", "", "HTTP/", "\x00",
 	} {
 		f.Add([]byte(answer))
@@ -308,7 +311,8 @@ func FuzzAnswer(f *testing.F) {
 		}
 		upgrade := res.Header.Values("Upgrade")
 		legal := res.ProtoMajor == 1 && res.ProtoMinor >= 1 && len(upgrade) == 1 && len(upgrade[0]) == len("websocket") && strings.EqualFold(upgrade[0], "websocket") &&
-			slices.Equal(res.Header.Values("Sec-WebSocket-Accept"), []string{accept})
+			slices.Equal(res.Header.Values("Sec-WebSocket-Accept"), []string{accept}) &&
+			connectionOption("upgrade", res.Header) && !connectionOption("close", res.Header)
 		err = checkSwitch(res, asked)
 		require.Equal(t, legal, err == nil, "RFC 6455 and the proxy disagree: %v", err)
 		if err != nil {
@@ -331,6 +335,11 @@ func FuzzAnswer(f *testing.F) {
 			require.False(t, slices.Contains([]string{"Keep-Alive", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Content-Length"}, name), "a field of the hop or of a body: %s", name)
 		}
 	})
+}
+
+// connectionOption reports whether a Connection field has an option.
+func connectionOption(option string, h http.Header) bool {
+	return regexp.MustCompile("(?i)(^|[,\n])[ \t]*" + option + "[ \t]*($|[,\n])").MatchString(strings.Join(h["Connection"], "\n"))
 }
 
 // A target that is accepted can be dialed and sent; one that is not is named

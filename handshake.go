@@ -30,6 +30,14 @@ func checkRequest(r *http.Request, protocol string) error {
 	if r.ContentLength != 0 || len(r.TransferEncoding) > 0 {
 		return badHandshake(http.StatusBadRequest, "the request has a body, want none")
 	}
+	if err := checkTarget(r); err != nil {
+		return badHandshake(http.StatusBadRequest, "%w", err)
+	}
+	if r.Method == http.MethodConnect && protocol != "websocket" {
+		refused := refusedConnect(r)
+		refused.kind = ErrBadHandshake
+		return refused
+	}
 	if protocol != "websocket" {
 		return nil
 	}
@@ -126,18 +134,6 @@ func appendRequest(b []byte, r *http.Request) ([]byte, error) {
 	return append(appendHeader(b, r.Header), "\r\n"...), nil
 }
 
-// checkRequestLine refuses a method or target that cannot be sent. The query,
-// which may be a secret, stays out of the error.
-func checkRequestLine(r *http.Request) error {
-	if !isToken(cmp.Or(r.Method, http.MethodGet)) {
-		return badGateway("cannot send method %s", quote(r.Method))
-	}
-	if uri := r.URL.RequestURI(); !isFieldValue(uri) || strings.ContainsAny(uri, " \t") {
-		return badGateway("cannot send the target of path %s: white space or a control character in it", quote(r.URL.Path))
-	}
-	return nil
-}
-
 // checkFields refuses a header that cannot be sent. The value, which may be a
 // secret, stays out of the error.
 func checkFields(h http.Header) error {
@@ -187,6 +183,12 @@ func checkSwitch(res *http.Response, out *http.Request) error {
 	if got := res.Header["Upgrade"]; len(got) != 1 || !equalFold(got[0], protocol) {
 		return badGateway("switched to %s, want %q", quote(strings.Join(got, ", ")), protocol)
 	}
+	if res.Close { // and net/http has removed the field
+		return badGateway("answered 101 with Connection %q, want %q", "close", "Upgrade")
+	}
+	if got := res.Header["Connection"]; !hasToken(got, "upgrade") {
+		return badGateway("answered 101 with Connection %s, want %q", quote(strings.Join(got, ", ")), "Upgrade")
+	}
 	if protocol != "websocket" {
 		return nil
 	}
@@ -215,6 +217,7 @@ func appendSwitch(b []byte, h http.Header, protocol string) []byte {
 func (h *handshake) relayResponse() {
 	h.release()
 	h.unlink()
+	keepUpgrade(h.x.res)
 	(&httputil.ReverseProxy{
 		Rewrite:        func(*httputil.ProxyRequest) {},
 		Transport:      roundTripFunc(func(*http.Request) (*http.Response, error) { return h.x.res, nil }),

@@ -2,6 +2,7 @@ package wsproxy
 
 import (
 	"context"
+	"errors"
 	"io"
 	"maps"
 	"net/http"
@@ -49,6 +50,13 @@ func (p *Proxy) newPlainHandler() http.Handler {
 		},
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if err := checkPlainRequest(r); err != nil {
+			if r.ProtoMajor == 1 { // what follows a CONNECT is no request
+				w.Header().Set("Connection", "close")
+			}
+			p.fail(w, r, err)
+			return
+		}
 		pw := newPlainWriter(w)
 		out := r.WithContext(context.WithValue(r.Context(), inboundKey{}, r))
 		if r.ProtoMajor == 1 && r.ContentLength != 0 && r.Body != nil {
@@ -85,9 +93,13 @@ func (w *plainWriter) Header() http.Header {
 
 func (w *plainWriter) WriteHeader(status int) {
 	if h := w.Header(); status < 200 {
+		removeHopByHop(h)
 		w.cleared = true // as soon as this returns
 	} else {
 		w.prepare(h)
+		if status == http.StatusUpgradeRequired && h["Upgrade"] != nil { // see keepUpgrade
+			h.Add("Connection", "Upgrade")
+		}
 		if h["Content-Type"] == nil {
 			h["Content-Type"] = nil
 		}
@@ -158,9 +170,6 @@ func (t plainTransport) RoundTrip(out *http.Request) (*http.Response, error) {
 		u := *out.URL
 		u.Scheme, u.Host = t.p.target.url.Scheme, s.poolName
 		attempt.URL, attempt.Host, attempt.Body = &u, host, body
-		if out.Method == http.MethodConnect && out.ContentLength < 0 {
-			attempt.TransferEncoding = []string{"chunked"} // or what follows would pass for more requests
-		}
 		conn = nil
 		res, err := t.roundTrip(attempt)
 		if conn != nil && conn.unanswered(err) {
@@ -175,6 +184,9 @@ func (t plainTransport) RoundTrip(out *http.Request) (*http.Response, error) {
 		cancel(nil)
 		return nil, err
 	}
+	if in.ProtoMajor == 1 {
+		keepUpgrade(res)
+	}
 	res.Request = out // and not the one server's attempt
 	res.Body = &timedBody{ReadCloser: res.Body, conn: conn, timeout: t.p.readTimeout, cancel: cancel}
 	return res, nil
@@ -184,8 +196,10 @@ func (t plainTransport) RoundTrip(out *http.Request) (*http.Response, error) {
 func (t plainTransport) roundTrip(r *http.Request) (*http.Response, error) {
 	res, err := t.p.transport.RoundTrip(r)
 	switch {
-	case err != nil:
+	case errors.As(err, new(notSent)):
 		return nil, err
+	case err != nil:
+		return nil, bounded(err)
 	case res.StatusCode == http.StatusSwitchingProtocols:
 		// httputil would tunnel it where neither side names a protocol, and
 		// leak the connection where one does (golang/go#80875).

@@ -270,7 +270,7 @@ func TestTheRequestTargetOfAPlainRequestSurvivesToTheByte(t *testing.T) {
 	headers := u.answers(sampleOK)
 	_, addr := serveProxy(t, u.url+"/base/?t=1")
 	for name, target := range map[string]string{
-		"encoded slashes":            "/a%2Fb/c%2fd//e/%2e%2E/",
+		"encoded slashes":            "/a%2Fb/c%2fd//e/%2eE/%252e/",
 		"semicolons and bad escapes": "/x?a;b=%zz&=&&c=%&d=1;2",
 		"no query":                   "/x",
 		"raw bytes":                  "/x?q=\xff\xfe\"<>\\^`{|}",

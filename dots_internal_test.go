@@ -1,0 +1,104 @@
+package wsproxy
+
+import (
+	"net/http"
+	"net/url"
+	"path"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// dotPaths are paths as a client sends them, and whether a server could read a
+// segment "." or ".." in one.
+var dotPaths = map[string]bool{
+	"/":                      false,
+	"/a/b":                   false,
+	"//a///b":                false,
+	"/...":                   false,
+	"/.well-known/x":         false,
+	"/..a/a../.a/a./a..b":    false,
+	"/%2ea/a%2E/%2e%2e%2e":   false,
+	"/a%2fb%5Cc":             false,
+	`/a\b`:                   false,
+	"/a;b/;..":               false,
+	"/;../a":                 false,
+	"/%252e%252e/a":          false, // a path is decoded once
+	"/%25252e":               false,
+	"/a%252f..b":             false,
+	"/%c0%ae%c0%ae/a":        false, // no UTF-8
+	"/%ef%bc%8e%ef%bc%8e/a":  false, // full-width
+	"/. /a":                  false,
+	"/%2e%20/a":              false,
+	"/.":                     true,
+	"/..":                    true,
+	"/./":                    true,
+	"/../":                   true,
+	"/a/..":                  true,
+	"/a/./b":                 true,
+	"/a/../b":                true,
+	"//..//":                 true,
+	"/%2e":                   true,
+	"/%2E%2e/a":              true,
+	"/.%2e/a":                true,
+	"/%2e./a":                true,
+	"/a/..%2fadmin":          true,
+	"/a%2f..%2fadmin":        true,
+	"/a%2F%2e%2e%2Fadmin":    true,
+	`/a/..\admin`:            true,
+	"/a%5c..%5cadmin":        true,
+	"/a%5C..":                true,
+	"/..;/admin":             true,
+	"/..;a=b/admin":          true,
+	"/..%3b/admin":           true,
+	"/%2e%2e%3Ba%2fadmin":    true,
+	"/.;x":                   true,
+	"/;/../a":                true,
+	"/a;b/..":                true,
+	"/a%5c%2e%2e;x=%5cadmin": true,
+}
+
+func TestHasDotSegment(t *testing.T) {
+	for sent, want := range dotPaths {
+		u, err := url.ParseRequestURI(strings.ReplaceAll(sent, " ", "%20"))
+		require.NoError(t, err, "%s", sent)
+		assert.Equal(t, want, hasDotSegment(u.Path), "%s", sent)
+	}
+}
+
+// dotSegment matches what hasDotSegment looks for.
+var dotSegment = regexp.MustCompile(`(^|[/\\])\.\.?(;[^/\\]*)?([/\\]|$)`)
+
+// A path that passes stays below the target's, however a server resolves it.
+func FuzzDotSegments(f *testing.F) {
+	for sent := range dotPaths {
+		f.Add(sent)
+	}
+	f.Add("x:../y")
+	f.Add("x:/../y")
+	f.Add("http://a/../y?/../")
+	p, err := New("http://upstream.example/base")
+	require.NoError(f, err)
+	parameters := regexp.MustCompile(`;[^/]*`)
+	f.Fuzz(func(t *testing.T, sent string) {
+		u, err := url.ParseRequestURI(sent)
+		if err != nil {
+			return
+		}
+		require.Equal(t, dotSegment.MatchString(u.Path), hasDotSegment(u.Path), "%q", u.Path)
+		in := &http.Request{Method: "GET", URL: u, RequestURI: sent, ProtoMajor: 1, ProtoMinor: 1, Host: "a", Header: http.Header{}}
+		if checkPlainRequest(in) != nil {
+			return
+		}
+		out := p.outgoingRequest(t.Context(), in, "websocket")
+		wire, err := url.ParseRequestURI(out.URL.RequestURI())
+		require.NoError(t, err)
+		seen := strings.ReplaceAll(wire.Path, `\`, "/")
+		for _, read := range []string{seen, parameters.ReplaceAllString(seen, "")} {
+			require.True(t, strings.HasPrefix(path.Clean(read)+"/", "/base/"), "%q leaves the target's path as %q", sent, read)
+		}
+	})
+}
