@@ -273,7 +273,8 @@ func WithHeader(name, value string) Option {
 // WithTrustedProxies says which peers are proxies of yours. From them the
 // forwarding fields are believed: X-Forwarded-For is extended, X-Forwarded-*
 // kept, and X-Real-IP is the right-most address of X-Forwarded-For that is not
-// one of the prefixes. From every other peer all forwarding fields are dropped
+// one of the prefixes. If X-Forwarded-Proto or X-Forwarded-Host has several
+// lines or elements, the last one is used. From every other peer all forwarding fields are dropped
 // before the proxy sets its own. Without this option X-Forwarded-For is
 // extended whoever sent it, as the nginx recipe does, its left part being only
 // a claim; of the client's other forwarding fields none passes.
@@ -305,9 +306,10 @@ func WithForwarded() Option {
 // its fields; see [httputil.ReverseProxy.Rewrite], which f follows. f may
 // change the path, the query, Host and header fields, or put another request
 // of [http.NewRequest]'s in Out's place. The scheme and host of the URL and the
-// fields of the handshake are restored after it. It cannot refuse a request:
-// that is for a middleware in front of the Proxy. New returns an error if f is
-// nil.
+// fields of the handshake are restored after it. A trailer field of the client's
+// does not pass if Out.Header has its name when f returns, or if f deletes it
+// from Out.Trailer. f cannot refuse a request: that is for a middleware in front
+// of the Proxy. New returns an error if f is nil.
 //
 // A field that the upstream trusts, such as a user name, is set here and not in
 // middleware: a client can name any field in Connection, and the Proxy removes
@@ -405,7 +407,8 @@ func WithDialContext(dial func(ctx context.Context, network, addr string) (net.C
 
 // WithPlainHandler hands requests that are not upgrades to h, for instance an
 // [httputil.ReverseProxy] of your own, which can use [Proxy.Rewrite]. The
-// default proxies them to the target. h sees the request as it came, less an
+// default proxies them to the target, and refuses CONNECT and paths with a segment
+// that decodes to "." or "..". h gets these too. h sees the request as it came, less an
 // Upgrade that is not to be forwarded. New returns an error if h is nil.
 func WithPlainHandler(h http.Handler) Option {
 	return optionFunc(func(c *config) {

@@ -29,6 +29,7 @@ const (
 	bodyLimit        = "The limit on request bodies"
 	prefixLocations  = "Paths that only begin like the location"
 	uncleanPaths     = "Paths with dots or double slashes"
+	dotSegments      = "Paths with a segment of dots"
 	locationSlash    = "The path of a location without its slash"
 	decodedPaths     = "Escapes where proxy_pass has a path"
 	illegalInPaths   = "Characters that no path may have"
@@ -175,8 +176,12 @@ var differences = []difference{{
 	lines:  []string{`client: status: 101 → 404`, `upstream requests: 1 → 0`},
 }, {
 	title:  uncleanPaths,
-	reason: "http.ServeMux redirects to the clean path; without it the path passes as it is, as in nginx",
+	reason: "http.ServeMux redirects to the clean path; without it double slashes pass as they are, as in nginx",
 	lines:  []string{`client: status: (404|200) → 307`, `upstream requests: 1 → 0`},
+}, {
+	title:  dotSegments,
+	reason: "a rule in front of the proxy, the proxy and the upstream could each read another path",
+	lines:  []string{`client: status: 200 → 400`, `upstream requests: 1 → 0`},
 }, {
 	title:  locationSlash,
 	reason: "http.ServeMux keeps the method",
@@ -192,7 +197,7 @@ var differences = []difference{{
 		`upstream: request line: GET /a#b HTTP/1\.1 → GET /a%23b HTTP/1\.1`},
 }, {
 	title:  refusedPaths,
-	reason: "they are the upstream's to judge; http.ServeMux redirects the first",
+	reason: "they are the upstream's to judge",
 	lines:  []string{`client: status: 400 → 200`, `upstream requests: 0 → 1`},
 }, {
 	title:  traceMethod,

@@ -114,15 +114,21 @@ var plains = []trial{{
 	answer:  answer("500 Internal Server Error"),
 }, {
 	name:    "a path with escapes",
-	request: request("GET /a%20b/%2e/%2F/c%c3%a9?q=%20+&&x=;%zz"),
+	request: request("GET /a%20b/%2ea/%252e/%2F/c%c3%a9?q=%20+&&x=;%zz"),
 }, {
-	name:    "a path with dots and slashes",
-	request: request("GET //a//b/./c/../d"),
+	name:    "a path with double slashes",
+	request: request("GET //a//b/.c/d.."),
+}, {
+	name: "a path with dots", differs: []string{dotSegments},
+	request: request("GET /a/./b/../c"),
+}, {
+	name: "a path with escaped dots", differs: []string{dotSegments},
+	request: request("GET /a/%2e%2e/b"),
 }, {
 	name: "a path with characters that should be escaped", differs: []string{illegalInPaths},
 	request: request("GET /a|b^c\"d{e}\xc3\xa9"),
 }, {
-	name: "a path above the root", differs: []string{refusedPaths},
+	name: "a path above the root", differs: []string{errorPages},
 	request: request("GET /../a"),
 }, {
 	name: "a path with a broken escape", differs: []string{errorPages},
