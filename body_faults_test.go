@@ -76,6 +76,42 @@ func TestABodyThatNobodyReadsDoesNotBreakTheServer(t *testing.T) {
 	})
 }
 
+// A body that middleware puts in the client's place may say that it has ended
+// only after the server has answered. It was given up for that.
+func TestAReplacedBodyThatHasNotSaidThatItEndedCostsNoConnection(t *testing.T) {
+	u := newUpstream(t)
+	p := newProxy(t, u.url)
+	answered := make(chan struct{})
+	addr := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == "POST" {
+			io.Copy(io.Discard, r.Body)
+			pr, pw := io.Pipe()
+			go func() {
+				io.WriteString(pw, "other")
+				<-answered
+				pw.Close()
+			}()
+			r.Body = pr
+		}
+		p.ServeHTTP(w, r)
+	}))
+	client := dial(t, addr)
+	client.send(t, shortPost)
+	server := u.accept(t)
+	server.rawHeader(t)
+	server.expect(t, "other")
+	server.send(t, sampleOK)
+	res := client.answer(t)
+	assert.False(t, res.Close, "the connection is given up")
+	assert.Equal(t, "ok", body(t, res))
+	close(answered)
+	client.send(t, plainRequest)
+	server = u.accept(t)
+	server.request(t)
+	server.send(t, sampleOK)
+	assert.Equal(t, "ok", body(t, client.answer(t)))
+}
+
 // What a client or middleware did to a request is no server's fault.
 func TestABodyThatCannotBeSentIsNoServersFault(t *testing.T) {
 	middleware := func(change func(r *http.Request)) func(http.Handler) http.Handler {

@@ -12,7 +12,7 @@ import (
 
 // The errors that reach an error handler (see [WithErrorHandler]) wrap one of
 // these, except for those over a plain request that the client must not send
-// (400, 405, 501), over a body that cannot be read (400, 413) and those with
+// (400, 405, 501), over a body that cannot be read (400, 408, 413) and those with
 // status 499 or 500. Test for them with [errors.Is], and ask [StatusCode]
 // for the status of the response. What a dial or a read failed with is wrapped
 // as well.
@@ -63,7 +63,7 @@ const statusClientClosedRequest = 499
 const retryAfter = "1"
 
 // StatusCode returns the HTTP status to respond with to err, an error given to
-// an error handler: 400, 403, 405, 413 or 426 for the client's mistakes, 500
+// an error handler: 400, 403, 405, 408, 413 or 426 for the client's mistakes, 500
 // where middleware has left a ResponseWriter that cannot be hijacked or a body
 // of another length than it says, 501 for an extended CONNECT (RFC 8441), 502, 503
 // or 504 for failures, and 499, nginx's number, where the client left first. An error that is not this package's is a
@@ -131,6 +131,10 @@ func badGateway(format string, args ...any) *refusal {
 // badBody is for a client's body that cannot be read: too large for a
 // middleware, or not what it says.
 func badBody(err error) *refusal {
+	var known *refusal
+	if errors.As(err, &known) {
+		return known
+	}
 	status := http.StatusBadRequest
 	var tooLarge *http.MaxBytesError
 	if errors.As(err, &tooLarge) {

@@ -218,6 +218,8 @@ func (h *handshake) relayResponse() {
 	h.release()
 	h.unlink()
 	keepUpgrade(h.x.res)
+	w := newPlainWriter(h.w, h.p.sendTimeout)
+	defer w.end(h.in.Context(), false)
 	(&httputil.ReverseProxy{
 		Rewrite:        func(*httputil.ProxyRequest) {},
 		Transport:      roundTripFunc(func(*http.Request) (*http.Response, error) { return h.x.res, nil }),
@@ -228,7 +230,7 @@ func (h *handshake) relayResponse() {
 		ErrorHandler: func(_ http.ResponseWriter, _ *http.Request, err error) {
 			h.p.fail(h.w, h.in, upstreamError(h.in.Context(), err))
 		},
-	}).ServeHTTP(newPlainWriter(h.w), (&http.Request{Method: h.in.Method, URL: h.in.URL, Header: http.Header{}}).WithContext(h.in.Context()))
+	}).ServeHTTP(w, (&http.Request{Method: h.in.Method, URL: h.in.URL, Header: http.Header{}}).WithContext(h.in.Context()))
 }
 
 type roundTripFunc func(*http.Request) (*http.Response, error)

@@ -20,6 +20,7 @@ func TestNewReportsEveryMistakeOfAnOption(t *testing.T) {
 		{"a negative connect timeout", []wsproxy.Option{wsproxy.WithConnectTimeout(-1)}, []string{`WithConnectTimeout: "-1ns" is negative, want a duration or 0 for none`}},
 		{"a negative read timeout", []wsproxy.Option{wsproxy.WithReadTimeout(-time.Second)}, []string{`WithReadTimeout: "-1s" is negative, want a duration or 0 for none`}},
 		{"a negative send timeout", []wsproxy.Option{wsproxy.WithSendTimeout(-time.Minute)}, []string{`WithSendTimeout: "-1m0s" is negative, want a duration or 0 for none`}},
+		{"a negative body timeout", []wsproxy.Option{wsproxy.WithBodyTimeout(-1)}, []string{`WithBodyTimeout: "-1ns" is negative, want a duration or 0 for none`}},
 		{"a negative close timeout", []wsproxy.Option{wsproxy.WithCloseTimeout(-1)}, []string{`WithCloseTimeout: "-1ns" is negative, want a duration or 0 for none`}},
 		{"a negative lifetime", []wsproxy.Option{wsproxy.WithMaxLifetime(-1)}, []string{`WithMaxLifetime: "-1ns" is negative, want a duration or 0 for none`}},
 

@@ -26,6 +26,7 @@ type config struct {
 	connectTimeout time.Duration
 	readTimeout    time.Duration
 	sendTimeout    time.Duration
+	bodyTimeout    time.Duration
 	closeTimeout   time.Duration
 	maxLifetime    time.Duration
 	pingInterval   time.Duration
@@ -75,6 +76,7 @@ func defaultConfig() config {
 		connectTimeout: 60 * time.Second,
 		readTimeout:    60 * time.Second,
 		sendTimeout:    60 * time.Second,
+		bodyTimeout:    60 * time.Second,
 		closeTimeout:   defaultCloseTimeout,
 		maxTries:       3,
 		upgrades:       []string{"websocket"},
@@ -110,16 +112,39 @@ func WithReadTimeout(d time.Duration) Option {
 }
 
 // WithSendTimeout sets how long a write may make no progress, to the upstream
-// or, on a tunnel, to either side: a tunnel ends with [SendTimeout], so that a
-// client that has stopped reading holds nothing for longer. Progress is seen in
-// steps of 16 KiB, but on tunnels between plain sockets byte by byte. The
-// default is 60 seconds; zero disables it; New returns an error if it is
-// negative.
+// or to the client, of a plain request, its response, or on a tunnel. A request
+// that the upstream does not take gets 504 with [ErrUpstreamTimeout]; a response
+// that the client does not take is cut, and the connections of both are closed;
+// a tunnel ends with [SendTimeout]. So a client that has stopped reading holds
+// nothing for longer. The default is 60 seconds; zero disables it; New returns
+// an error if it is negative.
 //
-// It is nginx's proxy_send_timeout and, toward the client, send_timeout.
-// Plain responses to the client are under http.Server's WriteTimeout instead.
+// Progress is seen in steps of 16 KiB, but on tunnels between plain sockets byte
+// by byte: a client that takes 16 KiB of a plain response within each timeout,
+// after what the system's buffers hold, is never cut. The system may report room
+// in its buffers only when a third of them is free.
+//
+// It is nginx's proxy_send_timeout and, toward the client, send_timeout. Where
+// http.Server's WriteTimeout ends earlier, that holds. Middleware whose
+// ResponseWriter has neither SetWriteDeadline nor Unwrap (see
+// [http.ResponseController]) takes the bound off plain responses.
 func WithSendTimeout(d time.Duration) Option {
 	return optionFunc(func(c *config) { c.sendTimeout = d })
+}
+
+// WithBodyTimeout sets how long a client may be silent between two reads of the
+// body of a plain request, until the response begins. The client gets 408, and
+// its connection is closed; the exchange with the upstream ends, which does not
+// count as a failure of the server. The default is 60 seconds; zero disables it;
+// New returns an error if it is negative.
+//
+// It is nginx's client_body_timeout. Where http.Server's ReadTimeout ends
+// earlier, that holds. With [WithPlainHandler] bodies are that handler's
+// business. Middleware whose ResponseWriter has neither SetReadDeadline nor
+// Unwrap (see [http.ResponseController]) takes the bound off, and so does a body
+// put in place of the client's that does not read from it.
+func WithBodyTimeout(d time.Duration) Option {
+	return optionFunc(func(c *config) { c.bodyTimeout = d })
 }
 
 // WithCloseTimeout sets how long a tunnel may last once one side has ended it:

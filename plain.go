@@ -3,12 +3,10 @@ package wsproxy
 import (
 	"context"
 	"errors"
-	"io"
 	"maps"
 	"net/http"
 	"net/http/httputil"
 	"slices"
-	"sync/atomic"
 	"time"
 )
 
@@ -50,20 +48,30 @@ func (p *Proxy) newPlainHandler() http.Handler {
 		},
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithCancelCause(context.WithValue(r.Context(), inboundKey{}, r))
+		defer cancel(nil)
+		pw := newPlainWriter(w, p.sendTimeout)
+		cut := true // by a panic, which is how httputil aborts a response
+		defer func() { pw.end(r.Context(), cut) }()
+		if r.ContentLength != 0 && r.Body != nil {
+			pw.body = newClientBody(w, r, p.bodyTimeout, cancel)
+			ctx = context.WithValue(ctx, bodyKey{}, pw.body)
+		}
 		if err := checkPlainRequest(r); err != nil {
+			pw.prepare(pw.Header())
 			if r.ProtoMajor == 1 { // what follows a CONNECT is no request
 				w.Header().Set("Connection", "close")
 			}
 			p.fail(w, r, err)
+			cut = false
 			return
 		}
-		pw := newPlainWriter(w)
-		out := r.WithContext(context.WithValue(r.Context(), inboundKey{}, r))
-		if r.ProtoMajor == 1 && r.ContentLength != 0 && r.Body != nil {
-			pw.body = &clientBody{ReadCloser: r.Body}
+		out := r.WithContext(ctx)
+		if pw.body != nil {
 			out.Body = pw.body
 		}
 		proxy.ServeHTTP(pw, out)
+		cut = false
 	})
 }
 
@@ -75,11 +83,17 @@ type plainWriter struct {
 	http.ResponseWriter
 	before  http.Header
 	cleared bool
-	body    *clientBody // nil: none, or not HTTP/1
+	body    *clientBody // nil: none
+	stall   stallTimer  // of writes
 }
 
-func newPlainWriter(w http.ResponseWriter) *plainWriter {
-	return &plainWriter{ResponseWriter: w, before: w.Header().Clone()}
+// newPlainWriter returns a writer to w, which the caller must end before the
+// handler returns. A write that takes longer than timeout fails.
+func newPlainWriter(w http.ResponseWriter, timeout time.Duration) *plainWriter {
+	pw := &plainWriter{ResponseWriter: w, before: w.Header().Clone()}
+	pw.stall.timeout = timeout
+	pw.stall.expired = func() { http.NewResponseController(w).SetWriteDeadline(longAgo) }
+	return pw
 }
 
 func (w *plainWriter) Header() http.Header {
@@ -104,41 +118,60 @@ func (w *plainWriter) WriteHeader(status int) {
 			h["Content-Type"] = nil
 		}
 	}
+	w.stall.begin() // a 1xx is written at once
 	w.ResponseWriter.WriteHeader(status)
+	w.stall.end()
+}
+
+// Write writes in pieces, as nothing shows the progress of one.
+func (w *plainWriter) Write(b []byte) (n int, err error) {
+	defer w.stall.end()
+	for {
+		w.stall.begin()
+		m, err := w.ResponseWriter.Write(b[n:min(len(b), n+pieceSize)])
+		if n += m; err != nil || n == len(b) {
+			return n, err
+		}
+	}
+}
+
+// FlushError is for http.ResponseController.
+func (w *plainWriter) FlushError() error {
+	w.stall.begin()
+	defer w.stall.end()
+	return http.NewResponseController(w.ResponseWriter).Flush()
+}
+
+// end is for the end of the handler. net/http then writes what is left, for
+// which it gets a last deadline, unless middleware may still have more to write.
+func (w *plainWriter) end(ctx context.Context, cut bool) {
+	w.stall.stop()
+	if w.body != nil {
+		w.body.end(cut)
+	}
+	own, ok := w.ResponseWriter.(interface{ SetWriteDeadline(time.Time) error })
+	if ok && !cut && w.stall.timeout > 0 && serverWriteDeadline(ctx).IsZero() {
+		own.SetWriteDeadline(time.Now().Add(w.stall.timeout))
+	}
 }
 
 // prepare gives the connection up where the response comes before the end of
 // the body. For another request net/http would first swallow what is left of
 // that; in full duplex it would not, but panics (golang/go#68560).
 func (w *plainWriter) prepare(h http.Header) {
-	if w.body != nil && !w.body.ended.Load() {
+	if w.body != nil && w.body.http1 && !w.body.wasRead() {
 		h.Set("Connection", "close")
 	}
 }
 
 func (w *plainWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// A clientBody notes when it has been read to its end. After that net/http may
-// close it, which is not for those to see who read on.
-type clientBody struct {
-	io.ReadCloser
-	ended atomic.Bool
-}
-
-func (b *clientBody) Read(p []byte) (int, error) {
-	if b.ended.Load() {
-		return 0, io.EOF
-	}
-	n, err := b.ReadCloser.Read(p)
-	if err == io.EOF {
-		b.ended.Store(true)
-	}
-	return n, err
-}
-
 // inboundKey is the context key of the client's request: httputil gives its
 // ErrorHandler the outgoing one.
 type inboundKey struct{}
+
+// bodyKey is the context key of the client's *clientBody.
+type bodyKey struct{}
 
 // serverKey is the context key of the server that a plain request goes to. The
 // Transport dials with the context of a request that wants a connection to the
@@ -155,6 +188,7 @@ func (t plainTransport) RoundTrip(out *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancelCause(out.Context())
+	client, _ := out.Context().Value(bodyKey{}).(*clientBody)
 	body := out.Body
 	if body != nil && body != http.NoBody {
 		body = &requestBody{body, out.ContentLength, out.ContentLength, cancel}
@@ -166,7 +200,7 @@ func (t plainTransport) RoundTrip(out *http.Request) (*http.Response, error) {
 	var conn *plainConn
 	r := route{upstream: t.p.upstream, request: in, client: t.p.policy.client(in)}
 	res, err := t.p.tryServers(ctx, &r, out, func(s lease) (*http.Response, error) {
-		attempt := out.WithContext(noteConn(context.WithValue(ctx, serverKey{}, s.Candidate), &conn))
+		attempt := out.WithContext(noteConn(context.WithValue(ctx, serverKey{}, s.Candidate), client, &conn))
 		u := *out.URL
 		u.Scheme, u.Host = t.p.target.url.Scheme, s.poolName
 		attempt.URL, attempt.Host, attempt.Body = &u, host, body
@@ -178,7 +212,10 @@ func (t plainTransport) RoundTrip(out *http.Request) (*http.Response, error) {
 		return res, err
 	})
 	if err != nil {
-		if cause := context.Cause(ctx); cause != nil && out.Context().Err() == nil {
+		var aborted *refusal
+		if errors.As(context.Cause(out.Context()), &aborted) {
+			err = aborted // by client
+		} else if cause := context.Cause(ctx); cause != nil && out.Context().Err() == nil {
 			err = cause // the client's body failed
 		}
 		cancel(nil)
@@ -187,8 +224,12 @@ func (t plainTransport) RoundTrip(out *http.Request) (*http.Response, error) {
 	if in.ProtoMajor == 1 {
 		keepUpgrade(res)
 	}
+	if client != nil {
+		client.answer()
+	}
+	conn.headerRead()
 	res.Request = out // and not the one server's attempt
-	res.Body = &timedBody{ReadCloser: res.Body, conn: conn, timeout: t.p.readTimeout, cancel: cancel}
+	res.Body = newTimedBody(res.Body, conn, t.p.readTimeout, cancel)
 	return res, nil
 }
 
@@ -248,30 +289,6 @@ func replayable(r *http.Request) bool {
 	}
 	return r.Header["Idempotency-Key"] != nil || r.Header["X-Idempotency-Key"] != nil
 }
-
-// requestBody is a client's. The Transport closes it when it fails to connect,
-// after which another server is still to get it: closing is left to httputil.
-// When it cannot be read, which is no server's fault, the request ends.
-type requestBody struct {
-	io.Reader
-	length int64 // by Content-Length; 0 or less: not known
-	left   int64
-	cancel context.CancelCauseFunc
-}
-
-func (b *requestBody) Read(p []byte) (int, error) {
-	n, err := b.Reader.Read(p)
-	b.left -= int64(n)
-	switch {
-	case err != nil && err != io.EOF:
-		b.cancel(badBody(err))
-	case b.length > 0 && (b.left < 0 || b.left > 0 && err == io.EOF):
-		b.cancel(wrongLength(b.length))
-	}
-	return n, err
-}
-
-func (b *requestBody) Close() error { return nil }
 
 // bodyBuffers lends httputil the relay's buffers.
 type bodyBuffers struct{}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http/httptrace"
 	"net/textproto"
@@ -26,14 +27,24 @@ type plainConn struct {
 	answered atomic.Bool   // something of a final response may have come
 	closed   chan struct{} // by Close
 	close    func() error
+
+	server string       // the address, as configured
+	budget atomic.Int64 // bytes of response headers still accepted; MaxInt64: no limit
+
+	mu   sync.Mutex
+	body *clientBody // of the request that uses the connection, or nil
+	err  error       // of the last Read
 }
 
 func (p *Proxy) dialPlain(ctx context.Context, _, _ string) (net.Conn, error) {
-	conn, err := p.dial(ctx, ctx.Value(serverKey{}).(*Candidate))
+	candidate := ctx.Value(serverKey{}).(*Candidate)
+	conn, err := p.dial(ctx, candidate)
 	if err != nil {
 		return nil, err
 	}
-	c := &plainConn{Conn: conn, send: p.sendTimeout, read: p.readTimeout, made: time.Now(), closed: make(chan struct{})}
+	c := &plainConn{Conn: conn, send: p.sendTimeout, read: p.readTimeout, made: time.Now(),
+		closed: make(chan struct{}), server: candidate.server.Addr}
+	c.budget.Store(math.MaxInt64)
 	c.close = sync.OnceValue(func() error {
 		close(c.closed)
 		return conn.Close()
@@ -41,8 +52,13 @@ func (p *Proxy) dialPlain(ctx context.Context, _, _ string) (net.Conn, error) {
 	return c, nil
 }
 
-// Close lets a failed Write return.
-func (c *plainConn) Close() error { return c.close() }
+// Close lets a failed Write return. It also ends a Read of the request's body,
+// for which the Transport waits before it says that the connection is gone.
+func (c *plainConn) Close() error {
+	err := c.close()
+	c.abortBody()
+	return err
+}
 
 // Write holds the error of a server that has closed back until the Transport
 // closes the connection, which it does once it has read the response or found
@@ -80,10 +96,19 @@ func (c *plainConn) write(b []byte) (n int, err error) {
 }
 
 func (c *plainConn) Read(b []byte) (int, error) {
+	if c.budget.Load() <= 0 {
+		return 0, errHeaderTooLarge
+	}
 	n, err := c.Conn.Read(b)
 	c.heard.Store(int64(time.Since(c.made)))
+	c.budget.Add(-int64(n))
 	if n > 0 {
 		c.answered.Store(true)
+	}
+	if err != nil {
+		c.mu.Lock()
+		c.err = err
+		c.mu.Unlock()
 	}
 	return n, err
 }
@@ -96,13 +121,46 @@ func (c *plainConn) unanswered(err error) bool {
 		!errors.Is(err, context.DeadlineExceeded) // the Transport's, for a header that is late
 }
 
+func (c *plainConn) abortBody() {
+	c.mu.Lock()
+	body, err := c.body, c.err
+	c.mu.Unlock()
+	if err == nil {
+		err = net.ErrClosed
+	}
+	if body != nil {
+		body.abort(badGateway("server %s closed the connection before its response: %w", c.server, err))
+	}
+}
+
+// ask makes c the connection of a request. body is that of the client, or nil.
+func (c *plainConn) ask(body *clientBody) {
+	// The Transport's limit begins anew with each 1xx. It reads ahead by 4 KiB.
+	c.budget.Store(maxResponseHeader + 4<<10)
+	if body != nil {
+		body.connect()
+	}
+	c.mu.Lock()
+	c.body = body
+	c.mu.Unlock()
+	select {
+	case <-c.closed:
+		c.abortBody()
+	default:
+	}
+}
+
+// headerRead ends the limit for the response's header.
+func (c *plainConn) headerRead() { c.budget.Store(math.MaxInt64) }
+
 // silence returns for how long nothing has come, since a time or since later.
 func (c *plainConn) silence(since time.Time) time.Duration {
 	return min(time.Since(since), time.Since(c.made)-time.Duration(c.heard.Load()))
 }
 
-// noteConn returns a context for a request that notes the connection it takes.
-func noteConn(ctx context.Context, conn **plainConn) context.Context {
+// noteConn returns a context for a request with body that notes the connection
+// it takes.
+func noteConn(ctx context.Context, body *clientBody, conn **plainConn) context.Context {
 	var now atomic.Pointer[plainConn] // as a connection given up may still be read from
 	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GotConn: func(got httptrace.GotConnInfo) {
@@ -111,6 +169,7 @@ func noteConn(ctx context.Context, conn **plainConn) context.Context {
 			c.answered.Store(false)
 			now.Store(c)
 			*conn = c
+			c.ask(body)
 		},
 		Got1xxResponse: func(int, textproto.MIMEHeader) error {
 			now.Load().answered.Store(false)
@@ -124,54 +183,26 @@ func noteConn(ctx context.Context, conn **plainConn) context.Context {
 // reads of the connection, and in one of the body.
 type timedBody struct {
 	io.ReadCloser
-	conn    *plainConn
-	timeout time.Duration
-	cancel  context.CancelCauseFunc
+	stall  stallTimer
+	cancel context.CancelCauseFunc
+}
 
-	mu    sync.Mutex
-	since time.Time   // when the Read that waits began; zero: none does
-	timer *time.Timer // looks after it, if not nil
+func newTimedBody(body io.ReadCloser, conn *plainConn, timeout time.Duration, cancel context.CancelCauseFunc) *timedBody {
+	b := &timedBody{ReadCloser: body, cancel: cancel}
+	b.stall.timeout = timeout
+	b.stall.silence = conn.silence
+	b.stall.expired = func() { cancel(fmt.Errorf("%w: no byte of the body for %v", ErrUpstreamTimeout, timeout)) }
+	return b
 }
 
 func (b *timedBody) Read(p []byte) (int, error) {
-	if b.timeout == 0 {
-		return b.ReadCloser.Read(p)
-	}
-	b.mu.Lock()
-	b.since = time.Now()
-	if b.timer == nil {
-		b.timer = time.AfterFunc(b.timeout, b.check)
-	}
-	b.mu.Unlock()
-	n, err := b.ReadCloser.Read(p)
-	b.mu.Lock()
-	b.since = time.Time{}
-	b.mu.Unlock()
-	return n, err
-}
-
-// check is the timer's. Reads leave it alone, which would cost each of them a
-// call; it comes again when the timeout can have passed.
-func (b *timedBody) check() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.since.IsZero() {
-		b.timer = nil
-		return
-	}
-	if left := b.timeout - b.conn.silence(b.since); left > 0 {
-		b.timer.Reset(left)
-		return
-	}
-	b.cancel(fmt.Errorf("%w: no byte of the body for %v", ErrUpstreamTimeout, b.timeout))
+	b.stall.begin()
+	defer b.stall.end()
+	return b.ReadCloser.Read(p)
 }
 
 func (b *timedBody) Close() error {
-	b.mu.Lock()
-	if b.timer != nil {
-		b.timer.Stop()
-	}
-	b.mu.Unlock()
+	b.stall.stop()
 	defer b.cancel(nil)
 	return b.ReadCloser.Close()
 }

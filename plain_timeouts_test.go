@@ -73,10 +73,10 @@ func TestSlowBodiesThatMakeProgressAreNotCut(t *testing.T) {
 }
 
 // An upload that the client interrupts for longer than the read timeout is the
-// server's to cut: the upstream is not silent, it has nothing to answer yet.
+// body timeout's to end: the upstream is not silent, it has nothing to answer yet.
 func TestAnUploadThatPausesIsNotTheUpstreamsTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newMemRig(t, nil)
+		r := newMemRig(t, nil, wsproxy.WithBodyTimeout(0))
 		client := r.asks(t, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nfirst")
 		server := <-r.upstreams
 		req := server.request(t)
@@ -90,13 +90,13 @@ func TestAnUploadThatPausesIsNotTheUpstreamsTimeout(t *testing.T) {
 	})
 }
 
-// A client that is slow to take its answer is the server's to cut.
+// A client that is slow to take its answer is the send timeout's to cut.
 func TestAClientThatReadsSlowlyIsNotTheUpstreamsTimeout(t *testing.T) {
 	const size = 1 << 20 // more than there is room for
 	for name, request := range map[string]string{"a plain answer": plainRequest, "a refusal": sampleRequest} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				r := newMemRig(t, nil)
+				r := newMemRig(t, nil, wsproxy.WithSendTimeout(0))
 				client := r.asks(t, request)
 				server := <-r.upstreams
 				server.request(t)

@@ -36,6 +36,7 @@ func (c *config) validate() error {
 		{"WithConnectTimeout", c.connectTimeout},
 		{"WithReadTimeout", c.readTimeout},
 		{"WithSendTimeout", c.sendTimeout},
+		{"WithBodyTimeout", c.bodyTimeout},
 		{"WithCloseTimeout", c.closeTimeout},
 		{"WithMaxLifetime", c.maxLifetime},
 		{"WithPing: interval", c.pingInterval},

@@ -32,16 +32,17 @@ type settings struct {
 
 // values are the flags that become options of the Proxy or need a check.
 type values struct {
-	connect, read, send, close, lifetime time.Duration
-	ping, pingTimeout                    time.Duration
-	maxTunnels, maxTunnelsPerIP          int
-	maxTries                             int
-	retryStatus                          []int
-	maxMessage                           int64
-	keepAlive, targetHost, detached      bool
-	origins, trusted                     []string
-	headers                              [][2]string
-	level                                string
+	connect, read, send, body       time.Duration
+	close, lifetime                 time.Duration
+	ping, pingTimeout               time.Duration
+	maxTunnels, maxTunnelsPerIP     int
+	maxTries                        int
+	retryStatus                     []int
+	maxMessage                      int64
+	keepAlive, targetHost, detached bool
+	origins, trusted                []string
+	headers                         [][2]string
+	level                           string
 }
 
 // flagSet defines every flag, each with the nginx directive it answers to, or
@@ -60,8 +61,11 @@ func flagSet(s *settings, v *values) *flag.FlagSet {
 	f.DurationVar(&v.read, "read-timeout", 60*time.Second,
 		"nginx proxy_read_timeout: longest silence of a response, or of both sides of a tunnel;\n0 for no limit")
 	f.DurationVar(&v.send, "send-timeout", 60*time.Second,
-		"nginx proxy_send_timeout and, for tunnels, send_timeout: longest time a write may make\n"+
-			"no progress; 0 for no limit")
+		"nginx proxy_send_timeout and send_timeout: longest time a write, to the target or to the\n"+
+			"client, may make no progress; 0 for no limit")
+	f.DurationVar(&v.body, "body-timeout", 60*time.Second,
+		"nginx client_body_timeout: longest silence of a client between two reads of a plain\n"+
+			"request's body; 0 for no limit")
 	f.DurationVar(&v.close, "close-timeout", 10*time.Second,
 		"no nginx directive (it closes both sides at the first end): longest time for the second\n"+
 			"side of a tunnel to end after the first, and for both to answer a Close of the proxy's;\n"+
@@ -259,6 +263,7 @@ var inFlags = strings.NewReplacer(
 	"WithConnectTimeout:", "-connect-timeout:",
 	"WithReadTimeout:", "-read-timeout:",
 	"WithSendTimeout:", "-send-timeout:",
+	"WithBodyTimeout:", "-body-timeout:",
 	"WithCloseTimeout:", "-close-timeout:",
 	"WithMaxLifetime:", "-max-lifetime:",
 	"WithPing: interval:", "-ping:",
@@ -283,6 +288,7 @@ func (v *values) options() []wsproxy.Option {
 		wsproxy.WithConnectTimeout(v.connect),
 		wsproxy.WithReadTimeout(v.read),
 		wsproxy.WithSendTimeout(v.send),
+		wsproxy.WithBodyTimeout(v.body),
 		wsproxy.WithCloseTimeout(v.close),
 		wsproxy.WithMaxLifetime(v.lifetime),
 		wsproxy.WithPing(v.ping, v.pingTimeout),

@@ -108,6 +108,7 @@ func TestErrorsOfUsageExitWith2(t *testing.T) {
 		{"-trusted-proxy me", `-trusted-proxy: "me" is neither an address, a CIDR prefix nor "unix:"`},
 		{"-log loud", `-log: "loud" is no level, want debug, info, warn or error`},
 		{"-drain -1s", `-drain: "-1s" is negative, want a duration or 0 to cut at once`},
+		{"-body-timeout -1s", `-body-timeout: "-1s" is negative, want a duration or 0 for none`},
 		{"-connect-timeout -1s", `-connect-timeout: "-1s" is negative, want a duration or 0 for none`},
 	} {
 		t.Run(test.args, func(t *testing.T) {
@@ -199,6 +200,13 @@ func TestSendTimeoutEndsATunnelWhoseClientStopsReading(t *testing.T) {
 	}
 	require.NotErrorIs(t, err, os.ErrDeadlineExceeded, "the tunnel stays open")
 	c.stderr.await(t, `reason="send timeout"`)
+}
+
+func TestBodyTimeoutIsA408(t *testing.T) {
+	url := serve(t, func(w http.ResponseWriter, r *http.Request) { io.Copy(w, r.Body) })
+	c := start(t, "-body-timeout", "50ms", url)
+	_, res := c.ask(t, "/", "Content-Length: 10\r\n")
+	require.Equal(t, http.StatusRequestTimeout, res.StatusCode)
 }
 
 func TestCloseTimeoutBoundsTheSecondSideOfATunnel(t *testing.T) {

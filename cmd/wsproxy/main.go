@@ -46,6 +46,7 @@
 //	-connect-timeout d       connecting to the target, TLS included (60s)
 //	-read-timeout d          silence, of a response or of a whole tunnel (60s)
 //	-send-timeout d          a write that makes no progress (60s)
+//	-body-timeout d          a client's silence within the body of a request (60s)
 //	-close-timeout d         the second side of a tunnel after the first, and
 //	                         both after a Close of the proxy's (10s)
 //	-max-lifetime d          a whole tunnel (0: no limit)
@@ -274,7 +275,7 @@ type service struct {
 
 // newServer returns the server in front of the proxy. It has no WriteTimeout
 // and no ReadTimeout, which would cut plain streams in the middle: the proxy
-// watches those for silence.
+// bounds their silence instead.
 func (v *service) newServer() *http.Server {
 	// Upgrades need HTTP/1.1, so nothing else is offered. NextProtos alone would
 	// not do, as ServeTLS adds the h2 of a server's default Protocols.
