@@ -121,6 +121,24 @@ func TestAStalledBodyHoldsNothingAfterTheAnswer(t *testing.T) {
 	}
 }
 
+// net/http waited for the rest of the body as long as the client liked.
+func TestAnUpgradeThatIsRefusedForItsBodyHoldsNothing(t *testing.T) {
+	for name, framing := range map[string]string{
+		"by its length": "Content-Length: 100\r\n\r\nhello",
+		"in chunks":     "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newMemRig(t, nil)
+				start := time.Now()
+				client := r.asks(t, strings.TrimSuffix(sampleRequest, "\r\n")+framing)
+				assert.Equal(t, 400, client.answer(t).StatusCode)
+				assert.LessOrEqual(t, expectClosed(t, client).Sub(start), 5*time.Second)
+			})
+		})
+	}
+}
+
 // expectClosed wants the client's connection to be closed, in a synctest bubble,
 // and returns the time at which it was.
 func expectClosed(t *testing.T, client *peer) time.Time {

@@ -182,6 +182,14 @@ func (b *clientBody) end(cut bool) {
 	}
 }
 
+// limitDrain bounds the time for which net/http reads the body of a request that
+// is refused.
+func (p *Proxy) limitDrain(w http.ResponseWriter, r *http.Request) {
+	if r.ContentLength != 0 && r.Body != nil {
+		newClientBody(w, r, p.bodyTimeout, nil).end(false)
+	}
+}
+
 // Close does nothing. net/http closes the body after the handler, and httputil
 // before that, from Go 1.27 on: it would wait for the client's next byte.
 func (b *clientBody) Close() error { return nil }

@@ -116,6 +116,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	t, err := p.open(w, r, protocol)
 	switch {
 	case err != nil:
+		p.limitDrain(w, r)
 		p.fail(w, r, err)
 	case t == nil: // the upstream responded without switching
 	case p.detached:
