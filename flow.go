@@ -36,7 +36,7 @@ type flow struct {
 	quiet    atomic.Bool  // frames are not followed any longer, and none can be added
 	dstReset atomic.Bool  // a write to dst found it reset
 	code     atomic.Int32 // of the Close frame seen, 0: none
-	passed   atomic.Bool  // that frame went on to dst
+	passed   atomic.Int64 // when that frame went on to dst, 0: it has not
 	moved    atomic.Int64 // when a write that had to wait last went on
 	stalled  atomic.Int64 // since when a write waits for dst, 0: none does
 	pinged   atomic.Int64 // when src was last sent a Ping, or was to be
@@ -63,6 +63,12 @@ func (f *flow) init(t *Tunnel, srcEnded, dstEnded Reason) {
 	f.clock = &t.p.tunnels.sweeper
 	f.scan.Masked = srcEnded == ClientClosed
 	f.scan.Off = !t.frames
+}
+
+// limit sets the most bytes of a message, 0: any number. A limited flow passes
+// nothing but well-formed frames, as a receiver may read others in another way.
+func (f *flow) limit(size int64) {
+	f.scan.Limit, f.scan.Strict = size, size > 0
 }
 
 // back is the flow in the other direction.
@@ -167,9 +173,13 @@ func (f *flow) stop(err error) {
 	}
 }
 
-// forward writes p to dst, following the frames in it.
+// forward writes p to dst, following the frames in it. Behind a Close frame
+// nothing of a limited flow is written: some receivers would take it.
 func (f *flow) forward(p []byte) error {
-	if f.scan.Off || f.scan.Limit == 0 && f.asked.Load() == 0 {
+	if f.scan.Strict && f.scan.Closed() {
+		return nil
+	}
+	if f.scan.Off || !f.scan.Strict && f.asked.Load() == 0 {
 		f.scan.All(p)
 		f.publish()
 		return f.dst.write(p)
@@ -182,9 +192,10 @@ func (f *flow) forward(p []byte) error {
 	return err
 }
 
-// forwardFrames is forward one frame at a time, for when something is to be
-// added between two, or one may be too large to pass. Where it may be, a header
-// is kept back until it is whole. It returns how much of p it has scanned.
+// forwardFrames is forward one frame at a time, for a flow that is limited or to
+// which a frame is to be added. If the flow is limited, a header is kept back
+// until it is whole, and the tunnel ends before a frame that is malformed or too
+// large. It returns how much of p it has scanned.
 func (f *flow) forwardFrames(p []byte) (at int, err error) {
 	from := 0 // what is not written yet of p
 	for at < len(p) {
@@ -202,22 +213,18 @@ func (f *flow) forwardFrames(p []byte) (at int, err error) {
 		start := at
 		at += f.scan.Frame(p[at:])
 		switch {
+		case f.scan.Off && f.scan.Strict:
+			return len(p), f.refuse(p[from:start], ProtocolError, frame.CodeProtocolError, "malformed frame")
 		case f.scan.Off:
 			at = len(p)
 		case f.scan.Partial() > 0: // the header goes on in the next piece
-			if f.scan.Limit > 0 {
+			if f.scan.Strict {
 				f.held = f.scan.Partial()
 				f.publish()
 				return at, f.dst.write(p[from:start])
 			}
-		case f.scan.Over() && !f.scan.Closed():
-			f.held = 0
-			f.publish()
-			if err := f.dst.write(p[from:start]); err != nil {
-				return at, err
-			}
-			f.t.goAway(Limit, frame.CodeTooBig, "message too big")
-			return at, f.addClose()
+		case f.scan.Over():
+			return at, f.refuse(p[from:start], Limit, frame.CodeTooBig, "message too big")
 		}
 		if f.held > 0 {
 			held := f.scan.Header(f.held)
@@ -226,9 +233,24 @@ func (f *flow) forwardFrames(p []byte) (at int, err error) {
 				return at, err
 			}
 		}
+		if f.scan.Strict && f.scan.Closed() {
+			p = p[:at]
+		}
 	}
 	f.publish()
 	return at, f.dst.write(p[from:])
+}
+
+// refuse ends the tunnel at a frame that may not pass: it writes the frames
+// before that, and then the proxy's Close frame.
+func (f *flow) refuse(before []byte, reason Reason, code int, text string) error {
+	f.held = 0
+	f.publish()
+	if err := f.dst.write(before); err != nil {
+		return err
+	}
+	f.t.goAway(reason, code, text)
+	return f.addClose()
 }
 
 // publish lets others see what the scanner has counted.
@@ -236,8 +258,8 @@ func (f *flow) publish() {
 	if f.scan.Messages() != f.messages.Load() {
 		f.messages.Store(f.scan.Messages())
 	}
-	if f.scan.Closed() {
-		f.passed.Store(true)
+	if f.scan.Closed() && f.passed.Load() == 0 {
+		f.passed.Store(f.clock.now())
 	}
 	f.publishClose()
 }
@@ -271,7 +293,7 @@ func (f *flow) add() error {
 		}
 		return nil
 	}
-	if f.back().passed.Load() {
+	if f.back().passed.Load() != 0 {
 		return nil
 	}
 	if asked&askClose != 0 {

@@ -44,8 +44,8 @@ func chunker(sizes []byte) func() int {
 
 // boundaries returns where the whole frames of stream end. That a Scanner finds
 // them is for internal/frame to test.
-func boundaries(stream []byte, masked bool) (ends []int) {
-	s := frame.Scanner{Masked: masked}
+func boundaries(stream []byte, masked, strict bool) (ends []int) {
+	s := frame.Scanner{Masked: masked, Strict: strict}
 	for at := 0; at < len(stream) && !s.Off; {
 		at += s.Frame(stream[at:])
 		if s.Boundary() {
@@ -81,14 +81,15 @@ func newTestFlow(fromClient bool, limit int64) (*flow, *sinkTo) {
 	if fromClient {
 		f = &tunnel.fromClient
 	}
-	f.scan.Limit = limit
+	f.limit(limit)
 	f.dst = out
 	return f, out
 }
 
 // What a flow forwards is what came, byte for byte, with the proxy's own frames
-// at boundaries alone and nothing after its Close frame; of a message over the
-// limit nothing passes of the frame that exceeds it.
+// at boundaries alone and nothing after its Close frame. With a limit nothing
+// passes of the frame that exceeds it, of a malformed frame, or after the peer's
+// Close frame.
 func FuzzAFlowForwardsEveryByteAndAddsFramesBetweenFrames(f *testing.F) {
 	for i, stream := range fuzzStreams() {
 		f.Add(stream, i%2 == 0, []byte{1}, []byte{0, 1}, uint16(0))
@@ -125,19 +126,23 @@ func FuzzAFlowForwardsEveryByteAndAddsFramesBetweenFrames(f *testing.F) {
 // checkForwarded goes through what a flow has written next to what came.
 func checkForwarded(t *testing.T, stream, out []byte, f *flow, ended bool) {
 	masked := f.scan.Masked
-	ends := append([]int{0}, boundaries(stream, masked)...)
+	ends := append([]int{0}, boundaries(stream, masked, f.scan.Strict)...)
 	for i, end := range ends[:len(ends)-1] {
 		if isOwn(stream[end:], frame.OpPing, pingPayload, masked) {
 			t.Skip("a Ping of the peer's that is like the proxy's, before frame ", i)
 		}
 	}
-	for s, rest := (frame.Scanner{Masked: masked, Limit: f.scan.Limit}), out; len(rest) > 0 && !s.Off; {
+	for s, rest := (frame.Scanner{Masked: masked, Strict: f.scan.Strict, Limit: f.scan.Limit}), out; len(rest) > 0 && !s.Off; {
 		rest = rest[s.Frame(rest):]
-		require.False(t, s.Over() && !s.Closed() && !s.Off, "a frame over the limit passes")
+		require.False(t, s.Over(), "a frame over the limit passes")
+		require.False(t, s.Off && f.scan.Strict, "a malformed frame passes in spite of the limit")
 	}
 	at, closed := 0, false // of stream
 	for _, end := range ends {
 		if !bytes.HasPrefix(out, stream[at:end]) {
+			break
+		}
+		if closed && f.scan.Strict {
 			break
 		}
 		closed = closed || end > at && stream[at]&0x0f == frame.OpClose
@@ -146,11 +151,15 @@ func checkForwarded(t *testing.T, stream, out []byte, f *flow, ended bool) {
 			out = out[len(frame.AppendControl(nil, frame.OpPing, []byte(pingPayload), masked)):]
 		}
 	}
+	if closed && f.scan.Strict {
+		require.Empty(t, out, "what follows the peer's Close frame")
+		return
+	}
 	if !ended {
 		require.True(t, bytes.Equal(stream[at:], out), "behind the last whole frame %x passes as %x", stream[at:], out)
 		return
 	}
-	for _, payload := range []string{"\x0f\xa0", "\x03\xf1message too big"} {
+	for _, payload := range []string{"\x0f\xa0", "\x03\xf1message too big", "\x03\xeamalformed frame"} {
 		if isOwn(out, frame.OpClose, payload, masked) {
 			require.False(t, closed, "the proxy's Close frame comes after the peer's own")
 			out = out[len(frame.AppendControl(nil, frame.OpClose, []byte(payload), masked)):]

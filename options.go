@@ -149,12 +149,14 @@ func WithBodyTimeout(d time.Duration) Option {
 
 // WithCloseTimeout sets how long a tunnel may last once one side has ended it:
 // the other side may send what it has left and must then end too, or is cut.
-// If the first side no longer reads, what the second sends is discarded, for
+// On a WebSocket tunnel it also limits the time after a Close frame of either
+// side's, counted anew for each byte that the side without one still sends. If
+// the first side no longer reads, what the second sends is discarded, for
 // otherwise a reset could destroy the last bytes on their way to it. It is also
 // how long both have to answer a Close frame of the proxy's. The default is 10
-// seconds; zero disables it, which leaves half-closed tunnels to the read
-// timeout, and Close frames to the default; New returns an error if it is
-// negative.
+// seconds; zero disables it, which leaves tunnels that one side has closed to
+// the read timeout, and the answers to the proxy's Close frames to the default;
+// New returns an error if it is negative.
 //
 // nginx has no such directive: it closes both sides at the first end, and the
 // bytes still under way are lost.
@@ -194,7 +196,8 @@ func WithMaxTunnels(n int) Option {
 }
 
 // WithMaxTunnelsPerIP limits the tunnels open at once from one client address,
-// as [WithMaxTunnels] does for all. The address is that of X-Real-IP: behind
+// as [WithMaxTunnels] does for all. IPv6 clients are counted by the /64 of their
+// address, as each can use all addresses in it. The address is that of X-Real-IP: behind
 // proxies of your own give [WithTrustedProxies], or all their clients count as
 // one. Clients on a unix socket are not counted. The default, zero, is no
 // limit; New returns an error if it is negative. It is nginx's limit_conn by
@@ -207,9 +210,14 @@ func WithMaxTunnelsPerIP(n int) Option {
 // payload over all frames of a message, as they are on the wire: where
 // permessage-deflate is in use that is the compressed size. Of a larger message
 // the frame that exceeds the limit does not pass; both ends get a Close frame
-// with code 1009 and the tunnel ends with [Limit]. It does not hold on a stream
-// that is not well-formed frames, which the receiver is left to refuse. The
-// default, zero, is no limit; New returns an error if it is negative.
+// with code 1009 and the tunnel ends with [Limit].
+//
+// A side with a limit must send well-formed frames, in which lengths have the
+// fewest bytes and any reserved bit may be set, or the limit would not hold for
+// a receiver that takes others. Before anything else both ends get a Close frame
+// with code 1002 and the tunnel ends with [ProtocolError]. What such a side
+// sends behind its Close frame does not pass. Tunnels of other protocols than
+// WebSocket are not limited. The default, zero, is no limit; New returns an error if it is negative.
 func WithMaxMessageSize(client, upstream int64) Option {
 	return optionFunc(func(c *config) { c.maxFromClient, c.maxFromUpstream = client, upstream })
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 )
 
@@ -23,7 +24,7 @@ type Stats struct {
 type registry struct {
 	mu         sync.Mutex
 	handshakes int
-	perIP      map[netip.Addr]int // handshakes and tunnels, where they are limited
+	perIP      map[netip.Prefix]int // handshakes and tunnels by clientNetwork, if they are limited
 	live       []*Tunnel
 	opened     uint64
 	ended      [2]FlowStats  // from client, from upstream
@@ -38,14 +39,24 @@ type registry struct {
 func (r *registry) init(c *config) {
 	r.max, r.maxPerIP = c.maxTunnels, c.maxTunnelsPerIP
 	if r.maxPerIP > 0 {
-		r.perIP = make(map[netip.Addr]int)
+		r.perIP = make(map[netip.Prefix]int)
 	}
 	r.sweeper.init(c.timeouts())
+}
+
+// clientNetwork returns what a client is counted by: its IPv4 address, or the
+// /64 of its IPv6 address, as one host has a whole /64 to choose from (RFC 6177,
+// RFC 7934). It returns the zero Prefix if ip is not valid.
+func clientNetwork(ip netip.Addr) netip.Prefix {
+	ip = ip.Unmap()
+	network, _ := ip.Prefix(min(64, ip.BitLen()))
+	return network
 }
 
 // reserve counts a handshake of ip's, unless no more are taken. A client
 // without an address, as on a unix socket, shares its own with nobody.
 func (r *registry) reserve(ip netip.Addr) error {
+	client := clientNetwork(ip)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch {
@@ -53,11 +64,11 @@ func (r *registry) reserve(ip netip.Addr) error {
 		return unavailable(ErrShutdown, nil)
 	case r.max > 0 && r.handshakes+len(r.live) >= r.max:
 		return unavailable(ErrTooManyTunnels, fmt.Errorf("%d open", r.max))
-	case r.maxPerIP > 0 && ip.IsValid() && r.perIP[ip] >= r.maxPerIP:
-		return unavailable(ErrTooManyTunnels, fmt.Errorf("%d open from %v", r.maxPerIP, ip))
+	case r.maxPerIP > 0 && client.IsValid() && r.perIP[client] >= r.maxPerIP:
+		return unavailable(ErrTooManyTunnels, fmt.Errorf("%d open from %s", r.maxPerIP, strings.TrimSuffix(client.String(), "/32")))
 	}
 	if r.maxPerIP > 0 {
-		r.perIP[ip]++
+		r.perIP[client]++
 	}
 	r.handshakes++
 	return nil
@@ -74,8 +85,9 @@ func (r *registry) release(ip netip.Addr) {
 // leave counts one handshake or tunnel of ip's less.
 func (r *registry) leave(ip netip.Addr) {
 	if r.maxPerIP > 0 {
-		if r.perIP[ip]--; r.perIP[ip] == 0 {
-			delete(r.perIP, ip)
+		client := clientNetwork(ip)
+		if r.perIP[client]--; r.perIP[client] == 0 {
+			delete(r.perIP, client)
 		}
 	}
 	r.checkEmpty()

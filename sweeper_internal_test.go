@@ -69,3 +69,44 @@ func TestTheDefaultTimeoutsAreNginxs(t *testing.T) {
 	assert.Equal(t, time.Minute, p.connectTimeout)
 	assert.Equal(t, timeouts{read: time.Minute, send: time.Minute, close: 10 * time.Second}, p.timeouts())
 }
+
+// reasonOf returns why t ends, 0 if it does not.
+func reasonOf(t *Tunnel) Reason {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.reason
+}
+
+// After a SIGSTOP, or a pause of the machine's, the sweep and the bytes that came
+// meanwhile are due at once: 3 of 6 busy tunnels ended with ReadTimeout.
+func TestASweepAfterAPauseLooksAgainBeforeItActs(t *testing.T) {
+	for name, heard := range map[string]bool{"busy": true, "idle": false} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p, err := New("http://upstream")
+				require.NoError(t, err)
+				tunnel := addTunnel(t, p)
+				tunnel.fromClient.t, tunnel.fromUpstream.t = tunnel, tunnel
+				p.tunnels.timer.Stop() // nothing runs in a pause
+				time.Sleep(2 * time.Minute)
+
+				p.tunnels.sweep()
+				assert.Zero(t, reasonOf(tunnel), "the first sweep after the pause ends the tunnel")
+				if heard {
+					tunnel.fromClient.heard.Store(p.tunnels.now())
+				}
+				time.Sleep(pause)
+				synctest.Wait()
+				if !heard {
+					assert.Equal(t, ReadTimeout, reasonOf(tunnel))
+				} else {
+					assert.Zero(t, reasonOf(tunnel))
+					time.Sleep(time.Minute - pause)
+					synctest.Wait()
+					assert.Equal(t, ReadTimeout, reasonOf(tunnel), "the timeout that follows the pause")
+				}
+				p.tunnels.remove(tunnel)
+			})
+		})
+	}
+}

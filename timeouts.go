@@ -51,7 +51,8 @@ type sweeper struct {
 	timeouts
 	epoch time.Time
 	timer *time.Timer
-	armed bool // the timer is set
+	armed bool  // the timer is set
+	next  int64 // what it is set for
 }
 
 func (s *sweeper) init(t timeouts) {
@@ -71,14 +72,23 @@ func (r *registry) start() {
 }
 
 // arm sets the timer for the nearest that a deadline can be.
-func (r *registry) arm() {
+func (r *registry) arm() { r.sweepIn(r.least()) }
+
+// sweepIn sets the timer. r.mu is held.
+func (r *registry) sweepIn(d time.Duration) {
 	r.armed = true
+	r.next = r.now() + int64(d)
 	if r.timer == nil {
-		r.timer = time.AfterFunc(r.least(), r.sweep)
+		r.timer = time.AfterFunc(d, r.sweep)
 	} else {
-		r.timer.Reset(r.least())
+		r.timer.Reset(d)
 	}
 }
+
+// pause is how late a sweep is if the whole process must have stood still: it
+// was stopped, or its machine was. Bytes and Pongs may then have come that no
+// flow could read, so that the sweep waits for as long again before it acts.
+const pause = 100 * time.Millisecond
 
 // watchAnswers sets the timer for answers to a Close frame, where there is none
 // yet as nothing else limits a tunnel.
@@ -107,6 +117,11 @@ func (r *registry) sweep() {
 	var pings []*flow
 	r.mu.Lock()
 	now := r.now()
+	if r.armed && now-r.next > int64(pause) {
+		r.sweepIn(pause)
+		r.mu.Unlock()
+		return
+	}
 	next := now + int64(r.least())
 	limited := r.timeouts != (timeouts{})
 	for _, t := range r.live {
@@ -132,7 +147,7 @@ func (r *registry) sweep() {
 		}
 	}
 	if r.armed = len(r.live) > 0 && limited; r.armed {
-		r.timer.Reset(max(time.Duration(next-now), min(time.Duration(len(r.live))*sweepCost, time.Second)))
+		r.sweepIn(max(time.Duration(next-now), min(time.Duration(len(r.live))*sweepCost, time.Second)))
 	}
 	r.mu.Unlock()
 	for _, f := range pings {
@@ -184,6 +199,7 @@ func (s *sweeper) deadline(t *Tunnel) deadline {
 		}
 	}
 	d.limit(t.closing.Load(), s.close, cutNow, nil)
+	d.limit(t.closedAt(), s.close, cutNow, nil)
 	return d
 }
 

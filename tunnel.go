@@ -30,6 +30,7 @@ const (
 	Shutdown                         // Proxy.Shutdown
 	Killed                           // Tunnel.Close or Proxy.Close
 	Limit                            // a message was larger than WithMaxMessageSize allows
+	ProtocolError                    // a side that WithMaxMessageSize limits sent something else than well-formed frames
 	ContextDone                      // the request's context ended
 	Failed                           // something of the proxy's own failed, such as a hook
 )
@@ -44,6 +45,7 @@ var reasonNames = [...]string{
 	Shutdown:       "shutdown",
 	Killed:         "killed",
 	Limit:          "limit",
+	ProtocolError:  "protocol error",
 	ContextDone:    "context done",
 	Failed:         "failed",
 }
@@ -123,19 +125,24 @@ type Tunnel struct {
 	goodbye []byte // payload of the proxy's Close frames, fixed once leaving
 }
 
+// maxPath is how much of a path a tunnel keeps: what a client can make each of
+// its tunnels hold.
+const maxPath = 4 << 10
+
 func (p *Proxy) newTunnel(r *http.Request, clientIP netip.Addr, protocol string, start time.Time, client, upstream net.Conn) *Tunnel {
 	now := time.Now()
 	t := &Tunnel{
 		p:         p,
 		clientIP:  clientIP,
-		path:      strings.Clone(r.URL.Path), // not to hold the whole request line
+		path:      strings.Clone(r.URL.Path[:min(len(r.URL.Path), maxPath)]), // not to hold the whole request line
 		opened:    now,
 		handshake: now.Sub(start),
 		frames:    protocol == "websocket",
 	}
 	t.fromClient.init(t, ClientClosed, UpstreamClosed)
 	t.fromUpstream.init(t, UpstreamClosed, ClientClosed)
-	t.fromClient.scan.Limit, t.fromUpstream.scan.Limit = p.maxFromClient, p.maxFromUpstream
+	t.fromClient.limit(p.maxFromClient)
+	t.fromUpstream.limit(p.maxFromUpstream)
 	t.relay = newRelay(t, client, upstream)
 	return t
 }
@@ -147,7 +154,8 @@ func (t *Tunnel) ID() uint64 { return t.id }
 // or the zero Addr where there is none, as on a unix socket.
 func (t *Tunnel) ClientIP() netip.Addr { return t.clientIP }
 
-// Path returns the path that the client asked for, without the query.
+// Path returns the path that the client asked for, without the query. Of a path
+// longer than 4 KiB it returns the first 4 KiB.
 func (t *Tunnel) Path() string { return t.path }
 
 // Server returns the address of the upstream's server as [Server.Addr] has it:
@@ -174,6 +182,22 @@ func (t *Tunnel) lastActivity() int64 {
 		last = max(last, f.heard.Load(), f.moved.Load(), f.stalled.Load())
 	}
 	return last
+}
+
+// closedAt returns when a Close frame last passed, or, if that is later, when
+// the end that has not closed last sent something, or a waiting write of the
+// flow behind the Close frame last moved. It returns 0 if no Close frame has
+// passed.
+func (t *Tunnel) closedAt() (at int64) {
+	for _, f := range t.flows() {
+		if passed := f.passed.Load(); passed != 0 {
+			at = max(at, passed, f.moved.Load(), f.stalled.Load())
+			if back := f.back(); back.passed.Load() == 0 {
+				at = max(at, back.heard.Load())
+			}
+		}
+	}
+	return at
 }
 
 func (t *Tunnel) flows() [2]*flow { return [2]*flow{&t.fromClient, &t.fromUpstream} }

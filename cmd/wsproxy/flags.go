@@ -80,11 +80,11 @@ func flagSet(s *settings, v *values) *flag.FlagSet {
 	f.IntVar(&v.maxTunnels, "max-tunnels", 0,
 		"nginx limit_conn over a whole server: most tunnels at once, `n`; 0 for no limit (default 0)")
 	f.IntVar(&v.maxTunnelsPerIP, "max-tunnels-per-ip", 0,
-		"nginx limit_conn by $binary_remote_addr: most tunnels at once of a client address, `n`;\n"+
-			"behind proxies give -trusted-proxy with it; 0 for no limit (default 0)")
+		"nginx limit_conn by $binary_remote_addr: most tunnels at once of a client address or\n"+
+			"IPv6 /64, `n`; behind proxies give -trusted-proxy with it; 0 for no limit (default 0)")
 	f.Int64Var(&v.maxMessage, "max-message-size", 0,
 		"no nginx directive: largest message, either way, in `bytes` as on the wire; a larger one\n"+
-			"ends its tunnel with code 1009; 0 for no limit (default 0)")
+			"ends its tunnel with code 1009, and malformed frames with 1002; 0 for no limit (default 0)")
 	f.IntVar(&s.maxHeader, "max-header-bytes", 64<<10,
 		"nginx large_client_header_buffers: most `bytes` of a request's line and header, to which\n"+
 			"net/http adds 4096; a client that sends more gets 431")

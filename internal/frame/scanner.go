@@ -4,10 +4,11 @@ import "encoding/binary"
 
 // A Scanner follows the frames of one direction of a connection, in whatever
 // pieces they arrive. It only reads, and never allocates. When the stream is
-// not well-formed frames, it sets Off and stops. Masked, Limit and Off may be set
-// before the first byte. Its fields fit a cache line.
+// not well-formed frames, it sets Off and stops. Masked, Strict, Off and Limit
+// may be set before the first byte. Its fields fit a cache line.
 type Scanner struct {
 	Masked bool // frames must be masked, as a client's are
+	Strict bool // lengths must have the fewest bytes that hold them
 	Off    bool // nothing is followed
 	open   bool // within a message of several frames
 	over   bool // the current frame takes its message over Limit
@@ -151,6 +152,10 @@ func (s *Scanner) startFrame() {
 		malformed = malformed || !s.final || s.header[1]&0x7f > MaxControl
 	default: // no extension in use defines one
 		malformed = true
+	}
+	if s.Strict && !malformed { // RFC 6455, section 5.2: "the minimal number of bytes MUST be used"
+		length := s.header[1] & 0x7f
+		malformed = length == 126 && s.left < 126 || length == 127 && s.left <= 0xffff
 	}
 	if malformed {
 		s.Off = true
