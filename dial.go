@@ -137,6 +137,7 @@ func (p *Proxy) dial(ctx context.Context, s *Candidate) (net.Conn, error) {
 	if err != nil {
 		return nil, notSent{err}
 	}
+	unblock(conn)
 	if p.target.tls == nil {
 		return conn, nil
 	}

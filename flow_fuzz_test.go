@@ -74,7 +74,7 @@ func newTestFlow(fromClient bool, limit int64) (*flow, *sinkTo) {
 	client, _ := net.Pipe()
 	upstream, _ := net.Pipe()
 	tunnel := &Tunnel{p: p, frames: true}
-	tunnel.relay = &connRelay{tunnel, client, upstream}
+	tunnel.relay = newConnRelay(tunnel, client, upstream)
 	tunnel.fromClient.init(tunnel, ClientClosed, UpstreamClosed)
 	tunnel.fromUpstream.init(tunnel, UpstreamClosed, ClientClosed)
 	f, out := &tunnel.fromUpstream, new(sinkTo)

@@ -16,18 +16,22 @@ import (
 type loops struct {
 	mu   sync.Mutex
 	all  []*loop
-	next uint
+	next int
 }
 
 // place gives r to the loop whose turn it is, or, where that cannot be created,
-// to any that runs.
+// to any that runs. GOMAXPROCS changes at run time, since Go 1.25 by itself
+// with a container's limit. With fewer processors the loops beyond get no more
+// relays, and end with those they have.
 func (ls *loops) place(r *loopRelay) error {
+	processors := runtime.GOMAXPROCS(0)
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
-	if ls.all == nil {
-		ls.all = make([]*loop, runtime.GOMAXPROCS(0))
+	for len(ls.all) < processors {
+		ls.all = append(ls.all, nil)
 	}
-	l := &ls.all[ls.next%uint(len(ls.all))]
+	ls.next %= processors
+	l := &ls.all[ls.next]
 	ls.next++
 	if *l != nil && (*l).add(r) {
 		return nil
@@ -71,8 +75,8 @@ type loop struct {
 	ready      []*socket // with more to read than one turn allows
 	turn       []*socket
 	events     [128]syscall.EpollEvent
-	n          int // of events
-	buffer     *loopBuffer
+	n          int         // of events
+	buffer     *loopBuffer // nil while the loop waits
 }
 
 // A loopBuffer takes what one read brings. The more that is, the fewer times
@@ -84,6 +88,7 @@ var loopBuffers = sync.Pool{New: func() any { return new(loopBuffer) }}
 
 const (
 	wakeSlot = -1      // the eventfd's
+	noSlot   = -2      // of a socket that is reserved
 	epollET  = 1 << 31 // syscall.EPOLLET is negative
 )
 
@@ -123,6 +128,27 @@ func (l *loop) watch(fd int, event syscall.EpollEvent) error {
 	return os.NewSyscallError("epoll_ctl", syscall.EpollCtl(l.epfd, syscall.EPOLL_CTL_ADD, fd, &event))
 }
 
+func (l *loop) unwatch(fd int) {
+	syscall.EpollCtl(l.epfd, syscall.EPOLL_CTL_DEL, fd, new(syscall.EpollEvent))
+}
+
+// reserve has epoll accept both sockets of a relay, or neither. It reports no
+// events of them before register. The system refuses a watch for want of memory
+// or beyond max_user_watches (epoll(7)), and here that is known while the
+// portable relay can still take the connections. Like post, it is not run's:
+// epoll has locks of its own.
+func (l *loop) reserve(client, upstream int) error {
+	quiet := syscall.EpollEvent{Fd: noSlot, Events: epollET}
+	if err := l.watch(client, quiet); err != nil {
+		return err
+	}
+	err := l.watch(upstream, quiet)
+	if err != nil {
+		l.unwatch(client) // the connection stays open, and its watch with it
+	}
+	return err
+}
+
 // add counts r among the loop's relays, unless the loop has ended.
 func (l *loop) add(r *loopRelay) bool {
 	l.mu.Lock()
@@ -146,6 +172,11 @@ func (l *loop) post(r *loopRelay, what uint32) {
 		l.posted = append(l.posted, r)
 	}
 	r.asked |= what
+	l.rouse()
+}
+
+// rouse has run take what is new, if it waits. l.mu is held.
+func (l *loop) rouse() {
 	if l.parked {
 		l.parked = false
 		syscall.Write(l.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0})
@@ -155,11 +186,7 @@ func (l *loop) post(r *loopRelay, what uint32) {
 // run is the loop, until its last relay has ended.
 func (l *loop) run() {
 	defer l.close()
-	l.buffer = loopBuffers.Get().(*loopBuffer)
-	defer func() {
-		loopBuffers.Put(l.buffer)
-		l.buffer = nil // the Proxy keeps the loop
-	}()
+	defer l.giveBack() // the Proxy keeps the loop
 	poll := l.poll
 	for busy := 0; ; busy++ {
 		park, more := l.take()
@@ -178,6 +205,7 @@ func (l *loop) run() {
 		l.n = 0
 		if park {
 			busy = 0
+			l.giveBack()
 			l.raw.Read(poll)
 		} else {
 			if busy%16 == 15 {
@@ -188,6 +216,22 @@ func (l *loop) run() {
 		for i := range l.n {
 			l.handle(&l.events[i])
 		}
+	}
+}
+
+// borrow gets the buffer for reads. A loop that waits has none: a process may
+// have hundreds of proxies, each with a tunnel that is idle. The pool costs a
+// busy loop some 20 ns each time it parks.
+func (l *loop) borrow() {
+	if l.buffer == nil {
+		l.buffer = loopBuffers.Get().(*loopBuffer)
+	}
+}
+
+func (l *loop) giveBack() {
+	if l.buffer != nil {
+		loopBuffers.Put(l.buffer)
+		l.buffer = nil
 	}
 }
 
@@ -220,9 +264,12 @@ func (l *loop) poll(epfd uintptr) bool {
 }
 
 func (l *loop) handle(event *syscall.EpollEvent) {
-	if event.Fd == wakeSlot {
+	switch event.Fd {
+	case wakeSlot:
 		var count [8]byte
 		syscall.Read(l.wake, count[:])
+		return
+	case noSlot: // an error or a hangup, which register's event has again
 		return
 	}
 	s := l.slots[event.Fd]
@@ -242,7 +289,8 @@ func (l *loop) handle(event *syscall.EpollEvent) {
 	s.move()
 }
 
-// register gives s a number and has epoll watch it.
+// register gives s, which is reserved, a number and has epoll report its events,
+// beginning with what there is already.
 func (l *loop) register(s *socket) error {
 	if len(l.free) == 0 {
 		l.slots = append(l.slots, nil)
@@ -251,13 +299,15 @@ func (l *loop) register(s *socket) error {
 	s.slot = l.free[len(l.free)-1]
 	l.generation++
 	s.generation = l.generation
-	err := l.watch(s.fd, syscall.EpollEvent{Fd: s.slot, Pad: s.generation,
+	err := syscall.EpollCtl(l.epfd, syscall.EPOLL_CTL_MOD, s.fd, &syscall.EpollEvent{Fd: s.slot, Pad: s.generation,
 		Events: syscall.EPOLLIN | syscall.EPOLLOUT | syscall.EPOLLRDHUP | syscall.EPOLLPRI | epollET})
-	if err == nil {
-		l.free = l.free[:len(l.free)-1]
-		l.slots[s.slot] = s
+	if err != nil { // of no system that is in order
+		s.generation = 0
+		return os.NewSyscallError("epoll_ctl", err)
 	}
-	return err
+	l.free = l.free[:len(l.free)-1]
+	l.slots[s.slot] = s
+	return nil
 }
 
 // forget frees the number of s.
@@ -274,4 +324,13 @@ func (l *loop) release() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.live--
+}
+
+// dismiss is release for a relay that run has not seen. It may have been the
+// last, while run waits: nothing else would wake run then to end.
+func (l *loop) dismiss() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.live--
+	l.rouse()
 }

@@ -431,6 +431,14 @@ func WithTLSConfig(cfg *tls.Config) Option {
 // zero [net.Dialer]. ctx ends with the connect timeout and with the request; a
 // lookup of net's own resolver that it ends holds a socket for up to five
 // seconds more. TLS is the proxy's to add. New returns an error if dial is nil.
+//
+// dial may set socket options, also through the connection's File, and must not
+// use the connection after it has returned. A tunnel may take the socket out of
+// the [net.Conn] that dial has returned. On a conn that is kept, Close and the
+// deadlines then have no effect; use [Tunnel.Close] to end the tunnel. Otherwise
+// a read deadline that somebody sets ends the tunnel with
+// [os.ErrDeadlineExceeded]. A connection with SetLinger above 0 holds a thread
+// for as long as its close waits, and OnClose is called after that.
 func WithDialContext(dial func(ctx context.Context, network, addr string) (net.Conn, error)) Option {
 	return optionFunc(func(c *config) {
 		c.dialContext = dial

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -26,26 +27,48 @@ func newRelay(t *Tunnel, client, upstream net.Conn) relay {
 	if r := t.p.tunnels.loops.relay(t, client, upstream); r != nil {
 		return r
 	}
-	return &connRelay{t, client, upstream}
+	unblock(client)
+	unblock(upstream)
+	return newConnRelay(t, client, upstream)
 }
 
 // connRelay is the portable relay: a goroutine for each flow, over any two
 // connections.
 type connRelay struct {
 	t                *Tunnel
-	client, upstream net.Conn
+	client, upstream waiter
+
+	mu      sync.Mutex
+	isCut   bool // cut was called
+	over    bool // run waits for closing, which nothing adds to any longer
+	closing sync.WaitGroup
+}
+
+func newConnRelay(t *Tunnel, client, upstream net.Conn) *connRelay {
+	r := &connRelay{t: t}
+	r.client.conn, r.upstream.conn = client, upstream
+	return r
 }
 
 func (r *connRelay) run() {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		r.drive(&r.t.fromClient, r.client, r.upstream)
-	}()
-	r.drive(&r.t.fromUpstream, r.upstream, r.client)
-	<-done
-	r.client.Close()
-	r.upstream.Close()
+	r.mu.Lock()
+	early := r.isCut // by a hook, for instance: the client is to see no 101
+	r.mu.Unlock()
+	if !early {
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			r.drive(&r.t.fromClient, &r.client, r.upstream.conn)
+		}()
+		r.drive(&r.t.fromUpstream, &r.upstream, r.client.conn)
+		<-done
+	}
+	r.client.conn.Close()
+	r.upstream.conn.Close()
+	r.mu.Lock()
+	r.over = true
+	r.mu.Unlock()
+	r.closing.Wait()
 }
 
 func (r *connRelay) start(ended func()) {
@@ -56,33 +79,47 @@ func (r *connRelay) start(ended func()) {
 }
 
 func (r *connRelay) cut() {
-	cutConn(r.client)
-	cutConn(r.upstream)
+	r.mu.Lock()
+	r.isCut = true
+	r.mu.Unlock()
+	r.cutLater(r.client.conn)
+	r.cutLater(r.upstream.conn)
 }
 
-func (r *connRelay) cutSrc(f *flow) { cutConn(r.src(f)) }
+func (r *connRelay) cutSrc(f *flow) { r.cutLater(r.src(f).conn) }
 
-func (r *connRelay) wake(f *flow) { r.src(f).SetReadDeadline(longAgo) }
-
-func (r *connRelay) src(f *flow) net.Conn {
-	if f == &r.t.fromClient {
-		return r.client
+// cutLater closes a connection on a goroutine of its own. A Close may wait, with
+// SO_LINGER for as long as the user has set, and Proxy.Close cuts one tunnel
+// after another: the second would go on for as long as the first waits.
+func (r *connRelay) cutLater(conn net.Conn) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.over {
+		r.closing.Go(func() { cutConn(conn) })
 	}
-	return r.upstream
 }
 
-// longAgo as a deadline makes a read return what is there at once.
-var longAgo = time.Unix(1, 0)
+func (r *connRelay) wake(f *flow) { r.src(f).wake() }
+
+func (r *connRelay) src(f *flow) *waiter {
+	if f == &r.t.fromClient {
+		return &r.client
+	}
+	return &r.upstream
+}
 
 // drive relays one flow until it has ended.
-func (r *connRelay) drive(f *flow, src, dst net.Conn) {
-	in := newSource(src)
+func (r *connRelay) drive(f *flow, src *waiter, dst net.Conn) {
+	in := newSource(src.conn)
 	f.dst = newSink(dst, f)
 	for more := f.begin(); more; {
-		p, err := in.read()
-		if errors.Is(err, os.ErrDeadlineExceeded) { // wake's
-			src.SetReadDeadline(time.Time{})
-			err = nil
+		var p []byte
+		var err error
+		if src.begin() {
+			p, err = in.read()
+			if src.end() && errors.Is(err, os.ErrDeadlineExceeded) {
+				err = nil
+			}
 		}
 		if err == io.EOF {
 			awaitWriter(f.back())
@@ -123,20 +160,24 @@ func newSource(conn net.Conn) source {
 	if raw := newRawSource(conn); raw != nil {
 		return raw
 	}
-	if secure, ok := conn.(*tls.Conn); ok && hasDeadlines(secure.NetConn()) {
-		return &tlsSource{conn: secure}
+	if secure, ok := conn.(*tls.Conn); ok {
+		if raw := socketBelow(secure); raw != nil {
+			return &tlsSource{conn: secure, raw: raw}
+		}
 	}
 	return &connSource{conn: conn}
 }
 
-// hasDeadlines reports whether the deadlines of conn are sure to work, as those
-// of a wrapper or of a tunnel in something else may not.
-func hasDeadlines(conn net.Conn) bool {
-	switch conn.(type) {
-	case *net.TCPConn, *net.UnixConn:
-		return true
+// socketBelow returns the socket that secure reads, or nil if it reads a
+// wrapper or a tunnel in something else, whose deadlines may not work.
+func socketBelow(secure *tls.Conn) (raw syscall.RawConn) {
+	switch conn := secure.NetConn().(type) {
+	case *net.TCPConn:
+		raw, _ = conn.SyscallConn()
+	case *net.UnixConn:
+		raw, _ = conn.SyscallConn()
 	}
-	return false
+	return raw
 }
 
 func newSink(conn net.Conn, f *flow) sink {
@@ -181,6 +222,7 @@ func (s *connSource) release() {
 // still to come.
 type tlsSource struct {
 	conn   *tls.Conn
+	raw    syscall.RawConn // of the socket below
 	parked [parkSize]byte
 	rented *buffer
 }
@@ -189,6 +231,9 @@ func (s *tlsSource) read() ([]byte, error) {
 	n, err := s.conn.Read(s.parked[:])
 	if err != nil || n < len(s.parked) {
 		return s.parked[:n], endOfTLS(err)
+	}
+	if s.expired() {
+		return s.parked[:n], nil
 	}
 	s.rented = getBuffer()
 	copy(s.rented[:], s.parked[:])
@@ -204,6 +249,15 @@ func (s *tlsSource) read() ([]byte, error) {
 	}
 	return s.rented[:n], endOfTLS(err)
 }
+
+// expired reports whether a deadline has passed already. It is not this
+// source's, and must not be taken away with that: if crypto/tls has more bytes
+// than fill parked, and a listener sets a deadline while those are written,
+// the next read succeeds without asking the socket. The read that does ask it
+// returns the deadline.
+func (s *tlsSource) expired() bool { return s.raw.Read(readNothing) != nil }
+
+func readNothing(uintptr) bool { return true }
 
 func (s *tlsSource) release() {
 	if s.rented != nil {

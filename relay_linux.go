@@ -4,6 +4,7 @@ package wsproxy
 
 import (
 	"net"
+	"sync"
 	"syscall"
 )
 
@@ -18,9 +19,10 @@ type loopRelay struct {
 	asked            uint32 // what the loop is to see to; loop.mu
 
 	// Of the loop:
-	seeing  uint32 // what was asked
-	adopted bool   // begin was called: until then all else waits
-	over    bool   // both sockets are closed and ended is called
+	seeing  uint32          // what was asked
+	adopted bool            // begin was called: until then all else waits
+	over    bool            // both sockets are closed and ended is called
+	closing *sync.WaitGroup // for sockets that linger; nil without any
 }
 
 // What a loop can be asked to see to.
@@ -32,8 +34,9 @@ const (
 	doCut = doCutClient | doCutUpstream
 )
 
-// relay returns a loopRelay where both connections are plain sockets, and nil
-// where they are not or the process is out of descriptors.
+// relay returns a loopRelay if both connections are plain sockets. It returns
+// nil if they are not, or if the system refuses a descriptor or a watch: then
+// client and upstream are as they were, and the portable relay takes them.
 func (ls *loops) relay(t *Tunnel, client, upstream net.Conn) relay {
 	r := &loopRelay{t: t}
 	if !r.client.detach(client) {
@@ -43,7 +46,14 @@ func (ls *loops) relay(t *Tunnel, client, upstream net.Conn) relay {
 		syscall.Close(r.client.fd)
 		return nil
 	}
-	if err := ls.place(r); err != nil {
+	err := ls.place(r)
+	if err == nil {
+		err = r.loop.reserve(r.client.fd, r.upstream.fd)
+		if err != nil {
+			r.loop.dismiss()
+		}
+	}
+	if err != nil {
 		syscall.Close(r.client.fd)
 		syscall.Close(r.upstream.fd)
 		return nil
@@ -148,5 +158,24 @@ func (r *loopRelay) close() {
 	r.client.close()
 	r.upstream.close()
 	r.loop.release()
-	r.ended()
+	if r.closing == nil {
+		r.ended()
+		return
+	}
+	go func() {
+		r.closing.Wait()
+		r.ended()
+	}()
+}
+
+// closeLater closes a socket that lingers. The close may wait for as long as
+// the user has set, in which no other tunnel of the loop would move. The
+// duplicate's close does not take a watch away while another duplicate is open,
+// so the watch goes first.
+func (r *loopRelay) closeLater(fd int) {
+	r.loop.unwatch(fd)
+	if r.closing == nil {
+		r.closing = new(sync.WaitGroup)
+	}
+	r.closing.Go(func() { syscall.Close(fd) })
 }

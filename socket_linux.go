@@ -26,6 +26,7 @@ type socket struct {
 	queued   bool  // in loop.ready
 	done     bool  // nothing more is to be read
 	fin      bool  // to be half-closed when pending is sent
+	lingers  bool  // close(2) waits until what was written is acknowledged
 	streak   int64 // bytes moved to peer since it last had to be waited for
 
 	pending []byte // what out has written and the socket not taken yet
@@ -53,20 +54,33 @@ var pendingBuffers = sync.Pool{New: func() any { return new(pendingBuffer) }}
 // perTurn bounds what one socket may move before others get their turn.
 const perTurn = 512 << 10
 
-// detach duplicates the descriptor of a plain socket. It stays non-blocking.
+// detach duplicates the descriptor of a plain socket. Deadlines are the
+// runtime poller's: none of conn's applies to the duplicate.
 func (s *socket) detach(conn net.Conn) bool {
 	raw := rawConn(conn)
 	if raw == nil {
 		return false
 	}
-	_, s.unsure = conn.(*net.UnixConn) // a read stops behind a descriptor that is passed
+	_, unix := conn.(*net.UnixConn)
+	s.unsure = unix // a read stops behind a descriptor that is passed
 	var errno syscall.Errno
 	err := raw.Control(func(fd uintptr) {
 		var dup uintptr
 		dup, _, errno = syscall.Syscall(syscall.SYS_FCNTL, fd, syscall.F_DUPFD_CLOEXEC, 0)
 		s.fd = int(dup)
+		s.lingers = !unix && lingers(fd)
 	})
 	return err == nil && errno == 0
+}
+
+// lingers reports whether SO_LINGER makes close(2) wait, which it does on a
+// non-blocking socket too. A time of zero resets the connection without waiting.
+func lingers(fd uintptr) bool {
+	var l syscall.Linger
+	size := uint32(unsafe.Sizeof(l))
+	_, _, errno := syscall.RawSyscall6(syscall.SYS_GETSOCKOPT, fd, syscall.SOL_SOCKET, syscall.SO_LINGER,
+		uintptr(unsafe.Pointer(&l)), uintptr(unsafe.Pointer(&size)), 0)
+	return errno == 0 && l.Onoff != 0 && l.Linger > 0
 }
 
 func (s *socket) init(r *loopRelay, peer *socket, in, out *flow) {
@@ -94,6 +108,7 @@ func (s *socket) pump() {
 			return
 		}
 		size := min(s.readSize(), budget)
+		l.borrow()
 		n, errno := recv(s.fd, l.buffer[:size])
 		var err error
 		switch {
@@ -200,6 +215,7 @@ func (s *socket) closeWrite() bool {
 func (s *socket) reset() {
 	if s.fd >= 0 {
 		syscall.SetsockoptLinger(s.fd, syscall.SOL_SOCKET, syscall.SO_LINGER, &syscall.Linger{Onoff: 1})
+		s.lingers = false
 	}
 }
 
@@ -226,20 +242,29 @@ func (s *socket) cut() {
 func (s *socket) close() {
 	if s.fd >= 0 {
 		s.loop.forget(s)
-		syscall.Close(s.fd) // which epoll notices
+		if s.lingers {
+			s.relay.closeLater(s.fd)
+		} else {
+			syscall.Close(s.fd) // which epoll notices
+		}
 		s.fd = -1
 	}
 	s.drop()
 }
 
-// recv and send cannot block on these sockets, so they need not tell the
-// scheduler. Unlike read and write they are not the file system's business
-// first, which costs more than it seems: the inode and the file's position are
-// memory of their own for each socket.
+// recv and send do not tell the scheduler, so they must not block: a thread that
+// waits in one holds its processor, and the next collection stops the world and
+// waits for that processor. O_NONBLOCK does not ensure it. It belongs to the
+// file description, which a duplicate from conn.File() shares, and Fd() of
+// that clears it. MSG_DONTWAIT belongs to the call.
+//
+// Unlike read and write they are not the file system's business first, which
+// costs more than it seems: the inode and the file's position are memory of
+// their own for each socket.
 
 func recv(fd int, p []byte) (int, syscall.Errno) {
 	n, _, errno := syscall.RawSyscall6(syscall.SYS_RECVFROM, uintptr(fd),
-		uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)), 0, 0, 0)
+		uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)), syscall.MSG_DONTWAIT, 0, 0)
 	if errno != 0 {
 		return 0, errno
 	}
@@ -248,7 +273,7 @@ func recv(fd int, p []byte) (int, syscall.Errno) {
 
 func send(fd int, p []byte) (int, syscall.Errno) {
 	n, _, errno := syscall.RawSyscall6(syscall.SYS_SENDTO, uintptr(fd),
-		uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)), syscall.MSG_NOSIGNAL, 0, 0)
+		uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)), syscall.MSG_NOSIGNAL|syscall.MSG_DONTWAIT, 0, 0)
 	if errno != 0 {
 		return 0, errno
 	}

@@ -9,19 +9,6 @@ import (
 	"syscall"
 )
 
-// rawConn returns the descriptor's side of a plain TCP or unix socket. A type
-// that embeds one is not one: it may change what passes.
-func rawConn(conn net.Conn) syscall.RawConn {
-	var raw syscall.RawConn
-	switch c := conn.(type) {
-	case *net.TCPConn:
-		raw, _ = c.SyscallConn()
-	case *net.UnixConn:
-		raw, _ = c.SyscallConn()
-	}
-	return raw
-}
-
 // rawSource reads a socket into a buffer that it rents only when there is
 // something to read.
 type rawSource struct {

@@ -18,7 +18,7 @@ func addTunnel(t *testing.T, p *Proxy) *Tunnel {
 	upstream, _ := net.Pipe()
 	require.NoError(t, p.tunnels.reserve(netip.Addr{}))
 	tunnel := &Tunnel{p: p, opened: time.Now()}
-	tunnel.relay = &connRelay{tunnel, client, upstream}
+	tunnel.relay = newConnRelay(tunnel, client, upstream)
 	draining, cutFor := p.tunnels.add(tunnel)
 	require.False(t, draining)
 	require.Zero(t, cutFor)
@@ -54,7 +54,7 @@ func TestATunnelThatIsAddedAfterTheLastOneLeftIsTimed(t *testing.T) {
 			tunnel := addTunnel(t, p)
 			one := make([]byte, 1)
 			start := time.Now()
-			_, err := tunnel.relay.(*connRelay).client.Read(one) // until the sweeper cuts it
+			_, err := tunnel.relay.(*connRelay).client.conn.Read(one) // until the sweeper cuts it
 			require.Error(t, err)
 			assert.Equal(t, time.Minute, time.Since(start))
 			assert.Equal(t, ReadTimeout, tunnel.reason)

@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"runtime"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -420,7 +421,7 @@ wsproxy: server "n:1": Weight "-1" is negative, want a number or 0 for the defau
 wsproxy: server "n:1": MaxTunnels "-2" is negative, want a number or 0 for the default
 wsproxy: server "n:1": MaxFails "-3" is negative, want a number or 0 for the default
 wsproxy: server "n:1": FailTimeout "-1s" is negative, want a duration or 0 for the default
-wsproxy: server "w:1": Weight "9223372036854775807" is larger than 65535`)
+wsproxy: server "w:1": Weight "`+strconv.Itoa(math.MaxInt)+`" is larger than 65535`)
 
 	u := newTestUpstream(t, RoundRobin(), numbered(1)...)
 	require.Error(t, u.SetServers())

@@ -1,0 +1,146 @@
+//go:build !386 && !s390x && !wsproxy_portable
+
+package wsproxy
+
+import (
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"runtime"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// A loopRig is a served proxy, to a server whose tunnels echo.
+type loopRig struct {
+	p    *Proxy
+	addr string
+}
+
+func newLoopRig(t *testing.T) loopRig {
+	t.Helper()
+	echo := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		conn, buffered, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: raw\r\nConnection: Upgrade\r\n\r\n")
+		io.Copy(conn, buffered)
+	}))
+	t.Cleanup(echo.Close)
+	p, err := New(echo.URL, WithUpgrades("raw"), WithLogger(slog.New(slog.DiscardHandler)))
+	require.NoError(t, err)
+	s := httptest.NewServer(p)
+	t.Cleanup(func() {
+		p.Close()
+		p.Shutdown(t.Context())
+		s.Close()
+	})
+	return loopRig{p, s.Listener.Addr().String()}
+}
+
+// tunnel opens one and has it echo.
+func (r loopRig) tunnel(t *testing.T) {
+	t.Helper()
+	conn, err := net.Dial("tcp", r.addr)
+	require.NoError(t, err)
+	t.Cleanup(func() { conn.Close() })
+	conn.SetDeadline(time.Now().Add(10 * time.Second))
+	_, err = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: raw\r\nConnection: Upgrade\r\n\r\nhello")
+	require.NoError(t, err)
+	const answer = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: raw\r\n\r\nhello"
+	got := make([]byte, len(answer))
+	n, err := io.ReadFull(conn, got)
+	require.NoError(t, err, "%q", got[:n])
+	require.Equal(t, "hello", string(got[len(got)-len("hello"):]), "%q", got)
+}
+
+// A tunnel that the upstream had switched ended, with the client's 101 unsent.
+func TestATunnelThatEpollRefusesTakesThePortableRelay(t *testing.T) {
+	r := newLoopRig(t)
+	var broken []*loop
+	for range runtime.GOMAXPROCS(0) {
+		broken = append(broken, &loop{epfd: -1, wake: -1})
+	}
+	r.p.tunnels.loops.all = broken
+	r.tunnel(t)
+	for tunnel := range r.p.Tunnels() {
+		assert.IsType(t, &connRelay{}, tunnel.relay)
+	}
+	for _, l := range broken {
+		l.mu.Lock()
+		assert.Zero(t, l.live, "relays that the loop counts")
+		l.mu.Unlock()
+	}
+}
+
+func TestALoopWhoseOnlyRelayIsNotReservedEnds(t *testing.T) {
+	var ls loops
+	r := new(loopRelay)
+	require.NoError(t, ls.place(r))
+	r.loop.dismiss()
+	require.Eventually(t, func() bool {
+		r.loop.mu.Lock()
+		defer r.loop.mu.Unlock()
+		return r.loop.ended
+	}, 10*time.Second, time.Millisecond)
+}
+
+func TestBothSocketsAreReservedOrNone(t *testing.T) {
+	l, err := newLoop()
+	require.NoError(t, err)
+	defer l.close()
+	var pair [2]int
+	pair, err = syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	require.NoError(t, err)
+	defer syscall.Close(pair[0])
+	defer syscall.Close(pair[1])
+	assert.ErrorIs(t, l.reserve(pair[0], pair[0]), syscall.EEXIST)
+	assert.NoError(t, l.reserve(pair[0], pair[1]), "the first socket is still watched")
+}
+
+// Since Go 1.25 GOMAXPROCS follows a container's limit.
+func TestLoopsFollowGOMAXPROCS(t *testing.T) {
+	before := runtime.GOMAXPROCS(1)
+	defer runtime.GOMAXPROCS(before)
+	r := newLoopRig(t)
+	used := func() (n int) {
+		ls := &r.p.tunnels.loops
+		ls.mu.Lock()
+		defer ls.mu.Unlock()
+		for _, l := range ls.all {
+			if l != nil {
+				n++
+			}
+		}
+		return n
+	}
+	live := func(i int) int {
+		ls := &r.p.tunnels.loops
+		ls.all[i].mu.Lock()
+		defer ls.all[i].mu.Unlock()
+		return ls.all[i].live
+	}
+	for range 3 {
+		r.tunnel(t)
+	}
+	assert.Equal(t, 1, used(), "loops on one processor")
+	runtime.GOMAXPROCS(4)
+	for range 8 {
+		r.tunnel(t)
+	}
+	assert.Equal(t, 4, used(), "loops on four processors")
+	runtime.GOMAXPROCS(2)
+	third := live(2)
+	for range 4 {
+		r.tunnel(t)
+	}
+	assert.Equal(t, third, live(2), "relays of a loop beyond two processors")
+}
