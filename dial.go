@@ -193,8 +193,7 @@ func (p *Proxy) tryServers(ctx context.Context, r *route, out *http.Request, try
 		}
 		failed = append(failed, fmt.Errorf("server %s: %w", s.server.Addr, bare(err)))
 		if ok {
-			p.logger.LogAttrs(ctx, slog.LevelWarn, "server failed, trying the next",
-				slog.Any("error", failed[len(failed)-1]), slog.String("next", next.server.Addr))
+			p.logFailover(ctx, failed[len(failed)-1], next)
 		}
 		s = next
 	}
@@ -202,6 +201,21 @@ func (p *Proxy) tryServers(ctx context.Context, r *route, out *http.Request, try
 		return nil, unavailable(ErrNoServer, nil)
 	}
 	return nil, failed.refusal(ctx)
+}
+
+// logFailover logs that next is tried after err. If the log handler panics, or
+// exits the goroutine, it gives next back.
+func (p *Proxy) logFailover(ctx context.Context, err error, next lease) {
+	logged := false
+	defer func() {
+		if !logged {
+			next.settle(unused)
+			next.release()
+		}
+	}()
+	p.logger.LogAttrs(ctx, slog.LevelWarn, "server failed, trying the next",
+		slog.Any("error", err), slog.String("next", next.server.Addr))
+	logged = true
 }
 
 // mayGoOn reports whether out may go to another server after err, or after a

@@ -129,3 +129,19 @@ func TestALoggerThatExitsItsGoroutineFailsItsTunnelAlone(t *testing.T) {
 		}
 	}
 }
+
+// The next server kept the place of a tunnel that nobody was to open.
+func TestALoggerThatExitsOverAFailedServerLeavesNoPlaceTaken(t *testing.T) {
+	u := newUpstream(t)
+	servers, err := wsproxy.NewUpstream(wsproxy.RoundRobin(),
+		wsproxy.Server{Addr: refusing(t)}, wsproxy.Server{Addr: u.addr, Backup: true})
+	require.NoError(t, err)
+	_, addr := serveProxy(t, "http://servers", wsproxy.WithUpstream(servers),
+		wsproxy.WithLogger(slog.New(exitingHandler{slog.DiscardHandler, "server failed, trying the next"})))
+	client := dial(t, addr)
+	client.send(t, sampleRequest)
+	client.gone(t, "the client's")
+	for _, s := range servers.Servers() {
+		assert.Zero(t, s.Tunnels, s.Addr)
+	}
+}
