@@ -1,0 +1,81 @@
+package testkit
+
+import (
+	"net"
+	"testing"
+)
+
+// A Link is what connects a proxy with the ends of its tunnels. The zero Link
+// is plain TCP.
+type Link struct {
+	Name                   string
+	TLSClient, TLSUpstream bool
+	Unix                   bool // toward the upstream
+	Wrapped                bool // the proxy sees connections of a type that it does not know
+}
+
+// PlainLink is TCP on both sides.
+var PlainLink = Link{Name: "TCP"}
+
+// Links are the kinds of Link that the tests run over.
+var Links = []Link{
+	PlainLink,
+	{Name: "TLS client", TLSClient: true},
+	{Name: "TLS upstream", TLSUpstream: true},
+	{Name: "TLS both", TLSClient: true, TLSUpstream: true},
+	{Name: "unix upstream", Unix: true},
+	{Name: "wrapped", Wrapped: true},
+}
+
+// Resettable reports whether a reset crosses a tunnel over l as a reset.
+func Resettable(l Link) bool { return !l.Unix && !l.Wrapped }
+
+// OneOfEachSocket reports whether l is one of a choice of Links that has each
+// kind of socket once.
+func OneOfEachSocket(l Link) bool { return l == PlainLink || l.TLSClient != l.TLSUpstream }
+
+// OverLinks runs a test over each of Links for which fits reports true, or over
+// all if fits is nil.
+func OverLinks(t *testing.T, fits func(Link) bool, test func(t *testing.T, l Link)) {
+	t.Helper()
+	for _, l := range Links {
+		if fits == nil || fits(l) {
+			t.Run(l.Name, func(t *testing.T) { test(t, l) })
+		}
+	}
+}
+
+// OverLinksAtOnce is OverLinks for tests that wait. It calls begin for each Link
+// before it runs the first of the tests that begin returns, so that all wait
+// together.
+func OverLinksAtOnce(t *testing.T, fits func(Link) bool, begin func(t *testing.T, l Link) (test func(*testing.T))) {
+	t.Helper()
+	tests := map[string]func(*testing.T){}
+	for _, l := range Links {
+		if fits == nil || fits(l) {
+			tests[l.Name] = begin(t, l)
+		}
+	}
+	for name, test := range tests {
+		t.Run(name, test)
+	}
+}
+
+// A WrappedConn is a connection of a type that the proxy does not know.
+type WrappedConn struct{ net.Conn }
+
+func (c WrappedConn) CloseWrite() error { return c.Conn.(*net.TCPConn).CloseWrite() }
+
+// A WrapListener passes each connection that it accepts through Wrap.
+type WrapListener struct {
+	net.Listener
+	Wrap func(net.Conn) net.Conn
+}
+
+func (l WrapListener) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return l.Wrap(conn), nil
+}

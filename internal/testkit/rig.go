@@ -1,0 +1,121 @@
+package testkit
+
+import (
+	"context"
+	"crypto/tls"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"example.com/wsproxy"
+)
+
+// A Rig is a served proxy and its upstream, both ends of which a test drives.
+type Rig struct {
+	Proxy    *wsproxy.Proxy
+	Addr     string
+	Upstream *Upstream
+	TLS      *tls.Config // for clients, nil without TLS
+}
+
+// Start serves a proxy over l. middleware may be nil.
+func (l Link) Start(t testing.TB, middleware func(http.Handler) http.Handler, opts ...wsproxy.Option) *Rig {
+	t.Helper()
+	serverTLS, clientTLS := TLS()
+	network, address := "tcp", "127.0.0.1:0"
+	if l.Unix {
+		network, address = "unix", filepath.Join(SocketDir(t), "upstream")
+	}
+	listener, err := net.Listen(network, address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &Rig{Upstream: &Upstream{URL: "http://" + listener.Addr().String(), Addr: listener.Addr().String()}}
+	if l.Unix {
+		r.Upstream.URL = "http://unix:" + address
+	}
+	if l.TLSUpstream {
+		listener = tls.NewListener(listener, serverTLS)
+		r.Upstream.URL = "https://" + r.Upstream.Addr
+		opts = append(opts, wsproxy.WithTLSConfig(clientTLS))
+	}
+	r.Upstream.acceptFrom(t, listener)
+	if l.Wrapped {
+		opts = append(opts, wsproxy.WithDialContext(dialWrapped))
+	}
+	r.Proxy = NewProxy(t, r.Upstream.URL, opts...)
+
+	var handler http.Handler = r.Proxy
+	if middleware != nil {
+		handler = middleware(handler)
+	}
+	r.serve(t, l, handler)
+	return r
+}
+
+func (r *Rig) serve(t testing.TB, l Link, handler http.Handler) {
+	s := httptest.NewUnstartedServer(handler)
+	s.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo)
+	if l.Wrapped {
+		s.Listener = WrapListener{s.Listener, func(conn net.Conn) net.Conn { return WrappedConn{conn} }}
+	}
+	if l.TLSClient {
+		s.StartTLS()
+		_, r.TLS = TLS()
+	} else {
+		s.Start()
+	}
+	t.Cleanup(func() {
+		s.CloseClientConnections()
+		s.Close()
+	})
+	r.Addr = s.Listener.Addr().String()
+}
+
+func dialWrapped(ctx context.Context, network, addr string) (net.Conn, error) {
+	conn, err := new(net.Dialer).DialContext(ctx, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	return WrappedConn{conn}, nil
+}
+
+// SocketDir returns a new directory with a name that is short enough for the
+// address of a unix socket. The names of t.TempDir are too long.
+func SocketDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "ws")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
+// Dial returns a client's connection to the proxy.
+func (r *Rig) Dial(t testing.TB) *Peer {
+	t.Helper()
+	client := Dial(t, r.Addr)
+	if r.TLS != nil {
+		client = NewPeer(tls.Client(client.Conn, r.TLS))
+	}
+	return client
+}
+
+// Handshake opens a tunnel on the client's connection and returns the
+// upstream's end.
+func (r *Rig) Handshake(t testing.TB, client *Peer) (server *Peer) {
+	t.Helper()
+	return r.Upstream.Handshake(t, client)
+}
+
+// Tunnel opens a tunnel and returns its ends.
+func (r *Rig) Tunnel(t testing.TB) (client, server *Peer) {
+	t.Helper()
+	client = r.Dial(t)
+	return client, r.Handshake(t, client)
+}
