@@ -1,99 +1,60 @@
-package wsproxy_test
+package wsproxy
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/tls"
-	"crypto/x509"
-	"log/slog"
-	"math/big"
-	"net/textproto"
+	"errors"
+	"fmt"
+	"io"
 	"strings"
 	"testing"
-	"time"
 
-	"example.com/wsproxy"
 	"github.com/stretchr/testify/assert"
-	"github.com/stretchr/testify/require"
 )
 
-// A malformed line of a megabyte was a log line of five, as the errors of
-// net/http have the whole of it, and a Set-Cookie with a control byte was logged
-// with all of its value.
-func TestWhatAnUpstreamSendsDoesNotFloodTheLog(t *testing.T) {
-	const much = 900_000
-	x := strings.Repeat("x", much)
-	for name, answer := range map[string]string{
-		"a line that is no response":  x + "\r\n\r\n",
-		"an escaped one":              "HTTP/1.1 200" + strings.Repeat("\x01", much) + "\r\n\r\n",
-		"a status":                    "HTTP/1.1 " + x + " OK\r\n\r\n",
-		"a version":                   "HTTP/" + x + " 200 OK\r\n\r\n",
-		"a line that is no field":     "HTTP/1.1 200 OK\r\n" + x + "\r\n\r\n",
-		"a control byte in a field":   "HTTP/1.1 200 OK\r\nSet-Cookie: session=" + x + "\x01\r\n\r\n",
-		"quotes in a field":           "HTTP/1.1 200 OK\r\nSet-Cookie: session=" + strings.Repeat(`"`, much) + "\x01\r\n\r\n",
-		"a first line that is folded": "HTTP/1.1 200 OK\r\n " + x + "\r\n\r\n",
-		"a length":                    "HTTP/1.1 200 OK\r\nContent-Length: " + x + "\r\n\r\n",
-		"two lengths":                 "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: " + x + "\r\n\r\n",
-		"a coding":                    "HTTP/1.1 200 OK\r\nTransfer-Encoding: " + x + "\r\n\r\n",
-		"a trailer":                   "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: Content-Length\r\nX: " + x + "\r\n\r\n0\r\n\r\n",
-		"a Connection of a switch":    strings.Replace(sampleSwitch, "Connection: Upgrade", "Connection: "+x, 1),
-		"an Upgrade of a switch":      strings.Replace(sampleSwitch, "Upgrade: websocket", "Upgrade: "+x, 1),
-		"an accept of a switch":       strings.Replace(sampleSwitch, sampleAccept, x, 1),
-		"a field of a body's trailer": "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: " + strings.Repeat("x", 3000) + "\x01\r\n\r\n",
+func TestBoundedTextCutsWhatAPeerSent(t *testing.T) {
+	x := func(n int) string { return strings.Repeat("x", n) }
+	for text, want := range map[string]string{
+		"":                                    "",
+		"short":                               "short",
+		"unterminated":                        "unterminated",
+		`malformed HTTP response "SSH-2.0-x"`: `malformed HTTP response "SSH-2.0-x"`,
+		`malformed HTTP response "` + x(64) + `"`:                        `malformed HTTP response "` + x(64) + `"`,
+		`malformed HTTP response "` + x(65) + `"`:                        `malformed HTTP response "` + x(64) + `"…`,
+		`a "` + x(100) + `" b "` + x(100) + `" c`:                        `a "` + x(64) + `"… b "` + x(64) + `"… c`,
+		`a "` + strings.Repeat(`\x00`, 100) + `"`:                        `a "` + strings.Repeat(`\x00`, 64) + `"…`,
+		"connection broken: malformed MIME header line: X: " + x(1000):   "connection broken: malformed MIME header line: X: " + x(61) + "…",
+		"malformed MIME header line: \"" + x(1000) + `"`:                 `malformed MIME header line: "` + x(64) + `"…`,
+		`malformed MIME header line: a="` + x(1000) + `"`:                `malformed MIME header line: a="` + x(61) + "…",
+		"x509: certificate is valid for " + x(100) + ", not a.example":   "x509: certificate is valid for " + x(64) + "…",
+		"x509: certificate is valid for b.example, not a.example" + x(9): "x509: certificate is valid for b.example, not a.example" + x(9),
+		x(1000): x(257) + "…",
 	} {
-		t.Run(name, func(t *testing.T) {
-			u := newUpstream(t)
-			u.answers(answer)
-			errs := newFailures()
-			var log lockedBuffer
-			debug := wsproxy.WithLogger(slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})))
-			_, addr := serveProxy(t, u.url, errs.option(), debug)
-			for _, request := range []string{plainGet("/", "Connection: close"), sampleRequest} {
-				client := dial(t, addr)
-				client.send(t, request)
-				client.gone(t, "the client's")
-			}
-			assert.Less(t, len(log.String()), 2500, "two requests' lines")
-			assert.NotContains(t, log.String(), strings.Repeat("x", 65))
-			for len(errs) > 0 {
-				err := errs.next(t).err
-				assert.ErrorIs(t, err, wsproxy.ErrUpstream)
-				assert.NotContains(t, err.Error(), strings.Repeat("x", 65))
-				var protocol textproto.ProtocolError
-				if strings.Contains(name, "a field") && !strings.Contains(name, "trailer") {
-					assert.ErrorAs(t, err, &protocol, "what net/http returned is not wrapped")
-				}
-			}
-		})
+		assert.Equal(t, want, boundedText(text), "%.80s", text)
 	}
 }
 
-// The error of a certificate for another name lists the names it is for.
-func TestACertificateDoesNotFloodTheLog(t *testing.T) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	require.NoError(t, err)
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
-	for range 90 { // of more the error has the number
-		template.DNSNames = append(template.DNSNames, strings.Repeat("x", 200)+".example")
+// Whatever a peer sent, the text of the error is bounded, and no run of it is
+// longer than a quote may be where net/http says that it quotes.
+func FuzzBoundedText(f *testing.F) {
+	for _, s := range []string{"", `"`, `\`, `"\"`, "\xff", "…", `malformed MIME header line: "`, strings.Repeat(`"a`, 300), strings.Repeat(`\"`, 300)} {
+		f.Add("malformed HTTP response ", s)
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	require.NoError(t, err)
-	roots := x509.NewCertPool()
-	certificate, err := x509.ParseCertificate(der)
-	require.NoError(t, err)
-	roots.AddCert(certificate)
-	u := newUpstream(t)
-	u.script(func(server *peer) {
-		tls.Server(server.Conn, &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}).Handshake()
+	f.Fuzz(func(t *testing.T, prefix, s string) {
+		for _, text := range []string{prefix + s, fmt.Sprintf("%s%q", prefix, s), "malformed MIME header line: " + s} {
+			short := boundedText(text)
+			if len(text) <= quotedMost {
+				assert.Equal(t, text, short)
+			}
+			assert.LessOrEqual(t, len(short), textMost+4*quotedMost+10)
+		}
 	})
-	errs := newFailures()
-	_, addr := serveProxy(t, "https://"+u.addr, errs.option(), wsproxy.WithTLSConfig(&tls.Config{RootCAs: roots, ServerName: "a.example"}))
-	for _, request := range []string{plainRequest, sampleRequest} {
-		res, _ := ask(t, addr, request)
-		assert.Equal(t, 502, res.StatusCode)
-		err := errs.next(t).err
-		assert.Less(t, len(err.Error()), 300)
-		assert.ErrorAs(t, err, new(x509.HostnameError))
-	}
+}
+
+func TestABoundedErrorWrapsTheWholeOne(t *testing.T) {
+	whole := fmt.Errorf("malformed HTTP response %q: %w", strings.Repeat("x", 1<<20), io.ErrUnexpectedEOF)
+	short := bounded(whole)
+	assert.Less(t, len(short.Error()), 200)
+	assert.ErrorIs(t, short, io.ErrUnexpectedEOF)
+	assert.ErrorIs(t, short, whole)
+	plain := errors.New("plain")
+	assert.Same(t, plain, bounded(plain))
 }

@@ -1,3 +1,5 @@
+//lint:file-ignore SA1019 nhooyr.io/websocket is deprecated as a whole in favour of github.com/coder/websocket; it stays as one more implementation to be tested with.
+
 package wsproxy_test
 
 import (
@@ -13,6 +15,7 @@ import (
 	"time"
 
 	"example.com/wsproxy"
+	"nhooyr.io/websocket"
 )
 
 // In a Go server: the nginx recipe with its timeouts, on one route.
@@ -283,4 +286,50 @@ func do(r *http.Request) string {
 	defer res.Body.Close()
 	b, _ := io.ReadAll(res.Body)
 	return string(b)
+}
+
+// echoHandler returns every message, and offers echo and chat as subprotocols.
+func echoHandler(w http.ResponseWriter, r *http.Request) {
+	conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{
+		InsecureSkipVerify: true,
+		Subprotocols:       []string{"echo", "chat"},
+		CompressionMode:    websocket.CompressionContextTakeover,
+	})
+	if err != nil {
+		return
+	}
+	defer conn.CloseNow()
+	conn.SetReadLimit(-1)
+	for {
+		kind, message, err := conn.Read(r.Context())
+		if err != nil || conn.Write(r.Context(), kind, message) != nil {
+			return
+		}
+	}
+}
+
+// newEchoServer is wsEcho for the examples.
+func newEchoServer() *httptest.Server {
+	return httptest.NewServer(http.HandlerFunc(echoHandler))
+}
+
+// echo sends a message to the WebSocket behind url, for the examples, and
+// returns what comes back, or what went wrong.
+func echo(url, message string) string {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	conn, res, err := websocket.Dial(ctx, url, nil)
+	if err != nil {
+		return "refused with " + res.Status
+	}
+	defer conn.CloseNow()
+	if err := conn.Write(ctx, websocket.MessageText, []byte(message)); err != nil {
+		return err.Error()
+	}
+	_, got, err := conn.Read(ctx)
+	if err != nil {
+		return err.Error()
+	}
+	conn.Close(websocket.StatusNormalClosure, "")
+	return string(got)
 }

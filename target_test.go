@@ -1,8 +1,14 @@
 package wsproxy
 
 import (
+	"bufio"
+	"bytes"
 	"crypto/tls"
+	"net"
+	"net/http"
+	"net/url"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -110,4 +116,47 @@ func TestTLSConfigurationsAreClonedAndSpeakHTTP1(t *testing.T) {
 	require.NoError(t, err)
 	plain.useTLS(given)
 	assert.Nil(t, plain.tls, "no TLS toward an http target")
+}
+
+// A target that is accepted can be dialed and sent; one that is not is named
+// in an error of the package's.
+func FuzzParseTarget(f *testing.F) {
+	for _, s := range []string{
+		"", "http://localhost:3000", "https://localhost/base?x", "ws://[::1]:80/a%2Fb", "wss://192.0.2.1", "http://unix:/run/app.sock:/base?x", "http://unix:/a:", "https://unix:",
+		"http://[fe80::1%25eth0]", "http://[::1%25%20x]:1", "http://u@h", "http://h#x", "http://h:0", "http://h:", "://", "ftp://h", "http://*", "http://h/%zz", "http://%zz", "http://h?%zz;", "HTTP://H:65536",
+		"http://h? ", "http://unix:/a:/?a b", "http://[::%25\xb0]", "http://[::1%25%41]/",
+	} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		got, err := parseTarget(s)
+		if err != nil {
+			for line := range strings.SplitSeq(err.Error(), "\n") {
+				require.True(t, strings.Contains(s, "@") || // credentials are left out
+					strings.HasPrefix(line, "wsproxy: target "+strconv.Quote(s)), "%s", line)
+			}
+			return
+		}
+		require.Contains(t, []string{"http", "https"}, got.url.Scheme)
+		require.Nil(t, got.url.User)
+		if got.network == "unix" {
+			require.True(t, strings.HasPrefix(got.addr, "/"))
+			require.Equal(t, "localhost", got.url.Host)
+		} else {
+			require.Equal(t, "tcp", got.network)
+			host, port, err := net.SplitHostPort(got.addr)
+			require.NoError(t, err)
+			require.NotEmpty(t, host)
+			require.NotContains(t, host, " ")
+			n, err := strconv.Atoi(port)
+			require.NoError(t, err)
+			require.True(t, 0 < n && n <= 65535, "port %s", port)
+		}
+		_, err = url.Parse(got.url.String())
+		require.NoError(t, err)
+		wire, err := appendRequest(nil, &http.Request{Method: "GET", Host: got.url.Host, URL: got.url, Header: http.Header{}})
+		require.NoError(t, err, "a request for the target can be sent")
+		_, err = http.ReadRequest(bufio.NewReader(bytes.NewReader(wire)))
+		require.NoError(t, err, "%q", wire)
+	})
 }

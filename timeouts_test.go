@@ -1,304 +1,112 @@
-package wsproxy_test
+package wsproxy
 
 import (
-	"fmt"
-	"io"
-	"math"
-	"net/http"
+	"net"
+	"net/netip"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"example.com/wsproxy"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
-// unanswered is the close timeout, which a tunnel lasts longer where its ends,
-// as those of most tests, do not answer the proxy's Close frames.
-const unanswered = 10 * time.Second
-
-// endsAfter waits for the next ending, which must come after d.
-func endsAfter(t *testing.T, r *memRig, d time.Duration, want wsproxy.Reason) wsproxy.Ending {
+// addTunnel puts an idle tunnel into p's registry as if it had been opened.
+func addTunnel(t *testing.T, p *Proxy) *Tunnel {
 	t.Helper()
-	start := time.Now()
-	ending := <-r.ended
-	onTime(t, start.Add(d))
-	assert.Equal(t, want, ending.Reason, "reason: %v", ending.Reason)
-	return ending
+	client, _ := net.Pipe()
+	upstream, _ := net.Pipe()
+	require.NoError(t, p.tunnels.reserve(netip.Addr{}))
+	tunnel := &Tunnel{p: p, opened: time.Now()}
+	tunnel.relay = newConnRelay(tunnel, client, upstream)
+	draining, cutFor := p.tunnels.add(tunnel)
+	require.False(t, draining)
+	require.Zero(t, cutFor)
+	return tunnel
 }
 
-// staysFor checks that no tunnel ends in the next d.
-func staysFor(t *testing.T, r *memRig, d time.Duration) {
-	t.Helper()
-	select {
-	case ending := <-r.ended:
-		require.Fail(t, "the tunnel ends", "with %v", ending.Reason)
-	case <-time.After(d):
-	}
-}
-
-// pingEverySecond sends in the background until that fails.
-func pingEverySecond(t *testing.T, p *peer) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for {
-			if _, err := io.WriteString(p, "ping"); err != nil {
-				return
-			}
-			time.Sleep(time.Second)
-		}
-	}()
-	t.Cleanup(func() {
-		p.Close()
-		<-done
-	})
-}
-
-func TestAnIdleTunnelEndsAtTheReadTimeout(t *testing.T) {
-	for _, test := range []struct {
-		opts []wsproxy.Option
-		want time.Duration
-	}{
-		{nil, 60 * time.Second},
-		{[]wsproxy.Option{wsproxy.WithReadTimeout(5 * time.Second)}, 5 * time.Second},
-		{[]wsproxy.Option{wsproxy.WithReadTimeout(time.Hour)}, time.Hour},
-	} {
-		t.Run(test.want.String(), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				r := newMemRig(t, nil, test.opts...)
-				client, server := r.tunnel(t)
-				start := time.Now()
-				client.expect(t, "\x88\x13\x03\xe9idle for too long")
-				server.expect(t, "\x88\x93") // and a mask that nobody foretells
-				assert.Equal(t, test.want, time.Since(start), "the Close frames come after")
-				ending := endsAfter(t, r, unanswered, wsproxy.ReadTimeout)
-				assert.Equal(t, test.want+unanswered, ending.Lifetime)
-				assert.ErrorIs(t, ending.Err, wsproxy.ErrCut)
-				client.expectEOF(t, "")
-			})
-		})
-	}
-}
-
-// nginx re-arms proxy_read_timeout on every event of an upgraded pair.
-func TestAByteInEitherDirectionRearmsTheReadTimeout(t *testing.T) {
+func TestNoTimerIsLeftWhenNoTunnelIsLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newMemRig(t, nil)
-		client, server := r.tunnel(t)
-		for range 10 {
-			staysFor(t, r, 59*time.Second)
-			client.send(t, "a")
-			server.expect(t, "a")
-			staysFor(t, r, 59*time.Second)
-			server.send(t, "b")
-			client.expect(t, "b")
-		}
-		endsAfter(t, r, time.Minute+unanswered, wsproxy.ReadTimeout)
-	})
-}
-
-func TestWithoutTimeoutsATunnelStaysForEver(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := newMemRig(t, nil, wsproxy.WithReadTimeout(0), wsproxy.WithSendTimeout(0), wsproxy.WithCloseTimeout(0))
-		client, server := r.tunnel(t)
-		go server.Write(make([]byte, 1<<20)) // more than there is room for
-		staysFor(t, r, 10_000*time.Hour)
-		_, err := io.CopyN(io.Discard, client, 1<<20)
+		p, err := New("http://upstream")
 		require.NoError(t, err)
-		client.send(t, "still here")
-		server.expect(t, "still here")
-		require.NoError(t, client.CloseWrite())
-		staysFor(t, r, 10_000*time.Hour)
-		server.Close()
-		client.Close()
-		endsAfter(t, r, 0, wsproxy.ClientClosed)
+		assert.Nil(t, p.tunnels.timer, "a timer before the first tunnel")
+		for range 3 {
+			first, second := addTunnel(t, p), addTunnel(t, p)
+			time.Sleep(25 * time.Second) // with the least timeout of 10 s: two sweeps
+			p.tunnels.remove(first)
+			p.tunnels.remove(second)
+			assert.False(t, p.tunnels.timer.Stop(), "the timer runs on without tunnels")
+		}
+
+		// A sweep that fires as the last tunnel goes must not set it again.
+		last := addTunnel(t, p)
+		p.tunnels.remove(last)
+		p.tunnels.sweep()
+		assert.False(t, p.tunnels.timer.Stop(), "a late sweep sets the timer again")
 	})
 }
 
-func TestTheLongestDurationIsATimeoutLikeAnyOther(t *testing.T) {
-	for name, opt := range map[string]func(time.Duration) wsproxy.Option{
-		"read": wsproxy.WithReadTimeout, "send": wsproxy.WithSendTimeout,
-		"close": wsproxy.WithCloseTimeout, "lifetime": wsproxy.WithMaxLifetime,
-	} {
+func TestATunnelThatIsAddedAfterTheLastOneLeftIsTimed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, err := New("http://upstream")
+		require.NoError(t, err)
+		for range 3 {
+			tunnel := addTunnel(t, p)
+			one := make([]byte, 1)
+			start := time.Now()
+			_, err := tunnel.relay.(*connRelay).client.conn.Read(one) // until the sweeper cuts it
+			require.Error(t, err)
+			assert.Equal(t, time.Minute, time.Since(start))
+			assert.Equal(t, ReadTimeout, tunnel.reason)
+			p.tunnels.remove(tunnel)
+		}
+	})
+}
+
+func TestTheDefaultTimeoutsAreNginxs(t *testing.T) {
+	p, err := New("http://upstream")
+	require.NoError(t, err)
+	assert.Equal(t, time.Minute, p.connectTimeout)
+	assert.Equal(t, timeouts{read: time.Minute, send: time.Minute, close: 10 * time.Second}, p.timeouts())
+}
+
+// reasonOf returns why t ends, 0 if it does not.
+func reasonOf(t *Tunnel) Reason {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.reason
+}
+
+// After a SIGSTOP, or a pause of the machine's, the sweep and the bytes that came
+// meanwhile are due at once: 3 of 6 busy tunnels ended with ReadTimeout.
+func TestASweepAfterAPauseLooksAgainBeforeItActs(t *testing.T) {
+	for name, heard := range map[string]bool{"busy": true, "idle": false} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				// The other timeouts keep the sweeper going.
-				r := newMemRig(t, nil, wsproxy.WithMaxLifetime(10*time.Hour), opt(math.MaxInt64))
-				client, server := r.tunnel(t)
-				pingEverySecond(t, client)
-				switch name {
-				case "send":
-					go server.Write(make([]byte, 1<<20))
-				case "close":
-					require.NoError(t, server.CloseWrite())
+				p, err := New("http://upstream")
+				require.NoError(t, err)
+				tunnel := addTunnel(t, p)
+				tunnel.fromClient.t, tunnel.fromUpstream.t = tunnel, tunnel
+				p.tunnels.timer.Stop() // nothing runs in a pause
+				time.Sleep(2 * time.Minute)
+
+				p.tunnels.sweep()
+				assert.Zero(t, reasonOf(tunnel), "the first sweep after the pause ends the tunnel")
+				if heard {
+					tunnel.fromClient.heard.Store(p.tunnels.now())
 				}
-				go io.Copy(io.Discard, server)
-				staysFor(t, r, 3*time.Hour)
+				time.Sleep(pause)
+				synctest.Wait()
+				if !heard {
+					assert.Equal(t, ReadTimeout, reasonOf(tunnel))
+				} else {
+					assert.Zero(t, reasonOf(tunnel))
+					time.Sleep(time.Minute - pause)
+					synctest.Wait()
+					assert.Equal(t, ReadTimeout, reasonOf(tunnel), "the timeout that follows the pause")
+				}
+				p.tunnels.remove(tunnel)
 			})
 		})
 	}
-}
-
-func TestAPeerThatStopsReadingEndsTheTunnelAtTheSendTimeout(t *testing.T) {
-	for name, opts := range map[string][]wsproxy.Option{
-		"default":                   {wsproxy.WithReadTimeout(0)},
-		"same as the read timeout":  nil,
-		"shorter than read timeout": {wsproxy.WithSendTimeout(time.Minute), wsproxy.WithReadTimeout(time.Hour)},
-	} {
-		t.Run(name, func(t *testing.T) {
-			eachSide(t, func(t *testing.T, deaf wsproxy.Reason) {
-				synctest.Test(t, func(t *testing.T) {
-					r := newMemRig(t, nil, opts...)
-					client, server := r.tunnel(t)
-					_, from := inOrder(deaf, client, server)
-					time.Sleep(7 * time.Second)
-					go io.Copy(from, endless{})
-					ending := endsAfter(t, r, time.Minute, wsproxy.SendTimeout)
-					assert.NoError(t, ending.Err)
-				})
-			})
-		})
-	}
-}
-
-// What the other direction does neither helps nor harms a write that waits.
-func TestTrafficTheOtherWayDoesNotRearmTheSendTimeout(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := newMemRig(t, nil)
-		client, server := r.tunnel(t)
-		go io.Copy(server, endless{})
-		pingEverySecond(t, client)
-		go io.Copy(io.Discard, server)
-		endsAfter(t, r, time.Minute, wsproxy.SendTimeout)
-	})
-}
-
-func TestASlowReaderKeepsItsTunnel(t *testing.T) {
-	eachSide(t, func(t *testing.T, slow wsproxy.Reason) {
-		synctest.Test(t, func(t *testing.T) {
-			r := newMemRig(t, nil, wsproxy.WithReadTimeout(0))
-			client, server := r.tunnel(t)
-			reader, writer := inOrder(slow, client, server)
-			message := noise(1, 1<<20)
-			go writer.Write(message)
-			got := make([]byte, len(message))
-			for rest := got; len(rest) > 0; {
-				time.Sleep(50 * time.Second)
-				n, err := io.ReadFull(reader, rest[:min(len(rest), 20<<10)])
-				require.NoError(t, err, "after %d bytes", len(got)-len(rest))
-				rest = rest[n:]
-			}
-			require.Equal(t, message, got)
-			assert.Empty(t, r.ended)
-		})
-	})
-}
-
-func TestAHalfClosedTunnelEndsAtTheCloseTimeout(t *testing.T) {
-	eachSide(t, func(t *testing.T, first wsproxy.Reason) {
-		for _, busy := range []bool{false, true} {
-			t.Run(fmt.Sprintf("busy %t", busy), func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) {
-					r := newMemRig(t, nil)
-					client, server := r.tunnel(t)
-					from, to := inOrder(first, client, server)
-					time.Sleep(33 * time.Second)
-					require.NoError(t, from.CloseWrite())
-					if busy {
-						pingEverySecond(t, to)
-						go io.Copy(io.Discard, from)
-					}
-					ending := endsAfter(t, r, 10*time.Second, first)
-					assert.ErrorIs(t, ending.Err, wsproxy.ErrCut)
-				})
-			})
-		}
-	})
-}
-
-func TestWithoutACloseTimeoutAHalfClosedTunnelIsLeftToTheReadTimeout(t *testing.T) {
-	eachSide(t, func(t *testing.T, first wsproxy.Reason) {
-		synctest.Test(t, func(t *testing.T) {
-			r := newMemRig(t, nil, wsproxy.WithCloseTimeout(0))
-			client, server := r.tunnel(t)
-			from, to := inOrder(first, client, server)
-			require.NoError(t, from.CloseWrite())
-			staysFor(t, r, 59*time.Second)
-			to.send(t, "rest")
-			from.expect(t, "rest")
-			// What happened first decides; the other end has the default time to
-			// answer the Close frame.
-			endsAfter(t, r, time.Minute+unanswered, first)
-		})
-	})
-}
-
-func TestTheMaxLifetimeEndsABusyTunnel(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := newMemRig(t, nil, wsproxy.WithMaxLifetime(90*time.Minute))
-		client, server := r.tunnel(t)
-		pingEverySecond(t, client)
-		go io.Copy(io.Discard, server)
-		ending := endsAfter(t, r, 90*time.Minute+unanswered, wsproxy.MaxLifetime)
-		assert.GreaterOrEqual(t, ending.FromClient.Bytes, int64(4*90*60))
-	})
-}
-
-// An ending comes at its time although one timer serves them all; the sweeps
-// of n tunnels are n times 20 µs apart at least.
-func TestEachOfManyTunnelsEndsAtItsOwnTime(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		const n = 100
-		r := newMemRig(t, nil, wsproxy.WithMaxLifetime(5*time.Minute))
-		for i := range n {
-			client, server := r.tunnel(t)
-			if i%2 == 0 { // busy until the end
-				pingEverySecond(t, client)
-				go io.Copy(io.Discard, server)
-			}
-			time.Sleep(700 * time.Millisecond)
-		}
-		for range n {
-			ending := <-r.ended
-			want := map[wsproxy.Reason]time.Duration{wsproxy.ReadTimeout: time.Minute, wsproxy.MaxLifetime: 5 * time.Minute}[ending.Reason] + unanswered
-			assert.GreaterOrEqual(t, ending.Lifetime, want, "%v", ending.Reason)
-			assert.LessOrEqual(t, ending.Lifetime, want+2*n*20*time.Microsecond, "%v", ending.Reason)
-		}
-	})
-}
-
-func TestAnEndingTellsTheHandshakeFromTheLifetime(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := newMemRig(t, nil)
-		client := r.ask(t)
-		server := <-r.upstreams
-		server.request(t)
-		time.Sleep(3 * time.Second)
-		server.send(t, sampleSwitch)
-		client.answer(t)
-		time.Sleep(7 * time.Second)
-		client.Close()
-		server.Close()
-		ending := <-r.ended
-		assert.Equal(t, 3*time.Second, ending.Handshake)
-		assert.Equal(t, 7*time.Second, ending.Lifetime)
-	})
-}
-
-func TestTheServersOwnTimeoutsDoNotReachATunnel(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := newMemRig(t, &http.Server{ReadTimeout: time.Second, WriteTimeout: time.Second, IdleTimeout: time.Second,
-			ReadHeaderTimeout: time.Second})
-		client, server := r.tunnel(t)
-		for range 10 {
-			time.Sleep(30 * time.Second)
-			client.send(t, "ping")
-			server.expect(t, "ping")
-			server.send(t, "pong")
-			client.expect(t, "pong")
-		}
-		endsAfter(t, r, time.Minute+unanswered, wsproxy.ReadTimeout)
-	})
 }

@@ -1,0 +1,100 @@
+package wsproxy
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"io"
+	"net/http"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// keyPattern is 16 bytes in base64. The last of its 22 digits holds two bits
+// and, in the example that RFC 6455, section 4.1, prints, a stray third.
+var keyPattern = regexp.MustCompile(`^[A-Za-z0-9+/]{22}==$`)
+
+// A handshake is accepted exactly where RFC 6455, section 4.2.1, accepts it,
+// and what goes upstream for it is one request to the same target.
+func FuzzCheckRequest(f *testing.F) {
+	handshake := func(line string, fields ...string) {
+		f.Add([]byte(line + "\r\n" + strings.Join(fields, "\r\n") + "\r\n\r\n"))
+	}
+	sample := []string{"Host: server.example.com", "Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version: 13"}
+	for _, line := range []string{
+		"GET /chat HTTP/1.1", "GET /chat HTTP/1.0", "POST /chat HTTP/1.1", "get / HTTP/1.1", "GET / HTTP/1.2", "GET //a//b?x=%zz;y&&? HTTP/1.1", "GET /a%2Fb? HTTP/1.1",
+		"GET http://other.example/chat?x HTTP/1.1", "GET * HTTP/1.1", "GET x:http://internal/admin HTTP/1.1", "GET x:admin HTTP/1.1", "GET http://[fe80::1%25%20x]/ HTTP/1.1", `GET /"<>\^{|}#x?#y HTTP/1.1`,
+	} {
+		handshake(line, sample...)
+	}
+	handshake("GET / HTTP/1.1", append(sample, "Content-Length: 0")...)
+	handshake("GET / HTTP/1.1", append(sample, "Content-Length: 1", "", "x")...)
+	handshake("GET / HTTP/1.1", append(sample, "Transfer-Encoding: chunked", "", "0", "")...)
+	handshake("GET / HTTP/1.1", append(sample, "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==")...)
+	handshake("GET / HTTP/1.1", append(sample, "Connection: Sec-WebSocket-Key, Sec-WebSocket-Protocol", "Sec-WebSocket-Protocol: chat", "X-A: \ta\tb \xff ")...)
+	handshake("GET / HTTP/1.1", "Host: a:80", "upgrade: h2c, WebSocket", "connection: keep-alive,\tupgrade ", "sec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==", "sec-websocket-version: 13")
+	handshake("GET / HTTP/1.1", "Host:", "Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAB==", "Sec-WebSocket-Version: 013")
+	handshake("GET / HTTP/1.1", "Host: a", "Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Key: AQIDBAUGBwgJCgsMDQ4PEC==", "Sec-WebSocket-Version: 13")
+
+	p, err := New("http://upstream.example")
+	require.NoError(f, err)
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		in, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(raw)))
+		if err != nil {
+			return
+		}
+		protocol := upgradeToken(in.Header, []string{"websocket"})
+		if protocol == "" {
+			return
+		}
+		require.Regexp(t, `(?i)(^|[,\n])[ \t]*websocket[ \t]*($|[,\n])`, strings.Join(in.Header["Upgrade"], "\n"))
+		require.Regexp(t, `(?i)(^|[,\n])[ \t]*upgrade[ \t]*($|[,\n])`, strings.Join(in.Header["Connection"], "\n"))
+		version, key := in.Header.Values("Sec-WebSocket-Version"), in.Header.Values("Sec-WebSocket-Key")
+		legal := in.Method == "GET" && (in.ProtoMajor > 1 || in.ProtoMajor == 1 && in.ProtoMinor >= 1) &&
+			in.ContentLength == 0 && in.TransferEncoding == nil && slices.Equal(version, []string{"13"}) && len(key) == 1 && keyPattern.MatchString(key[0]) &&
+			in.RequestURI != "*" && !dotSegment.MatchString(in.URL.Path)
+		err = checkRequest(in, protocol)
+		if in.URL.Opaque == "" && isHost(in.Host) { // else HTTP itself is reason enough
+			require.Equal(t, legal, err == nil, "RFC 6455 and the proxy disagree: %v", err)
+		}
+		if err != nil {
+			require.ErrorIs(t, err, ErrBadHandshake)
+			require.Contains(t, []int{400, 405, 426}, StatusCode(err))
+			return
+		}
+		require.True(t, legal)
+		in.RemoteAddr = "192.0.2.7:1234"
+		sent := p.outgoingRequest(context.Background(), in, protocol)
+		wire, err := appendRequest(nil, sent)
+		if err != nil {
+			require.ErrorIs(t, err, ErrUpstream)
+			require.False(t, served(in.Header), "a request that a server of net/http's takes cannot be sent: %v", err)
+			return
+		}
+		rest := bufio.NewReader(bytes.NewReader(wire))
+		got, err := http.ReadRequest(rest)
+		require.NoError(t, err, "%q", wire)
+		left, err := io.ReadAll(rest)
+		require.NoError(t, err)
+		require.Empty(t, left, "more than one request was sent: %q", wire)
+		require.Equal(t, "GET", got.Method)
+		require.Equal(t, "HTTP/1.1", got.Proto)
+		require.Equal(t, in.Host, got.Host)
+		require.Equal(t, "/"+strings.TrimPrefix(in.URL.Path, "/"), got.URL.Path, "%q", wire)
+		require.Equal(t, in.URL.RawQuery, got.URL.RawQuery, "%q", wire)
+		require.Zero(t, got.ContentLength)
+		require.Empty(t, got.TransferEncoding)
+		require.Equal(t, key, got.Header["Sec-Websocket-Key"])
+		require.Equal(t, []string{"websocket"}, got.Header["Upgrade"])
+		require.Equal(t, []string{"upgrade"}, got.Header["Connection"])
+		require.Equal(t, []string{"192.0.2.7"}, got.Header["X-Real-Ip"])
+		for name := range got.Header {
+			ours := slices.Contains([]string{"Upgrade", "Connection", "X-Real-Ip", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"}, name)
+			require.True(t, ours || in.Header[name] != nil, "a field of nobody's: %s", name)
+		}
+	})
+}

@@ -1,0 +1,126 @@
+package frames_test
+
+import (
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"example.com/wsproxy"
+	"example.com/wsproxy/internal/testkit"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// noReadTimeout leaves the close timeout alone, which has its default of 10 s.
+var noReadTimeout = []wsproxy.Option{wsproxy.WithReadTimeout(0), wsproxy.WithSendTimeout(0)}
+
+// RFC 6455, section 7.1.1 has the server close first, and nothing makes it:
+// without a read timeout such a tunnel stayed for ever.
+func TestATunnelEndsAtTheCloseTimeoutAfterACloseFrame(t *testing.T) {
+	testkit.FromEither(t, noReadTimeout, func(t *testing.T, r *testkit.MemRig, from, to testkit.End) {
+		time.Sleep(time.Hour) // nothing limits it before
+		from.SendFrame(t, testkit.Close, testkit.ClosePayload(1000, ""))
+		to.ExpectFrame(t, testkit.Close, testkit.ClosePayload(1000, ""))
+		ending := r.EndsIn(t, 10*time.Second, from.Closed())
+		assert.ErrorIs(t, ending.Err, wsproxy.ErrCut)
+		assert.Equal(t, 1000, from.Sent(ending).CloseCode)
+	})
+}
+
+func TestATunnelEndsAtTheCloseTimeoutAfterBothCloseFrames(t *testing.T) {
+	testkit.FromEither(t, noReadTimeout, func(t *testing.T, r *testkit.MemRig, from, to testkit.End) {
+		from.SendFrame(t, testkit.Close, testkit.ClosePayload(1000, ""))
+		time.Sleep(7 * time.Second)
+		to.SendFrame(t, testkit.Close, testkit.ClosePayload(1000, ""))
+		r.EndsIn(t, 10*time.Second, from.Closed())
+	})
+}
+
+func TestTheEndThatHasNotClosedKeepsTheTunnelWhileItSends(t *testing.T) {
+	testkit.FromEither(t, noReadTimeout, func(t *testing.T, r *testkit.MemRig, from, to testkit.End) {
+		from.SendFrame(t, testkit.Close, testkit.ClosePayload(1000, ""))
+		for range 5 {
+			time.Sleep(9 * time.Second)
+			to.SendFrame(t, testkit.Text, "more")
+			from.ExpectFrame(t, testkit.Text, "more")
+		}
+		r.EndsIn(t, 10*time.Second, from.Closed())
+	})
+}
+
+// Bytes behind a Close frame are against the protocol, and no reason to wait.
+func TestTheEndThatHasClosedDoesNotKeepTheTunnel(t *testing.T) {
+	for name, opts := range map[string][]wsproxy.Option{
+		"":             noReadTimeout,
+		"with a limit": append(noReadTimeout[:2:2], wsproxy.WithMaxMessageSize(1000, 1000)),
+	} {
+		t.Run(name, func(t *testing.T) {
+			testkit.FromEither(t, opts, func(t *testing.T, r *testkit.MemRig, from, _ testkit.End) {
+				from.SendFrame(t, testkit.Close, testkit.ClosePayload(1000, ""))
+				for range 3 {
+					time.Sleep(3 * time.Second)
+					from.SendFrame(t, testkit.Ping, "")
+				}
+				r.EndsIn(t, time.Second, from.Closed())
+			})
+		})
+	}
+}
+
+// What was sent before the Close frame still arrives.
+func TestASlowReaderGetsAllThatCameBeforeTheCloseFrame(t *testing.T) {
+	testkit.FromEither(t, noReadTimeout, func(t *testing.T, r *testkit.MemRig, from, to testkit.End) {
+		stream := from.Frame(testkit.Text, strings.Repeat("x", 8*testkit.Room)) + from.Frame(testkit.Close, testkit.ClosePayload(1000, ""))
+		sent := make(chan error, 1)
+		go func() {
+			_, err := from.Write([]byte(stream))
+			sent <- err
+		}()
+		for rest := stream; rest != ""; {
+			time.Sleep(8 * time.Second)
+			n := min(len(rest), testkit.Room/4)
+			to.Expect(t, rest[:n])
+			rest = rest[n:]
+		}
+		require.NoError(t, <-sent)
+		to.SetReadDeadline(time.Now().Add(time.Minute))
+		to.ExpectEOF(t, "")
+		r.EndsIn(t, 0, from.Closed())
+	})
+}
+
+func TestAReaderThatStopsBeforeTheCloseFrameEndsTheTunnel(t *testing.T) {
+	testkit.FromEither(t, noReadTimeout, func(t *testing.T, r *testkit.MemRig, from, to testkit.End) {
+		stream := from.Frame(testkit.Text, strings.Repeat("x", testkit.Room-100)) + from.Frame(testkit.Close, testkit.ClosePayload(1000, strings.Repeat("y", 120)))
+		from.Send(t, stream)
+		synctest.Wait()
+		r.EndsIn(t, 10*time.Second, from.Closed())
+	})
+}
+
+func TestWithoutACloseTimeoutACloseFrameIsLeftToTheReadTimeout(t *testing.T) {
+	testkit.FromEither(t, []wsproxy.Option{wsproxy.WithCloseTimeout(0)}, func(t *testing.T, r *testkit.MemRig, from, to testkit.End) {
+		from.SendFrame(t, testkit.Close, testkit.ClosePayload(1000, ""))
+		to.ExpectFrame(t, testkit.Close, testkit.ClosePayload(1000, ""))
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		to.CloseWrite() // the read timeout asks nothing of ends that have closed
+		from.Close()
+		ending := r.EndsIn(t, 0, from.Closed())
+		assert.NoError(t, ending.Err)
+	})
+}
+
+func TestTheCloseTimeoutAfterACloseFrameHoldsOverEveryLink(t *testing.T) {
+	testkit.OverLinks(t, nil, func(t *testing.T, l testkit.Link) {
+		ended := testkit.NewEndings()
+		r := l.Start(t, nil, append(noReadTimeout[:2:2], ended.Option(), wsproxy.WithCloseTimeout(50*time.Millisecond))...)
+		client, server := testkit.Ends(r.Tunnel(t))
+		client.SendFrame(t, testkit.Close, testkit.ClosePayload(1000, ""))
+		server.ExpectFrame(t, testkit.Close, testkit.ClosePayload(1000, ""))
+		ending := ended.Next(t)
+		assert.Equal(t, wsproxy.ClientClosed, ending.Reason)
+		assert.ErrorIs(t, ending.Err, wsproxy.ErrCut)
+	})
+}

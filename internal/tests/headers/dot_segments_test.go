@@ -1,0 +1,77 @@
+package headers_test
+
+import (
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"strings"
+	"testing"
+
+	"example.com/wsproxy"
+	"example.com/wsproxy/internal/testkit"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// /websocket/%2e%2e/admin was in the prefix that a route names, and on the
+// upstream outside of it. nginx refuses such paths where they leave the root.
+func TestAPathWithADotSegmentIsRefused(t *testing.T) {
+	u := testkit.NewUpstream(t)
+	errs := testkit.NewFailures()
+	_, addr := testkit.ServeProxy(t, u.URL+"/base")
+	_, handled := testkit.ServeProxy(t, u.URL+"/base", errs.Option())
+	for _, target := range []string{
+		"/websocket/%2e%2e/admin", "/websocket/../admin", "/websocket/..%2fadmin", `/websocket/..%5cadmin`, "/websocket/..;x/admin",
+		"/websocket/.", "/%2e/", "http://a/websocket/../admin", "x:/../y", "x:../y", "x:%2e%2e/y", "//../a",
+	} {
+		for _, request := range []func(string, ...string) string{testkit.PlainGet, testkit.UpgradeGet} {
+			res, _ := testkit.Do(t, addr, request(target))
+			require.Equal(t, 400, res.StatusCode, target)
+			assert.Contains(t, testkit.Body(t, res), `want no segment "." or ".."`)
+			res, _ = testkit.Do(t, handled, request(target))
+			require.Equal(t, 400, res.StatusCode, target)
+			err := errs.Next(t).Err
+			assert.Equal(t, 400, wsproxy.StatusCode(err))
+			assert.NotErrorIs(t, err, wsproxy.ErrUpstream)
+		}
+	}
+	assert.Empty(t, u.Conns, "a refused path reached the upstream")
+}
+
+func TestWhatOnlyLooksLikeADotSegmentPasses(t *testing.T) {
+	u := testkit.NewUpstream(t)
+	_, addr := testkit.ServeProxy(t, u.URL+"/base/../x")
+	for _, target := range []string{"/.well-known/x", "/..a/b../...", "/%252e%252e/a", "/a?/../b", "/a;b=../c"} {
+		for _, request := range []func(string, ...string) string{testkit.PlainGet, testkit.UpgradeGet} {
+			line, _, _ := strings.Cut(u.RawReceived(t, addr, request(target)), "\r\n")
+			assert.Equal(t, "GET /base/../x"+target+" HTTP/1.1", line, "the target's own path is as configured")
+		}
+	}
+}
+
+// What a plain handler of the user's does with dots is its own business.
+func TestAPlainHandlerGetsPathsWithDots(t *testing.T) {
+	page, u := testkit.NewUpstream(t), testkit.NewUpstream(t)
+	to, err := url.Parse(page.URL)
+	require.NoError(t, err)
+	_, addr := testkit.ServeProxy(t, u.URL, wsproxy.WithPlainHandler(&httputil.ReverseProxy{
+		Transport: &http.Transport{DisableKeepAlives: true},
+		Rewrite:   func(pr *httputil.ProxyRequest) { pr.SetURL(to) },
+	}))
+	assert.Contains(t, page.RawReceived(t, addr, testkit.PlainGet("/a/%2e%2e/b")), "GET /a/%2e%2e/b ")
+	res, _ := testkit.Do(t, addr, testkit.UpgradeGet("/a/%2e%2e/b"))
+	assert.Equal(t, 400, res.StatusCode)
+}
+
+// GET * went upstream as GET /*. Only OPTIONS may ask for it (RFC 9112, section
+// 3.2.4), and net/http answers that.
+func TestOnlyOPTIONSMayAskForAnAsterisk(t *testing.T) {
+	u := testkit.NewUpstream(t)
+	_, addr := testkit.ServeProxy(t, u.URL)
+	for _, request := range []string{testkit.PlainGet("*"), testkit.UpgradeGet("*"), strings.Replace(testkit.PlainGet("*"), "GET", "POST", 1)} {
+		res, _ := testkit.Do(t, addr, request)
+		assert.Equal(t, 400, res.StatusCode)
+		assert.Contains(t, testkit.Body(t, res), `target "*", want a path`)
+	}
+	assert.Empty(t, u.Conns)
+}

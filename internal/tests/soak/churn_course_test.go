@@ -1,0 +1,327 @@
+package soak_test
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"example.com/wsproxy"
+	"example.com/wsproxy/internal/testkit"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// A way is how one tunnel, or the attempt at one, comes to its end. The
+// upstream's part runs after the handshake; the client's after its answer.
+type way struct {
+	name     string
+	opts     []wsproxy.Option
+	timeout  func(time.Duration) wsproxy.Option // an option more, for the course's timeout
+	answer   string                             // instead of sampleSwitch
+	upstream func(conn *testkit.Peer)
+	client   func(conn *testkit.Peer, s *stand)
+	own      bool // needs a proxy of its own
+	either   bool // may come before the client has its 101
+	unopened bool // may come before the upstream's 101
+
+	reasons []wsproxy.Reason // of the ending: one of them
+	cut     bool             // an end does not close by itself
+}
+
+func readAll(conn *testkit.Peer)  { io.Copy(io.Discard, conn) }
+func closeNow(conn *testkit.Peer) { conn.Close() }
+
+func halfClose(conn *testkit.Peer) {
+	conn.CloseWrite()
+	readAll(conn)
+}
+
+func sayAndHalfClose(conn *testkit.Peer) {
+	io.WriteString(conn, "rest")
+	halfClose(conn)
+}
+
+// talkOn does not close when the other end does.
+func talkOn(conn *testkit.Peer) {
+	readAll(conn)
+	for {
+		if _, err := io.WriteString(conn, "more"); err != nil {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func clientDoes(act func(*testkit.Peer)) func(*testkit.Peer, *stand) {
+	return func(conn *testkit.Peer, _ *stand) { act(conn) }
+}
+
+var (
+	clientFirst   = []wsproxy.Reason{wsproxy.ClientClosed}
+	upstreamFirst = []wsproxy.Reason{wsproxy.UpstreamClosed}
+	eitherFirst   = []wsproxy.Reason{wsproxy.ClientClosed, wsproxy.UpstreamClosed}
+	cutSoon       = wsproxy.WithCloseTimeout(2 * time.Millisecond)
+)
+
+// aThird is for a timeout that does not bound the handshake.
+func aThird(timeout func(time.Duration) wsproxy.Option) func(time.Duration) wsproxy.Option {
+	return func(d time.Duration) wsproxy.Option { return timeout(d / 3) }
+}
+
+var ways = []way{
+	{name: "client first", client: clientDoes(closeNow), upstream: readAll, reasons: clientFirst},
+	{name: "upstream first", client: clientDoes(readAll), upstream: closeNow, reasons: upstreamFirst},
+	{name: "both at once", client: clientDoes(closeNow), upstream: closeNow, reasons: eitherFirst},
+	{name: "client resets", client: clientDoes((*testkit.Peer).Reset), upstream: readAll, reasons: clientFirst},
+	{name: "upstream resets", client: clientDoes(readAll), upstream: (*testkit.Peer).Reset, reasons: upstreamFirst},
+	{name: "both reset", client: clientDoes((*testkit.Peer).Reset), upstream: (*testkit.Peer).Reset, reasons: eitherFirst},
+	{name: "client half-closes", client: clientDoes(halfClose), upstream: func(conn *testkit.Peer) { readAll(conn); sayAndHalfClose(conn) },
+		reasons: clientFirst},
+	{name: "upstream half-closes", client: clientDoes(func(conn *testkit.Peer) { readAll(conn); sayAndHalfClose(conn) }), upstream: halfClose,
+		reasons: upstreamFirst},
+	{name: "half-close, then reset", client: clientDoes(func(conn *testkit.Peer) { conn.CloseWrite(); conn.Reset() }), upstream: sayAndHalfClose,
+		reasons: eitherFirst},
+	{name: "read timeout", timeout: wsproxy.WithReadTimeout, opts: []wsproxy.Option{cutSoon}, client: clientDoes(readAll), upstream: readAll,
+		either: true, unopened: true, reasons: []wsproxy.Reason{wsproxy.ReadTimeout}, cut: true},
+	{name: "max lifetime", timeout: aThird(wsproxy.WithMaxLifetime), opts: []wsproxy.Option{cutSoon}, client: clientDoes(readAll), upstream: readAll,
+		either: true, reasons: []wsproxy.Reason{wsproxy.MaxLifetime}, cut: true},
+	{name: "close timeout", opts: []wsproxy.Option{cutSoon}, client: clientDoes(halfClose), upstream: talkOn, reasons: clientFirst, cut: true},
+	{name: "context", client: func(conn *testkit.Peer, s *stand) { s.end(); readAll(conn) }, upstream: readAll, own: true,
+		reasons: []wsproxy.Reason{wsproxy.ContextDone}},
+	{name: "Shutdown", client: func(conn *testkit.Peer, s *stand) { s.p.Shutdown(testkit.EndedContext()); readAll(conn) }, upstream: readAll, own: true,
+		reasons: []wsproxy.Reason{wsproxy.Shutdown}},
+	{name: "Close", client: func(conn *testkit.Peer, s *stand) { s.p.Close(); readAll(conn) }, upstream: readAll, own: true,
+		reasons: []wsproxy.Reason{wsproxy.Killed}},
+	{name: "refusal", answer: "HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno", client: clientDoes(readAll), upstream: readAll},
+	{name: "wrong accept", answer: strings.Replace(testkit.SampleSwitch, testkit.SampleAccept, testkit.SampleKey, 1), client: clientDoes(readAll), upstream: readAll},
+	{name: "no answer", answer: " ", client: clientDoes(readAll), upstream: (*testkit.Peer).Reset},
+}
+
+// A stand is a proxy and what a way needs to end its tunnels.
+type stand struct {
+	p   *wsproxy.Proxy
+	ctx context.Context
+	end func() // of the context, and of tunnels that it does not concern
+}
+
+// A course runs ways through one server, which finds the stand by the path,
+// and one upstream, which finds the way by it.
+type course struct {
+	server   string
+	tls      *tls.Config // of clients, nil without TLS
+	timeout  time.Duration
+	patience time.Duration
+	upstream net.Listener
+	handlers sync.WaitGroup
+
+	mu     sync.Mutex
+	stands map[string]*stand
+	next   int
+	counts []wayCount // of each way
+	wrong  []string   // endings that are not as they are to be
+}
+
+type wayCount struct{ tried, opened, ended int }
+
+// newCourse returns a course, over TLS where l has it for the client, on which
+// the timeouts that end a tunnel are timeout.
+func newCourse(t *testing.T, l testkit.Link, timeout time.Duration) *course {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	c := &course{upstream: listener, stands: map[string]*stand{}, timeout: timeout,
+		patience: testkit.Patience * time.Duration(testkit.Scale(1, 3)), counts: make([]wayCount, len(ways))}
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c.mu.Lock()
+		s := c.stands[r.URL.Path]
+		c.mu.Unlock()
+		s.p.ServeHTTP(w, r.WithContext(s.ctx))
+	}))
+	s.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo)
+	if l.TLSClient {
+		_, c.tls = testkit.TLS()
+		s.StartTLS()
+	} else {
+		s.Start()
+	}
+	c.server = s.Listener.Addr().String()
+	c.handlers.Go(func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			c.handlers.Go(func() { c.answer(testkit.NewPeer(conn)) })
+		}
+	})
+	t.Cleanup(func() {
+		s.CloseClientConnections()
+		s.Close()
+		listener.Close()
+		c.handlers.Wait()
+	})
+	return c
+}
+
+// answer is the upstream's part of one tunnel.
+func (c *course) answer(conn *testkit.Peer) {
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(c.patience))
+	r, err := http.ReadRequest(conn.Reader)
+	if err != nil {
+		return
+	}
+	var w, id int
+	fmt.Sscanf(r.URL.Path, "/%d/%d", &w, &id)
+	answer := ways[w].answer
+	if answer == "" {
+		answer = testkit.SampleSwitch
+	}
+	io.WriteString(conn, answer)
+	if answer == testkit.SampleSwitch {
+		io.ReadFull(conn, make([]byte, len("go")))
+	}
+	ways[w].upstream(conn)
+}
+
+// newStand returns a stand for a way and its path.
+func (c *course) newStand(t *testing.T, w int, detached bool) (*stand, string) {
+	way := ways[w]
+	opts := append([]wsproxy.Option{c.count(w, detached)}, way.opts...)
+	if way.timeout != nil {
+		opts = append(opts, way.timeout(c.timeout))
+	}
+	if detached {
+		opts = append(opts, wsproxy.WithDetached())
+	}
+	s := &stand{p: testkit.NewProxy(t, "http://"+c.upstream.Addr().String(), opts...)}
+	var cancel context.CancelFunc
+	s.ctx, cancel = context.WithCancel(context.Background())
+	t.Cleanup(cancel)
+	s.end = func() {
+		cancel()
+		if detached {
+			s.p.Close()
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.next++
+	path := fmt.Sprintf("/%d/%d", w, c.next)
+	c.stands[path] = s
+	return s, path
+}
+
+// count has a proxy note how the tunnels of a way end.
+func (c *course) count(w int, detached bool) wsproxy.Option {
+	way, reasons := ways[w], ways[w].reasons
+	if detached && slices.Contains(reasons, wsproxy.ContextDone) {
+		reasons = []wsproxy.Reason{wsproxy.Killed} // as the context is not to end it
+	}
+	return wsproxy.WithHooks(wsproxy.Hooks{
+		OnOpen: func(*wsproxy.Tunnel, *http.Request) {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.counts[w].opened++
+		},
+		OnClose: func(_ *wsproxy.Tunnel, ending wsproxy.Ending) {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.counts[w].ended++
+			if !slices.Contains(reasons, ending.Reason) || way.cut && !errors.Is(ending.Err, wsproxy.ErrCut) {
+				c.wrong = append(c.wrong, fmt.Sprintf("%s, detached %t: %v, %v", way.name, detached, ending.Reason, ending.Err))
+			}
+		},
+	})
+}
+
+// awaitRest waits until no tunnel is left.
+func (c *course) awaitRest(t *testing.T) {
+	t.Helper()
+	for path, s := range c.stands {
+		gone := func() bool { return s.p.Stats().Live+s.p.Stats().Handshakes == 0 }
+		if !gone() {
+			testkit.Eventually(t, gone, "%s: a tunnel is left", path)
+		}
+	}
+}
+
+// allRight reports whether all tunnels that have ended did so as they were to.
+func (c *course) allRight() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.wrong) == 0
+}
+
+// judge checks, once no tunnel is left, that each way had its tunnels and that
+// they ended as they were to.
+func (c *course) judge(t *testing.T) {
+	t.Helper()
+	for w, way := range ways {
+		n := c.counts[w]
+		assert.Equal(t, n.opened, n.ended, "%s: endings", way.name)
+		switch {
+		case way.answer != "":
+			assert.Zero(t, n.opened, "%s: tunnels", way.name)
+		case way.unopened:
+			assert.Positive(t, n.opened, "%s: tunnels, of %d", way.name, n.tried)
+			t.Logf("%s: %d tunnels, of %d", way.name, n.opened, n.tried)
+		default:
+			assert.Equal(t, n.tried, n.opened, "%s: tunnels", way.name)
+		}
+	}
+	assert.Empty(t, c.wrong, "endings, %d of them wrong", len(c.wrong))
+}
+
+// run is the client's part of one tunnel. ready is called between the answer
+// and the end.
+func (c *course) run(w int, s *stand, path string, ready func()) error {
+	c.mu.Lock()
+	c.counts[w].tried++
+	c.mu.Unlock()
+	conn, res, err := c.ask(path)
+	ready()
+	if conn == nil {
+		return err
+	}
+	defer conn.Close()
+	switch switched := res != nil && res.StatusCode == http.StatusSwitchingProtocols; {
+	case ways[w].either && !switched:
+		return nil
+	case err != nil:
+		return fmt.Errorf("%s: %w", ways[w].name, err)
+	case switched != (ways[w].answer == ""):
+		return fmt.Errorf("%s: answered %s", ways[w].name, res.Status)
+	case switched:
+		io.WriteString(conn, "go")
+	}
+	ways[w].client(conn, s)
+	return nil
+}
+
+func (c *course) ask(path string) (*testkit.Peer, *http.Response, error) {
+	raw, err := net.Dial("tcp", c.server)
+	if err != nil {
+		return nil, nil, err
+	}
+	raw.SetDeadline(time.Now().Add(c.patience))
+	conn := testkit.NewPeer(raw)
+	if c.tls != nil {
+		conn = testkit.NewPeer(tls.Client(raw, c.tls))
+	}
+	if _, err := io.WriteString(conn, strings.Replace(testkit.SampleRequest, "/chat", path, 1)); err != nil {
+		return conn, nil, err
+	}
+	res, err := http.ReadResponse(conn.Reader, nil)
+	return conn, res, err
+}

@@ -1,0 +1,328 @@
+package soak_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"example.com/wsproxy/internal/testkit"
+)
+
+// A soakBuffer is of one end for the life of its tunnel.
+type soakBuffer struct {
+	out       [64 << 10]byte
+	got, want [16 << 10]byte
+}
+
+var soakBuffers = sync.Pool{New: func() any { return new(soakBuffer) }}
+
+// A soakFault is what no way to end a tunnel excuses.
+type soakFault string
+
+func (f soakFault) Error() string { return string(f) }
+
+// A soakEnd is one end of a tunnel: a goroutine that writes its script, after
+// what it waits for, and one that reads and compares the other's.
+type soakEnd struct {
+	*testkit.Peer
+	of      *soakTunnel
+	client  bool
+	out, in *soakScript
+	lead    int64 // frame i waits until i+lead have come
+	actAt   int64 // after so many frames, both ways together, it acts; -1: never
+	stallAt int64 // frame before which it stops reading for a while
+	stall   time.Duration
+	dice    *rand.Rand // of the writer
+	narrow  bool       // has a small buffer to read into
+
+	buffer   *soakBuffer
+	pending  []byte
+	mute     bool // has said its last word
+	steps    atomic.Int64
+	received atomic.Int64  // frames of in
+	pinged   atomic.Bool   // by the proxy, and is to answer
+	closed   atomic.Int64  // code of the Close frame that came
+	news     chan struct{} // for the writer: one of these has changed
+	gone     chan struct{} // the reader is
+	done     chan struct{} // both are
+
+	// To be read once done:
+	readErr, writeErr         error
+	sent, got                 int64 // bytes after the handshake, got without what the proxy may have added
+	sentMessages, gotMessages int64
+	pings                     int64
+}
+
+// run plays the end, whose first words are given, until its connection is
+// closed. open reads what comes before the frames.
+func (e *soakEnd) run(first string, open func() error) {
+	defer close(e.done)
+	e.SetDeadline(time.Now().Add(soakPatience))
+	if tcp, ok := e.Socket().(*net.TCPConn); ok && e.narrow {
+		tcp.SetReadBuffer(soakNarrow)
+	}
+	e.buffer = soakBuffers.Get().(*soakBuffer)
+	defer soakBuffers.Put(e.buffer)
+	e.pending = append(e.buffer.out[:0], first...)
+	e.sent = -int64(len(first))
+	if e.dice.IntN(2) == 0 {
+		e.flush() // else it comes glued to the first frames
+	}
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		e.write()
+		if e.writeErr != nil && !e.of.way.cuts {
+			e.Socket().Close()
+		}
+	}()
+	if e.readErr = open(); e.readErr == nil {
+		e.readErr = e.read()
+	}
+	inOrder := !e.of.way.cuts && (e.readErr == nil || e.readErr == io.EOF)
+	if !inOrder {
+		e.Socket().Close()
+	}
+	close(e.gone)
+	<-written
+	if inOrder {
+		e.Close()
+	}
+}
+
+// step counts a frame and tells whether it is the one at which to act.
+func (e *soakEnd) step() bool { return e.steps.Add(1)-1 == e.actAt }
+
+// act does what the tunnel is to end by, once it stands at both ends.
+func (e *soakEnd) act() {
+	if e.stands() {
+		e.of.way.act(e)
+	}
+}
+
+// stands waits until the client has its 101.
+func (e *soakEnd) stands() bool {
+	select {
+	case <-e.of.open:
+		return true
+	case <-e.gone:
+		return false
+	}
+}
+
+// tell has the writer look again.
+func (e *soakEnd) tell() {
+	select {
+	case e.news <- struct{}{}:
+	default:
+	}
+}
+
+// write sends the script and what is to follow it.
+func (e *soakEnd) write() {
+	way := e.of.way
+	for i := int64(0); ; i++ {
+		f, more := e.out.next()
+		if !more {
+			break
+		}
+		if !e.await(i + e.lead) {
+			e.lastWord()
+			return
+		}
+		e.sentMessages += f.completes()
+		acts := e.step()
+		if acts && way.mid {
+			e.put(f, e.of.partOf(f))
+			e.flush()
+			e.act()
+			return
+		}
+		if acts {
+			e.flush()
+			e.act()
+		}
+		e.put(f, f.size)
+		if e.dice.IntN(2) == 0 {
+			e.flush()
+		}
+	}
+	if way.last != nil && e.client == (e.of.by == soakClient) && e.flush() && e.stands() {
+		way.last(e)
+	}
+	e.lastWord()
+}
+
+// told tells whether the proxy has asked the end to close: at once, where a
+// Close frame of the other end's leaves it to send the rest.
+func (e *soakEnd) told() bool { return e.of.way.byProxy && e.closed.Load() != 0 }
+
+// await answers Pings until so many frames have come. It is false where no more
+// will, or no more are to be sent.
+func (e *soakEnd) await(frames int64) bool {
+	return e.until(func() bool { return e.told() || e.received.Load() >= frames }) && !e.told()
+}
+
+// until answers Pings until something is so, or the reader has gone first.
+func (e *soakEnd) until(so func() bool) bool {
+	for !so() {
+		if e.pinged.Swap(false) && !e.mute && e.closed.Load() == 0 {
+			e.control(testkit.Pong, soakPing)
+		}
+		if !e.flush() {
+			return false
+		}
+		select {
+		case <-e.news:
+		case <-e.gone:
+			return so()
+		}
+	}
+	return true
+}
+
+// lastWord waits for the other side to end and answers its Close frame.
+func (e *soakEnd) lastWord() {
+	if e.until(func() bool { return e.closed.Load() != 0 }) && !e.mute {
+		e.sayClose(int(e.closed.Load()))
+	}
+}
+
+// sayClose sends a Close frame, after which nothing may come.
+func (e *soakEnd) sayClose(code int) {
+	e.control(testkit.Close, testkit.ClosePayload(code, ""))
+	e.flush()
+	e.mute = true
+}
+
+// read compares all that comes with the other end's script. It returns nil at a
+// Close frame where the connection is this end's to close: the upstream's.
+func (e *soakEnd) read() error {
+	for i := int64(0); ; {
+		if i == e.stallAt {
+			e.stallAt = -1
+			time.Sleep(e.stall)
+		}
+		head, err := e.Reader.Peek(2)
+		if err != nil {
+			if err == io.EOF && len(head) > 0 {
+				err = io.ErrUnexpectedEOF
+			}
+			return err
+		}
+		if e.closed.Load() != 0 {
+			return e.faulty(i, "% x after a Close frame", head)
+		}
+		if head[0]&0x08 != 0 {
+			scripted, err := e.readControl(i)
+			if err != nil {
+				return err
+			}
+			if !scripted {
+				if e.closed.Load() != 0 && !e.client {
+					return nil
+				}
+				continue
+			}
+		} else if err := e.readData(i, head[0]); err != nil {
+			return err
+		}
+		i++
+		e.received.Store(i)
+		e.tell()
+	}
+}
+
+func (e *soakEnd) faulty(frame int64, format string, args ...any) error {
+	return soakFault(fmt.Sprintf("got, as frame %d, ", frame) + fmt.Sprintf(format, args...))
+}
+
+// readControl takes a control frame: one of the script's, a Close frame, or
+// what the proxy's Pings bring.
+func (e *soakEnd) readControl(i int64) (scripted bool, err error) {
+	head, _ := e.Reader.Peek(2)
+	if head[0] < testkit.Close || head[1]&0x7f > 125 || head[1]&0x80 != 0 == e.client {
+		return false, e.faulty(i, "header % x", head)
+	}
+	f, err := testkit.ReadFrame(e.Reader)
+	if err != nil {
+		return false, err
+	}
+	framed := e.of.kind.framed
+	switch {
+	case f.First == testkit.Close && len(f.Payload) >= 2:
+		e.closed.Store(int64(binary.BigEndian.Uint16([]byte(f.Payload))))
+		e.tell()
+		return false, nil
+	case f.First == testkit.Ping && f.Payload == soakPing && framed:
+		e.pings++
+		e.pinged.Store(true)
+		e.tell()
+		return false, nil
+	case f.First == testkit.Pong && f.Payload == soakPing && framed:
+		return false, nil
+	}
+	next, more := e.in.next()
+	if !more || next.first != f.First || next.size != len(f.Payload) {
+		return false, e.faulty(i, "frame %#x %q, want %#x of %d bytes", f.First, f.Payload, next.first, next.size)
+	}
+	want := e.buffer.want[:next.size]
+	if e.in.content.Read(want); string(want) != f.Payload {
+		return false, e.faulty(i, "Pong %q", f.Payload)
+	}
+	e.got += int64(len(next.header(nil, f.Masked)) + next.size)
+	if e.step() {
+		e.act()
+	}
+	return true, nil
+}
+
+// readData takes a frame of a message, piece by piece.
+func (e *soakEnd) readData(i int64, first byte) error {
+	f, more := e.in.next()
+	if !more {
+		return e.faulty(i, "frame %#x after the last", first)
+	}
+	acts := e.step()
+	if acts && !e.of.way.mid {
+		e.act()
+	}
+	want := f.header(e.buffer.want[:0], !e.client)
+	n, err := io.ReadFull(e.Reader, e.buffer.got[:len(want)])
+	if got := e.buffer.got[:n]; !bytes.HasPrefix(want, got) {
+		return e.faulty(i, "header % x, want % x", got, want)
+	}
+	e.got += int64(n)
+	for at := 0; at < f.size && err == nil; at += n {
+		if acts && e.of.way.mid && at >= e.of.partOf(f) {
+			acts = false
+			e.act()
+		}
+		got := e.buffer.got[:min(f.size-at, len(e.buffer.got))]
+		n, err = e.Reader.Read(got)
+		if got = got[:n]; !e.client {
+			soakMask(got, at)
+		}
+		e.got += int64(n)
+		want := e.buffer.want[:n]
+		if e.in.content.Read(want); !bytes.Equal(want, got) {
+			return e.faulty(i, "other bytes from %d of %d on", at, f.size)
+		}
+	}
+	if err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	if acts && e.of.way.mid && err == nil {
+		e.act()
+	}
+	if err == nil {
+		e.gotMessages += f.completes()
+	}
+	return err
+}

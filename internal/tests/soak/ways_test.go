@@ -1,0 +1,269 @@
+package soak_test
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"example.com/wsproxy"
+	"example.com/wsproxy/internal/testkit"
+)
+
+const (
+	soakClient = iota
+	soakUpstream
+	soakEither
+)
+
+// A soakWay is how a tunnel comes to its end, and what that is to look like.
+type soakWay struct {
+	name    string
+	by      int
+	last    func(*soakEnd) // after the script
+	act     func(*soakEnd) // at some frame of either script
+	mid     bool           // in the middle of that frame
+	cuts    bool           // no end gets more than happens to be through
+	resets  bool
+	byProxy bool // both ends are told, and stop
+	code    int  // of the Close frames both ways, 0: there are none
+	reason  wsproxy.Reason
+	fits    func(*soakKind) bool
+}
+
+var soakWays = append(append([]soakWay{
+	{name: "the proxy closes", by: soakEither, act: func(e *soakEnd) { e.of.tunnel.Load().Close(4000, "soak") },
+		byProxy: true, code: 4000, reason: wsproxy.Killed},
+	{name: "the request's context ends", by: soakEither, act: func(e *soakEnd) { e.of.cancel() },
+		cuts: true, reason: wsproxy.ContextDone, fits: func(k *soakKind) bool { return !k.detached }},
+}, soakWaysOf(soakClient, wsproxy.ClientClosed)...), soakWaysOf(soakUpstream, wsproxy.UpstreamClosed)...)
+
+func soakWaysOf(by int, reason wsproxy.Reason) []soakWay {
+	leave := func(e *soakEnd) { e.Socket().Close() }
+	resets := func(e *soakEnd) { e.Peer.Reset() }
+	ways := []soakWay{
+		{name: "sends Close", last: func(e *soakEnd) { e.sayClose(1000) }, code: 1000},
+		{name: "half-closes", last: func(e *soakEnd) { e.flush(); e.CloseWrite(); e.mute = true }},
+		{name: "closes without a word", act: leave, cuts: true},
+		{name: "resets", act: resets, cuts: true, resets: true},
+		{name: "is gone mid-message", act: leave, mid: true, cuts: true},
+		{name: "is killed mid-message", act: resets, mid: true, cuts: true, resets: true},
+		{name: "sends too large a message", last: func(e *soakEnd) { e.put(soakFrame{testkit.Binary, soakLimit + 1}, soakLimit+1) },
+			byProxy: true, code: 1009, reason: wsproxy.Limit, fits: func(k *soakKind) bool { return k.framed }},
+	}
+	for i := range ways {
+		ways[i].name = soakSides[by] + " " + ways[i].name
+		ways[i].by = by
+		if ways[i].reason == 0 {
+			ways[i].reason = reason
+		}
+	}
+	return ways
+}
+
+var soakSides = []string{"the client", "the upstream"}
+
+// soakModes are who talks.
+var soakModes = []struct {
+	name           string
+	client, echoes bool
+	upstream       bool // says something of its own
+	oneByOne       bool // the client waits for each echo
+}{
+	{name: "echo, one by one", client: true, echoes: true, oneByOne: true},
+	{name: "echo", client: true, echoes: true},
+	{name: "stream up", client: true},
+	{name: "stream down", upstream: true},
+	{name: "streams both ways", client: true, upstream: true},
+}
+
+// A soakKind is a served proxy.
+type soakKind struct {
+	*testkit.Rig
+	name             string
+	link             testkit.Link
+	detached, framed bool
+}
+
+type soakTunnel struct {
+	id     uint64
+	kind   *soakKind
+	way    *soakWay
+	by     int
+	name   string
+	part   float64 // of a frame: where its middle is
+	ends   [2]*soakEnd
+	open   chan struct{} // closed when the client has its 101
+	ctx    context.Context
+	cancel func()
+
+	tunnel atomic.Pointer[wsproxy.Tunnel]
+	closes atomic.Int32
+	ended  chan wsproxy.Ending
+}
+
+// partOf is how much of a frame passes before an end acts within it.
+func (tun *soakTunnel) partOf(f soakFrame) int { return int(float64(f.size) * tun.part) }
+
+// plan makes a tunnel, which depends on the seed and its number alone.
+func (s *soak) plan(id uint64) *soakTunnel {
+	r := rand.New(rand.NewPCG(s.seed, id))
+	tun := &soakTunnel{id: id, kind: s.kinds[r.IntN(len(s.kinds))], part: r.Float64(),
+		open: make(chan struct{}), ended: make(chan wsproxy.Ending, 1)}
+	for tun.way == nil || tun.way.fits != nil && !tun.way.fits(tun.kind) {
+		tun.way = &soakWays[r.IntN(len(soakWays))]
+	}
+	if tun.by = tun.way.by; tun.by == soakEither {
+		tun.by = r.IntN(2)
+	}
+	mode := soakModes[r.IntN(len(soakModes))]
+	tun.ctx, tun.cancel = context.WithCancel(context.Background())
+
+	const atOnce = -1 << 40
+	sides, messages, leads := [2]int{1, 2}, [2]int{}, [2]int64{atOnce, atOnce}
+	if mode.client {
+		messages[0] = logUniform(r, 32)
+	}
+	if mode.upstream {
+		messages[1] = logUniform(r, 32)
+	}
+	if mode.echoes {
+		sides[1], messages[1], leads[1] = sides[0], messages[0], 1
+	}
+	if mode.oneByOne {
+		leads[0] = 0
+	}
+	script := func(i int) *soakScript { return newSoakScript(s.seed, id, sides[i], messages[i]) }
+	frames := [2]int64{script(0).count(), script(1).count()}
+	for i := range tun.ends {
+		tun.ends[i] = &soakEnd{of: tun, client: i == soakClient, out: script(i), in: script(1 - i),
+			lead: leads[i], actAt: -1, stallAt: -1, dice: rand.New(rand.NewPCG(r.Uint64(), id)), narrow: r.IntN(3) == 0,
+			news: make(chan struct{}, 1), gone: make(chan struct{}), done: make(chan struct{})}
+	}
+	if tun.way.act != nil {
+		tun.ends[tun.by].actAt = r.Int64N(frames[0] + frames[1])
+	}
+	stalls := ""
+	if r.IntN(6) == 0 {
+		i := r.IntN(2)
+		tun.ends[i].stallAt = r.Int64N(frames[1-i] + 1)
+		tun.ends[i].stall = time.Duration(logUniform(r, 250)) * time.Millisecond
+		stalls = ", " + soakSides[i] + " stalls"
+	}
+	tun.name = fmt.Sprintf("tunnel %d (%s; %s%s; %s; seed %d)", id, tun.kind.name, mode.name, stalls, tun.way.name, s.seed)
+	return tun
+}
+
+// play runs a tunnel, of which it is the client's end, and returns its ending.
+func (tun *soakTunnel) play() (ending wsproxy.Ending, err error) {
+	defer tun.cancel()
+	conn, err := net.DialTimeout("tcp", tun.kind.Addr, soakPatience)
+	if err != nil {
+		return ending, err
+	}
+	if tun.kind.TLS != nil {
+		conn = tls.Client(conn, tun.kind.TLS)
+	}
+	client, upstream := tun.ends[soakClient], tun.ends[soakUpstream]
+	client.Peer = testkit.NewPeer(conn)
+	var refused error
+	client.run(strings.Replace(testkit.SampleRequest, "/chat", fmt.Sprintf("/%d", tun.id), 1), func() error {
+		res, err := http.ReadResponse(client.Reader, nil)
+		if err == nil && res.StatusCode != http.StatusSwitchingProtocols {
+			text, _ := io.ReadAll(res.Body)
+			err = fmt.Errorf("%s %q", res.Status, text)
+		}
+		if refused = err; err == nil {
+			close(tun.open)
+		}
+		return err
+	})
+	if refused != nil {
+		return ending, fmt.Errorf("handshake: %w", refused)
+	}
+	late := time.After(soakPatience)
+	select {
+	case <-upstream.done:
+	case <-late:
+		return ending, errors.New("the upstream's end goes on for ever")
+	}
+	select {
+	case ending = <-tun.ended:
+		return ending, tun.judge(ending)
+	case <-late:
+		return ending, errors.New("no OnClose")
+	}
+}
+
+// judge compares what both ends and the proxy saw with the way it was to be.
+func (tun *soakTunnel) judge(ending wsproxy.Ending) error {
+	var errs []error
+	wrong := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if ending.Reason != tun.way.reason {
+		wrong("it ended with %q (%v), want %q", ending.Reason, ending.Err, tun.way.reason)
+	}
+	if ending.Err != nil && (!tun.way.cuts || errors.Is(ending.Err, wsproxy.ErrCut)) {
+		wrong("it ended with error %v", ending.Err)
+	}
+	flows := [2]wsproxy.FlowStats{ending.FromClient, ending.FromUpstream}
+	for i, e := range tun.ends {
+		for _, err := range []error{e.readErr, e.writeErr} {
+			var fault soakFault
+			if errors.As(err, &fault) || errors.Is(err, testkit.ErrDeadline) || err != nil && err != io.EOF && !tun.way.cuts {
+				wrong("%s: %w", soakSides[i], err)
+			}
+		}
+		if e.closed.Load() != int64(tun.way.code) {
+			wrong("%s got Close %d, want %d", soakSides[i], e.closed.Load(), tun.way.code)
+		}
+		e.judgeFlow(flows[i], tun.ends[1-i], wrong)
+	}
+	return errors.Join(errs...)
+}
+
+// reset tells whether an end was reset where that can pass, and whether the
+// other one saw an end in order instead. The kernel tells a reset but once, to
+// the reader or to the writer.
+func (tun *soakTunnel) reset() (reset, softened bool) {
+	other := tun.ends[1-tun.by]
+	reset = tun.way.resets && testkit.Resettable(tun.kind.link)
+	return reset, reset && other.readErr == io.EOF && !testkit.IsReset(other.writeErr) && !errors.Is(other.writeErr, syscall.EPIPE)
+}
+
+// judgeFlow compares what e sent with what to got, which what the proxy counted
+// must lie between.
+func (e *soakEnd) judgeFlow(flow wsproxy.FlowStats, to *soakEnd, wrong func(format string, args ...any)) {
+	way, side := e.of.way, soakSides[soakUpstream]
+	if e.client {
+		side = soakSides[soakClient]
+	}
+	if flow.Bytes < to.got || flow.Bytes > e.sent {
+		wrong("%s sent %d bytes, the proxy counted %d, and %d arrived", side, e.sent, flow.Bytes, to.got)
+	}
+	if flow.Messages < to.gotMessages || flow.Messages > e.sentMessages {
+		wrong("%s sent %d messages, the proxy counted %d, and %d arrived", side, e.sentMessages, flow.Messages, to.gotMessages)
+	}
+	if flow.CloseCode != way.code {
+		wrong("%s sent Close %d, by the proxy's count, want %d", side, flow.CloseCode, way.code)
+	}
+	if way.cuts || way.byProxy && (way.last == nil || e != e.of.ends[e.of.by]) {
+		return
+	}
+	_, outLeft := e.out.next()
+	_, inLeft := to.in.next()
+	if outLeft || inLeft || to.gotMessages != e.sentMessages || flow.Messages != e.sentMessages {
+		wrong("%s had %d messages to send, all sent: %t, the proxy counted %d, and %d arrived, all: %t",
+			side, e.sentMessages, !outLeft, flow.Messages, to.gotMessages, !inLeft)
+	}
+	if !way.byProxy && flow.Bytes != e.sent {
+		wrong("%s sent %d bytes and the proxy counted %d", side, e.sent, flow.Bytes)
+	}
+}

@@ -1,0 +1,85 @@
+package tunnel_test
+
+import (
+	"context"
+	"net/http"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"unsafe"
+
+	"example.com/wsproxy"
+	"example.com/wsproxy/internal/testkit"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// A header of 1 MB cost 1.7 MB for as long as its tunnel lasted, as net/http
+// keeps the request of a handler that runs. A detached tunnel must not.
+func TestADetachedTunnelRetainsNothingOfItsRequest(t *testing.T) {
+	testkit.OverLinks(t, nil, func(t *testing.T, l testkit.Link) {
+		type key struct{}
+		type value struct{ _ [64]byte }
+		kinds := []string{"the request", "its header", "its URL", "its context", "a value of the context", "what middleware added"}
+		const n = 4
+		collected := make([]atomic.Int32, len(kinds))
+		count := func(kind int) { collected[kind].Add(1) }
+		middleware := func(next http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				runtime.AddCleanup(r, count, 0)
+				runtime.AddCleanup(unsafe.StringData(r.Header.Get("X-Large")), count, 1)
+				runtime.AddCleanup(unsafe.StringData(r.RequestURI), count, 2)
+				ctx, cancel := context.WithCancel(context.WithValue(r.Context(), key{}, new(value)))
+				defer cancel()
+				r = r.WithContext(ctx)
+				runtime.AddCleanup(r, count, 3)
+				runtime.AddCleanup(ctx.Value(key{}).(*value), count, 4)
+				added := strings.Repeat("a", 1000)
+				r.Header.Set("X-Added", added)
+				runtime.AddCleanup(unsafe.StringData(added), count, 5)
+				next.ServeHTTP(w, r)
+			})
+		}
+		r := l.Start(t, middleware, wsproxy.WithDetached())
+		path := "/" + strings.Repeat("p", 10_000)
+		request := strings.Replace(testkit.SampleRequest, "/chat", path, 1)
+		request = strings.Replace(request, "\r\n\r\n", "\r\nX-Large: "+strings.Repeat("x", 100_000)+"\r\n\r\n", 1)
+		for range n {
+			client := r.Dial(t)
+			client.Send(t, request)
+			server := r.Upstream.Accept(t)
+			server.Request(t)
+			server.Send(t, testkit.SampleSwitch)
+			require.Equal(t, http.StatusSwitchingProtocols, client.Response(t).StatusCode)
+		}
+		for tunnel := range r.Proxy.Tunnels() {
+			assert.Equal(t, path[:4<<10], tunnel.Path())
+			assert.NotZero(t, tunnel.ID())
+			assert.NotEmpty(t, tunnel.Server())
+		}
+		for kind, name := range kinds {
+			testkit.Eventually(t, func() bool {
+				runtime.GC()
+				return collected[kind].Load() == n
+			}, "of %d tunnels' requests, %s is retained", n, name)
+		}
+		assert.Equal(t, n, r.Proxy.Stats().Live)
+	})
+}
+
+// A client could have each tunnel hold as much as the server takes for a
+// request line.
+func TestATunnelKeepsAtMost4KiBOfAPath(t *testing.T) {
+	paths := make(chan string, 1)
+	r := testkit.PlainLink.Start(t, nil, wsproxy.WithHooks(wsproxy.Hooks{OnOpen: func(t *wsproxy.Tunnel, _ *http.Request) { paths <- t.Path() }}))
+	for size, want := range map[int]int{1: 1, 4096: 4096, 4097: 4096, 100_000: 4096} {
+		path := "/" + strings.Repeat("p", size-1)
+		client := r.Dial(t)
+		client.Send(t, strings.Replace(testkit.SampleRequest, "/chat", path, 1))
+		server := r.Upstream.Accept(t)
+		assert.Equal(t, path, server.Request(t).URL.Path, "what the upstream is asked for")
+		server.Send(t, testkit.SampleSwitch)
+		assert.Equal(t, path[:want], <-paths)
+	}
+}

@@ -1,0 +1,44 @@
+package tunnel_test
+
+import (
+	"net"
+	"strings"
+	"syscall"
+	"testing"
+
+	"example.com/wsproxy/internal/testkit"
+	"github.com/stretchr/testify/require"
+)
+
+// A read stops at urgent data, which is not a sign that there is no more.
+func TestBytesBehindUrgentDataArrive(t *testing.T) {
+	u := testkit.NewUpstream(t)
+	_, addr := testkit.ServeProxy(t, u.URL)
+	client, server := testkit.Tunnel(t, addr, u)
+	raw, err := client.Conn.(*net.TCPConn).SyscallConn()
+	require.NoError(t, err)
+	require.NoError(t, raw.Control(func(fd uintptr) {
+		syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, syscall.TCP_CORK, 1) // so that all comes at once
+		syscall.Write(int(fd), []byte("abc"))
+		syscall.Sendto(int(fd), []byte("X"), syscall.MSG_OOB, nil)
+		syscall.Write(int(fd), []byte("def"))
+		syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, syscall.TCP_CORK, 0)
+	}))
+	server.Expect(t, "abcdef")
+}
+
+// ... and one at a passed descriptor.
+func TestBytesBehindADescriptorArrive(t *testing.T) {
+	testkit.OverLinks(t, func(l testkit.Link) bool { return l.Unix }, func(t *testing.T, l testkit.Link) {
+		client, server := l.Start(t, nil).Tunnel(t)
+		raw, err := server.Conn.(*net.UnixConn).SyscallConn()
+		require.NoError(t, err)
+		require.NoError(t, raw.Control(func(fd uintptr) {
+			for range 50 {
+				syscall.Sendmsg(int(fd), []byte("abc"), syscall.UnixRights(0), nil, 0)
+				syscall.Write(int(fd), []byte("defg"))
+			}
+		}))
+		client.Expect(t, strings.Repeat("abcdefg", 50))
+	})
+}

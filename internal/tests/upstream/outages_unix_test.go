@@ -1,0 +1,236 @@
+//go:build unix
+
+package upstream_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"example.com/wsproxy"
+	"example.com/wsproxy/internal/testkit"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// dialCounts notes when each address was dialed.
+type dialCounts struct {
+	mu    sync.Mutex
+	times map[string][]time.Time
+}
+
+func (d *dialCounts) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	d.mu.Lock()
+	d.times[addr] = append(d.times[addr], time.Now())
+	d.mu.Unlock()
+	return new(net.Dialer).DialContext(ctx, network, addr)
+}
+
+func (d *dialCounts) of(addr string) []time.Time {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Clone(d.times[addr])
+}
+
+// roundTrip opens a tunnel, and has the server echo a word.
+func roundTrip(addr string) error {
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	conn.(*net.TCPConn).SetLinger(0) // no port is to wait for a peer of a test
+	conn.SetDeadline(time.Now().Add(testkit.Patience))
+	if _, err := io.WriteString(conn, testkit.SampleRequest+"hello"); err != nil {
+		return err
+	}
+	br := bufio.NewReader(conn)
+	res, err := http.ReadResponse(br, nil)
+	if err != nil {
+		return err
+	}
+	if res.StatusCode == http.StatusGatewayTimeout {
+		return errHung
+	}
+	if res.StatusCode != http.StatusSwitchingProtocols {
+		return fmt.Errorf("answered %s", res.Status)
+	}
+	br.Discard(len("hello")) // fails where the server is killed just now
+	return nil
+}
+
+// errHung is a 504: of the requests that a server has when it hangs.
+var errHung = errors.New("answered 504")
+
+// Servers are killed, come back, hang (the kernel accepts for a stopped
+// process), recover, answer 503 and are slow, all in processes of their own.
+func TestNoClientSeesAnErrorWhileOneHealthyServerIsLeft(t *testing.T) {
+	clients := 200
+	if testkit.RaceEnabled() {
+		clients = 50
+	}
+	const failTimeout = 300 * time.Millisecond
+	killed, stopped, busy, slow, healthy := startBackend(t, "127.0.0.1:0"), startBackend(t, "127.0.0.1:0"),
+		startBackend(t, "127.0.0.1:0"), startBackend(t, "127.0.0.1:0"), startBackend(t, "127.0.0.1:0")
+	var servers []wsproxy.Server
+	for _, b := range []*backend{killed, stopped, busy, slow, healthy} {
+		servers = append(servers, wsproxy.Server{Addr: b.addr, FailTimeout: failTimeout})
+	}
+	servers[4].MaxFails = wsproxy.NeverDown // a machine at its limits is no fault of the healthy one
+	u := testkit.Servers(t, wsproxy.RoundRobin(), servers...)
+	dials := &dialCounts{times: map[string][]time.Time{}}
+	_, proxy := testkit.ServeProxy(t, "http://app.example", wsproxy.WithUpstream(u), wsproxy.WithDialContext(dials.dial),
+		wsproxy.WithReadTimeout(4*time.Second), // the hung server is to take it, no other
+		wsproxy.WithRetryStatus(503))
+
+	ctx, cancel := context.WithCancel(t.Context())
+	var all sync.WaitGroup
+	var connects, errs, late atomic.Int64
+	for range clients {
+		all.Go(func() {
+			pace := time.NewTicker(100 * time.Millisecond)
+			defer pace.Stop()
+			for ctx.Err() == nil {
+				connects.Add(1)
+				if err := roundTrip(proxy); err == errHung {
+					late.Add(1)
+				} else if err != nil && errs.Add(1) < 10 {
+					t.Errorf("a client saw: %v", err)
+				}
+				<-pace.C
+			}
+		})
+	}
+	available := func(i int) func() bool { return func() bool { return u.Servers()[i].Available } }
+	unavailable := func(i int) func() bool { return func() bool { return !u.Servers()[i].Available } }
+
+	require.NoError(t, stopped.Process.Signal(syscall.SIGSTOP))
+	killed.kill()
+	testkit.Eventually(t, unavailable(0), "the killed server counts as up")
+	testkit.Eventually(t, unavailable(1), "the hung server counts as up")
+	busy.set(t, "503")
+	before := len(dials.of(busy.addr))
+	testkit.Eventually(t, func() bool { return len(dials.of(busy.addr)) > before+10 }, "no client reaches the busy server")
+	assert.Zero(t, u.Servers()[2].Fails, "a status counts")
+	slow.set(t, "slow")
+
+	testkit.Eventually(t, func() bool { return u.Servers()[0].Tunnels == 0 }, "a client that took the dead server for well keeps it")
+	since := time.Now() // from here on who dials it is a probe
+
+	const windows = 4
+	var probes []time.Time
+	testkit.Eventually(t, func() bool {
+		probes = slices.DeleteFunc(dials.of(killed.addr), func(at time.Time) bool { return at.Before(since) })
+		return time.Since(since) > windows*failTimeout && len(probes) >= 2
+	}, "the dead server is not tried again")
+	assert.LessOrEqual(t, len(probes), 1+int(time.Since(since)/failTimeout), "probes: one in each fail timeout")
+
+	startBackend(t, killed.addr)
+	require.NoError(t, stopped.Process.Signal(syscall.SIGCONT))
+	busy.set(t, "healthy")
+	for i, what := range []string{"restarted", "continued", "idle"} {
+		testkit.Eventually(t, available(i), "the %s server stays down", what)
+		before := len(dials.of(servers[i].Addr))
+		testkit.Eventually(t, func() bool { return len(dials.of(servers[i].Addr)) > before+10 }, "no client reaches the %s server", what)
+	}
+	cancel()
+	all.Wait()
+	assert.Zero(t, errs.Load(), "of %d connects", connects.Load())
+	t.Logf("%d connects, %d that the hung server kept, %d probes of the dead server", connects.Load(), late.Load(), len(probes))
+	testkit.Eventually(t, func() bool {
+		return !slices.ContainsFunc(u.Servers(), func(s wsproxy.ServerState) bool { return s.Tunnels != 0 })
+	}, "tunnels still count: %v", u.Servers())
+}
+
+func TestServersMayChangeUnderTunnelsThatComeAndGo(t *testing.T) {
+	const tunnels, rounds = 1000, 2
+	var servers []wsproxy.Server
+	for i := range 6 {
+		servers = append(servers, wsproxy.Server{Addr: testkit.Serve(t, testkit.Echo(fmt.Sprint(i)))})
+	}
+	u := testkit.Servers(t, wsproxy.LeastTunnels(), servers...)
+	p, proxy := testkit.ServeProxy(t, "http://app.example", wsproxy.WithUpstream(u), wsproxy.WithReadTimeout(testkit.Patience))
+
+	changing, stop := context.WithCancel(t.Context())
+	changed := make(chan int)
+	go func() {
+		n := 0
+		for tick := time.NewTicker(2 * time.Millisecond); changing.Err() == nil; n++ {
+			<-tick.C
+			from := n % 5
+			if err := u.SetServers(servers[from : from+2]...); err != nil {
+				t.Error(err)
+			}
+		}
+		changed <- n
+	}()
+
+	var open, all sync.WaitGroup
+	open.Add(tunnels)
+	for range tunnels {
+		all.Go(func() {
+			for round := range rounds {
+				if err := echoTunnel(proxy, func() {
+					if round == 0 { // all at once, and then each for itself
+						open.Done()
+						open.Wait()
+					}
+				}); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	stop()
+	n := <-changed
+	require.NoError(t, u.SetServers(servers...))
+	testkit.Eventually(t, func() bool {
+		return !slices.ContainsFunc(u.Servers(), func(s wsproxy.ServerState) bool { return s.Tunnels != 0 })
+	}, "tunnels still count: %v", u.Servers())
+	assert.EqualValues(t, tunnels*rounds, p.Stats().Opened)
+	t.Logf("%d changes of the servers", n)
+}
+
+// echoTunnel opens a tunnel, calls opened, and has it echo before and after.
+func echoTunnel(addr string, opened func()) error {
+	once := sync.OnceFunc(opened)
+	defer once()
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	conn.(*net.TCPConn).SetLinger(0)
+	conn.SetDeadline(time.Now().Add(3 * testkit.Patience))
+	if _, err := io.WriteString(conn, testkit.SampleRequest+"early"); err != nil {
+		return err
+	}
+	br := bufio.NewReader(conn)
+	res, err := http.ReadResponse(br, nil)
+	if err != nil {
+		return err
+	}
+	if res.StatusCode != http.StatusSwitchingProtocols {
+		return fmt.Errorf("answered %s", res.Status)
+	}
+	once()
+	if _, err := io.WriteString(conn, "late"); err != nil {
+		return err
+	}
+	got := make([]byte, len("earlylate"))
+	if _, err := io.ReadFull(br, got); err != nil || string(got) != "earlylate" {
+		return fmt.Errorf("echoed %q: %w", got, err)
+	}
+	return nil
+}

@@ -1,5 +1,0 @@
-//go:build race
-
-package wsproxy
-
-const raceEnabled = true
