@@ -12,9 +12,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/stretchr/testify/require"
-
 	"example.com/wsproxy"
+	"example.com/wsproxy/internal/testkit"
+	"github.com/stretchr/testify/require"
 )
 
 // browse has Chromium show a page until the test ends.
@@ -22,16 +22,16 @@ func browse(t *testing.T, url string) {
 	t.Helper()
 	program, err := exec.LookPath("chromium")
 	if err != nil {
-		missing(t, "chromium is not installed")
+		testkit.Missing(t, "chromium is not installed")
 	}
 	profile := t.TempDir()
-	said := &output{}
+	said := &testkit.Buffer{}
 	cmd := exec.Command(program, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
 		"--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-breakpad",
 		"--remote-debugging-port=0", // nothing asks there, but it keeps the browser open
 		"--user-data-dir="+profile, url)
 	cmd.Stdout, cmd.Stderr = said, said
-	cmd.WaitDelay = patience
+	cmd.WaitDelay = testkit.Patience
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // its processes are many
 	require.NoError(t, cmd.Start())
 	group := -cmd.Process.Pid
@@ -44,7 +44,7 @@ func browse(t *testing.T, url string) {
 		syscall.Kill(group, syscall.SIGTERM)
 		select {
 		case <-exited:
-		case <-time.After(patience):
+		case <-time.After(testkit.Patience):
 			t.Error("chromium does not obey SIGTERM")
 		}
 		syscall.Kill(group, syscall.SIGKILL) // those that stayed
@@ -76,7 +76,7 @@ func TestThePageWorksInABrowser(t *testing.T) {
 	browse(t, url+"/")
 
 	var got counters
-	if !eventually(3*patience, func() bool {
+	if !eventually(3*testkit.Patience, func() bool {
 		_, body := c.get(t, "/tunnels", "")
 		require.NoError(t, json.Unmarshal([]byte(body), &got))
 		mu.Lock()

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"example.com/wsproxy/internal/testkit"
 	"github.com/stretchr/testify/require"
 )
 
@@ -148,7 +149,7 @@ func TestTheDemoSaysGoodbyeOnceWhenItDrains(t *testing.T) {
 	p.told(t, goodbye)
 	p.sendFrame(t, text, "a message that crossed the goodbye")
 	p.sendFrame(t, closes, goodbye[:2])
-	rest, err := io.ReadAll(p.br)
+	rest, err := io.ReadAll(p.Reader)
 	require.NoError(t, err)
 	require.Empty(t, rest, "Chromium takes a second Close frame for an error")
 	p.Close()
@@ -175,7 +176,7 @@ func TestTheDemoShowsItsTunnels(t *testing.T) {
 	require.Eventually(t, func() bool { // the counters come after the bytes
 		n = count()
 		return n.Tunnels[0].FromUpstream.Messages == 2
-	}, patience, time.Millisecond)
+	}, testkit.Patience, time.Millisecond)
 	require.Equal(t, 2, n.Live)
 	require.EqualValues(t, 2, n.Opened)
 	require.Len(t, n.Tunnels, 2)
@@ -188,7 +189,7 @@ func TestTheDemoShowsItsTunnels(t *testing.T) {
 	require.GreaterOrEqual(t, newest.Age, newest.Idle)
 
 	first.Close()
-	require.Eventually(t, func() bool { return count().Live == 1 }, patience, time.Millisecond)
+	require.Eventually(t, func() bool { return count().Live == 1 }, testkit.Patience, time.Millisecond)
 	require.EqualValues(t, 2, count().Opened)
 
 	for range mostTunnels {
@@ -257,7 +258,7 @@ func TestTheDemoAnswersToNoOtherSitesName(t *testing.T) {
 		conn, err := net.Dial("tcp", addr)
 		require.NoError(t, err)
 		defer conn.Close()
-		conn.SetDeadline(time.Now().Add(patience))
+		conn.SetDeadline(time.Now().Add(testkit.Patience))
 		_, err = io.WriteString(conn, "GET "+path+" HTTP/1.1\r\nHost: "+host+"\r\n"+fields+"\r\n")
 		require.NoError(t, err)
 		res, err := http.ReadResponse(bufio.NewReader(conn), nil)

@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"example.com/wsproxy/internal/testkit"
 	"github.com/stretchr/testify/require"
 )
 
@@ -147,7 +148,7 @@ func TestTheFirstLineSaysWhereItListensAndWhatItProxies(t *testing.T) {
 		{"-listen localhost:0 -tls-cert " + certFile + " -tls-key " + keyFile, `^wsproxy: https://localhost:[1-9]\d+ -> demo upstream\n$`},
 	} {
 		t.Run(test.want, func(t *testing.T) {
-			var stdout, stderr output
+			var stdout, stderr testkit.Buffer
 			signals := make(chan os.Signal, 1)
 			signals <- os.Interrupt // ends it as soon as it listens
 			require.Zero(t, run(signals, strings.Fields(test.args), &stdout, &stderr), stderr.String())
@@ -170,7 +171,7 @@ func TestTLSServesHTTP1AloneSoThatBrowsersCanUpgrade(t *testing.T) {
 	client, server := c.tunnel(t, conns)
 	io.WriteString(server, "over TLS")
 	server.Close()
-	got, err := io.ReadAll(client.br)
+	got, err := io.ReadAll(client.Reader)
 	require.NoError(t, err)
 	require.Equal(t, "over TLS", string(got))
 }
@@ -187,7 +188,7 @@ func TestReadTimeoutEndsASilentTunnel(t *testing.T) {
 	c := start(t, "-read-timeout", "2s", "-close-timeout", "500ms", "-log", "debug", url)
 	client, _ := c.tunnel(t, conns) // for whose 101 the timeout waits too
 	client.ended(t)
-	c.stderr.await(t, `reason="read timeout"`)
+	c.stderr.Await(t, `reason="read timeout"`)
 }
 
 func TestSendTimeoutEndsATunnelWhoseClientStopsReading(t *testing.T) {
@@ -199,7 +200,7 @@ func TestSendTimeoutEndsATunnelWhoseClientStopsReading(t *testing.T) {
 		_, err = server.Write(flood)
 	}
 	require.NotErrorIs(t, err, os.ErrDeadlineExceeded, "the tunnel stays open")
-	c.stderr.await(t, `reason="send timeout"`)
+	c.stderr.Await(t, `reason="send timeout"`)
 }
 
 func TestBodyTimeoutIsA408(t *testing.T) {
@@ -213,7 +214,7 @@ func TestCloseTimeoutBoundsTheSecondSideOfATunnel(t *testing.T) {
 	url, conns := switches(t)
 	c := start(t, "-close-timeout", "20ms", "-read-timeout", "0", url)
 	client, server := c.tunnel(t, conns)
-	client.SetDeadline(time.Now().Add(patience / 2)) // less than the default
+	client.SetDeadline(time.Now().Add(testkit.Patience / 2)) // less than the default
 	require.NoError(t, client.Conn.(*net.TCPConn).CloseWrite())
 	n, err := server.Read(make([]byte, 1))
 	require.Zero(t, n)
@@ -227,7 +228,7 @@ func TestMaxLifetimeEndsATunnel(t *testing.T) {
 	c := start(t, "-max-lifetime", "1s", "-close-timeout", "500ms", "-log", "debug", url)
 	client, _ := c.tunnel(t, conns)
 	client.ended(t)
-	c.stderr.await(t, `reason="max lifetime"`)
+	c.stderr.Await(t, `reason="max lifetime"`)
 }
 
 func TestPingFindsAnEndThatIsGone(t *testing.T) {
@@ -241,7 +242,7 @@ func TestPingFindsAnEndThatIsGone(t *testing.T) {
 	}
 	client.ended(t)
 	server.ended(t)
-	c.stderr.await(t, `reason="ping timeout"`)
+	c.stderr.Await(t, `reason="ping timeout"`)
 }
 
 func TestMaxTunnelsRefusesOneMore(t *testing.T) {
@@ -287,7 +288,7 @@ func TestMaxMessageSizeHoldsForBothDirections(t *testing.T) {
 	}
 	tooBig(func(client, _ *peer) { client.sendFrame(t, text, "123456") })
 	tooBig(func(_, server *peer) { server.reply(t, text, "123456") })
-	c.stderr.await(t, "reason=limit")
+	c.stderr.Await(t, "reason=limit")
 }
 
 // Without the flag the server read 1 MiB, which net/http keeps for as long as
@@ -399,24 +400,24 @@ func TestHeaderSetsAndRemovesFields(t *testing.T) {
 }
 
 func TestDetachedKeepsNoGoroutineOfTheServersForATunnel(t *testing.T) {
-	serving := func() bool { return strings.Contains(stacks(), "wsproxy.(*Proxy).ServeHTTP(") }
+	serving := func() bool { return strings.Contains(testkit.Stacks(), "wsproxy.(*Proxy).ServeHTTP(") }
 	url, conns := switches(t)
 	c := start(t, url)
 	client, server := c.tunnel(t, conns)
 	require.True(t, serving(), "without the flag the tunnel is served where it began")
 	client.Close()
 	server.Close()
-	require.Eventually(t, func() bool { return !serving() }, patience, time.Millisecond)
+	require.Eventually(t, func() bool { return !serving() }, testkit.Patience, time.Millisecond)
 
 	c = start(t, "-detached", url)
 	_, server = c.tunnel(t, conns)
-	require.Eventually(t, func() bool { return !serving() }, patience, time.Millisecond, "ServeHTTP does not return")
+	require.Eventually(t, func() bool { return !serving() }, testkit.Patience, time.Millisecond, "ServeHTTP does not return")
 	_, err := io.WriteString(server, "alive")
 	require.NoError(t, err)
 }
 
 func TestLogSaysHowMuchIsLogged(t *testing.T) {
-	down := "http://" + refusing(t)
+	down := "http://" + testkit.RefusingAddr(t)
 	for level, want := range map[string][]string{
 		"debug": {"DEBUG", "INFO", "WARN"},
 		"info":  {"INFO", "WARN"},

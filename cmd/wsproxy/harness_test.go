@@ -2,96 +2,36 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"crypto/tls"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"runtime"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"example.com/wsproxy/internal/frame"
+	"example.com/wsproxy/internal/testkit"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
-
-// patience bounds every wait of a test that should not have to wait.
-const patience = 10 * time.Second
-
-// missing skips the test for want of something on the machine, or fails it if
-// WSPROXY_PEERS=require, as on CI.
-func missing(t *testing.T, format string, args ...any) {
-	t.Helper()
-	if os.Getenv("WSPROXY_PEERS") == "require" {
-		t.Fatalf("WSPROXY_PEERS=require: "+format, args...)
-	}
-	t.Skipf(format, args...)
-}
-
-// TestMain fails the run if a goroutine is left after all tests.
-func TestMain(m *testing.M) {
-	before := runtime.NumGoroutine()
-	code := m.Run()
-	for deadline := time.Now().Add(patience); runtime.NumGoroutine() > before && time.Now().Before(deadline); {
-		time.Sleep(10 * time.Millisecond)
-	}
-	if code == 0 && runtime.NumGoroutine() > before {
-		fmt.Fprintf(os.Stderr, "goroutines left behind:\n%s\n", stacks())
-		code = 1
-	}
-	os.Exit(code)
-}
-
-func stacks() string {
-	b := make([]byte, 1<<20)
-	return string(b[:runtime.Stack(b, true)])
-}
 
 // A command is run as a test drives it.
 type command struct {
 	line      string // the first of standard output
 	url, addr string // where it says the command is
 	signals   chan os.Signal
-	stderr    *output
+	stderr    *testkit.Buffer
 	exited    chan int
-}
-
-// output is what was written so far.
-type output struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.String()
-}
-
-// await waits until s was written.
-func (o *output) await(t *testing.T, s string) {
-	t.Helper()
-	require.Eventually(t, func() bool { return strings.Contains(o.String(), s) }, patience, time.Millisecond,
-		"nothing says %q", s)
 }
 
 // start runs the command on a free port until the test ends it, or ends.
 func start(t *testing.T, args ...string) *command {
 	t.Helper()
 	r, stdout := io.Pipe()
-	c := &command{signals: make(chan os.Signal, 4), stderr: &output{}, exited: make(chan int, 1)}
+	c := &command{signals: make(chan os.Signal, 4), stderr: &testkit.Buffer{}, exited: make(chan int, 1)}
 	go func() {
 		c.exited <- run(c.signals, append([]string{"-listen", "localhost:0"}, args...), stdout, c.stderr)
 		stdout.Close()
@@ -122,8 +62,8 @@ func (c *command) exit(t *testing.T) int {
 	case status := <-c.exited:
 		c.exited <- status
 		return status
-	case <-time.After(patience):
-		require.Fail(t, "the command does not exit", stacks())
+	case <-time.After(testkit.Patience):
+		require.Fail(t, "the command does not exit", testkit.Stacks())
 		return -1
 	}
 }
@@ -131,14 +71,14 @@ func (c *command) exit(t *testing.T) int {
 // status runs the command with arguments that do not let it start.
 func status(t *testing.T, args ...string) (status int, stdout, stderr string) {
 	t.Helper()
-	var out, errs output
+	var out, errs testkit.Buffer
 	exited := make(chan int, 1)
 	signals := make(chan os.Signal, 2)
 	go func() { exited <- run(signals, args, &out, &errs) }()
 	select {
 	case status = <-exited:
 		return status, out.String(), errs.String()
-	case <-time.After(patience):
+	case <-time.After(testkit.Patience):
 		signals <- os.Interrupt
 		signals <- os.Interrupt
 		<-exited
@@ -158,28 +98,10 @@ func serve(t *testing.T, h http.HandlerFunc) string {
 	return s.URL
 }
 
-// refusing returns an address that nobody listens at until the test's end: it
-// is the client's of a connection.
-func refusing(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer l.Close()
-	conn, err := net.Dial("tcp", l.Addr().String())
-	require.NoError(t, err)
-	t.Cleanup(func() { conn.Close() })
-	other, err := l.Accept()
-	require.NoError(t, err)
-	t.Cleanup(func() { other.Close() })
-	return conn.LocalAddr().String()
-}
-
 // The sample handshake of RFC 6455, section 1.3.
 const (
 	upgradeFields = "Connection: Upgrade\r\nUpgrade: websocket\r\n" +
 		"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
-	switching = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
-		"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
 )
 
 // switches is an upstream that takes every upgrade and hands its end of the
@@ -190,7 +112,7 @@ func switches(t *testing.T) (url string, conns <-chan net.Conn) {
 	url = serve(t, func(w http.ResponseWriter, _ *http.Request) {
 		conn, _, err := http.NewResponseController(w).Hijack()
 		if assert.NoError(t, err) {
-			io.WriteString(conn, switching)
+			io.WriteString(conn, testkit.SampleSwitch)
 			ends <- conn
 		}
 	})
@@ -202,23 +124,17 @@ func switches(t *testing.T) (url string, conns <-chan net.Conn) {
 	return url, ends
 }
 
-// A peer is either end of a connection to the command.
-type peer struct {
-	net.Conn
-	br *bufio.Reader
-}
-
-// dial connects to the command; patience bounds every read and write.
+// dial connects to the command; testkit.Patience bounds every read and write.
 func (c *command) dial(t *testing.T) *peer {
 	t.Helper()
 	conn, err := net.Dial("tcp", c.addr)
 	require.NoError(t, err)
 	t.Cleanup(func() { conn.Close() })
-	conn.SetDeadline(time.Now().Add(patience))
+	conn.SetDeadline(time.Now().Add(testkit.Patience))
 	if strings.HasPrefix(c.url, "https:") {
 		conn = tls.Client(conn, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2", "http/1.1"}})
 	}
-	return &peer{conn, bufio.NewReader(conn)}
+	return &peer{testkit.NewPeer(conn)}
 }
 
 // ask sends a GET with the given field lines and returns the answer's header.
@@ -227,7 +143,7 @@ func (c *command) ask(t *testing.T, path, fields string) (*peer, *http.Response)
 	p := c.dial(t)
 	_, err := io.WriteString(p, "GET "+path+" HTTP/1.1\r\nHost: "+c.addr+"\r\n"+fields+"\r\n")
 	require.NoError(t, err)
-	res, err := http.ReadResponse(p.br, nil)
+	res, err := http.ReadResponse(p.Reader, nil)
 	require.NoError(t, err)
 	return p, res
 }
@@ -239,8 +155,8 @@ func (c *command) tunnel(t *testing.T, conns <-chan net.Conn) (client, server *p
 	require.Equal(t, http.StatusSwitchingProtocols, res.StatusCode)
 	conn := <-conns
 	t.Cleanup(func() { conn.Close() })
-	conn.SetDeadline(time.Now().Add(patience))
-	return client, &peer{conn, bufio.NewReader(conn)}
+	conn.SetDeadline(time.Now().Add(testkit.Patience))
+	return client, &peer{testkit.NewPeer(conn)}
 }
 
 const closedTunnel = `msg="tunnel closed"` // at -log debug
@@ -250,8 +166,8 @@ const closedTunnel = `msg="tunnel closed"` // at -log debug
 func (c *command) forgets(t *testing.T, n int) {
 	t.Helper()
 	require.Eventually(t, func() bool {
-		return strings.Count(c.stderr.String(), closedTunnel) == n && !strings.Contains(stacks(), "wsproxy.(*Tunnel).finish(")
-	}, patience, time.Millisecond, "want %d tunnels to end", n)
+		return strings.Count(c.stderr.String(), closedTunnel) == n && !strings.Contains(testkit.Stacks(), "wsproxy.(*Tunnel).finish(")
+	}, testkit.Patience, time.Millisecond, "want %d tunnels to end", n)
 }
 
 // get fetches a path of the command.
@@ -267,7 +183,7 @@ func (c *command) get(t *testing.T, path, fields string) (status int, body strin
 // ended waits until the client's end of a tunnel is closed.
 func (p *peer) ended(t *testing.T) {
 	t.Helper()
-	_, err := io.Copy(io.Discard, p.br)
+	_, err := io.Copy(io.Discard, p.Reader)
 	require.NotErrorIs(t, err, os.ErrDeadlineExceeded, "the tunnel stays open")
 }
 
@@ -297,16 +213,16 @@ func (p *peer) frame(t *testing.T) (opcode byte, got string) {
 	t.Helper()
 	var h frame.Header
 	for size, whole := 2, false; !whole; {
-		b, err := p.br.Peek(size)
+		b, err := p.Reader.Peek(size)
 		require.NoError(t, err)
 		h, size, whole = frame.Parse(b)
 		if whole {
-			p.br.Discard(size)
+			p.Reader.Discard(size)
 		}
 	}
 	require.True(t, h.Fin && h.RSV == 0, "want a whole message without extensions")
 	payload := make([]byte, h.Length)
-	_, err := io.ReadFull(p.br, payload)
+	_, err := io.ReadFull(p.Reader, payload)
 	require.NoError(t, err)
 	if h.Masked {
 		frame.Mask(payload, h.Key)
@@ -324,3 +240,8 @@ func (p *peer) told(t *testing.T, want string) {
 
 // goodbye is what the proxy says when it drains: 1001 and why.
 const goodbye = "\x03\xe9shutting down"
+
+// A peer is either end of a connection to the command.
+type peer struct{ *testkit.Peer }
+
+func TestMain(m *testing.M) { testkit.Main(m) }

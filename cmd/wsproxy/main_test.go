@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"example.com/wsproxy"
+	"example.com/wsproxy/internal/testkit"
 	"github.com/stretchr/testify/require"
 )
 
@@ -25,14 +26,14 @@ func TestASignalLetsTunnelsEndByThemselves(t *testing.T) {
 	c := start(t, url)
 	client, server := c.tunnel(t, conns)
 	c.signals <- syscall.SIGTERM
-	c.stderr.await(t, "draining")
+	c.stderr.Await(t, "draining")
 	require.Eventually(t, func() bool {
 		conn, err := net.Dial("tcp", c.addr)
 		if err == nil {
 			conn.Close()
 		}
 		return err != nil
-	}, patience, time.Millisecond, "it goes on listening")
+	}, testkit.Patience, time.Millisecond, "it goes on listening")
 
 	client.told(t, goodbye)
 	server.told(t, goodbye)
@@ -95,7 +96,7 @@ func TestASecondSignalCutsAtOnce(t *testing.T) {
 	c := start(t, "-drain", "1h", url)
 	client, _ := c.tunnel(t, conns)
 	c.signals <- os.Interrupt
-	c.stderr.await(t, "draining")
+	c.stderr.Await(t, "draining")
 	c.signals <- os.Interrupt
 	require.Equal(t, 1, c.exit(t))
 	require.Contains(t, c.stderr.String(), "\nwsproxy: cut 1 tunnel: a second signal came\n")
@@ -116,7 +117,7 @@ func TestAPlainRequestIsPartOfTheDrain(t *testing.T) {
 		c := start(t, url)
 		_, res := c.ask(t, "/", "")
 		c.signals <- os.Interrupt
-		c.stderr.await(t, "draining")
+		c.stderr.Await(t, "draining")
 		answer <- "whole"
 		b, err := io.ReadAll(res.Body)
 		require.NoError(t, err)
@@ -192,7 +193,7 @@ func TestTheServersErrorsAreLogged(t *testing.T) {
 	require.NoError(t, err)
 	defer conn.Close()
 	io.WriteString(conn, "this is no TLS\r\n\r\n")
-	c.stderr.await(t, `level=WARN msg="http: TLS handshake error`)
+	c.stderr.Await(t, `level=WARN msg="http: TLS handshake error`)
 }
 
 func TestTheProcessObeysRealSignals(t *testing.T) {
@@ -201,7 +202,7 @@ func TestTheProcessObeysRealSignals(t *testing.T) {
 	}
 	goTool, err := exec.LookPath("go")
 	if err != nil {
-		missing(t, "no go command to build it with")
+		testkit.Missing(t, "no go command to build it with")
 	}
 	binary := filepath.Join(t.TempDir(), "wsproxy")
 	out, err := exec.Command(goTool, "build", "-o", binary, ".").CombinedOutput()
@@ -209,7 +210,7 @@ func TestTheProcessObeysRealSignals(t *testing.T) {
 
 	spawn := func(t *testing.T, args ...string) (*exec.Cmd, *command) {
 		cmd := exec.Command(binary, append([]string{"-listen", "localhost:0"}, args...)...)
-		c := &command{stderr: &output{}}
+		c := &command{stderr: &testkit.Buffer{}}
 		cmd.Stderr = c.stderr
 		stdout, err := cmd.StdoutPipe()
 		require.NoError(t, err)
@@ -240,7 +241,7 @@ func TestTheProcessObeysRealSignals(t *testing.T) {
 		cmd, c := spawn(t, "-drain", "1h", url)
 		client, _ := c.tunnel(t, conns)
 		require.NoError(t, cmd.Process.Signal(os.Interrupt))
-		c.stderr.await(t, "draining")
+		c.stderr.Await(t, "draining")
 		require.NoError(t, cmd.Process.Signal(os.Interrupt))
 		var exit *exec.ExitError
 		require.ErrorAs(t, cmd.Wait(), &exit)

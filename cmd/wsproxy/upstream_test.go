@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"example.com/wsproxy/internal/testkit"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -31,7 +32,7 @@ func named(t *testing.T, name string) string {
 			return
 		}
 		defer conn.Close()
-		io.WriteString(conn, switching+"\x81"+string(rune(len(name)))+name)
+		io.WriteString(conn, testkit.SampleSwitch+"\x81"+string(rune(len(name)))+name)
 		io.Copy(io.Discard, rw) // until the proxy ends it
 	})
 }
@@ -276,7 +277,7 @@ func neighbours(t *testing.T) (port string) {
 	for range 20 {
 		second, err := net.Listen("tcp", "127.0.0.2:0")
 		if err != nil {
-			missing(t, "no second address of the loopback interface: %v", err) // macOS has but one
+			testkit.Missing(t, "no second address of the loopback interface: %v", err) // macOS has but one
 		}
 		_, port, _ = net.SplitHostPort(second.Addr().String())
 		first, err := net.Listen("tcp", "127.0.0.1:"+port)
@@ -318,9 +319,9 @@ func TestDNSFollowsTheAddressesOfTheTargetsName(t *testing.T) {
 	}
 	require.Contains(t, []string{"127.0.0.1 127.0.0.2 127.0.0.1 ", "127.0.0.2 127.0.0.1 127.0.0.2 "}, three())
 	set("127.0.0.2")
-	require.Eventually(t, func() bool { return three() == strings.Repeat("127.0.0.2 ", 3) }, patience, time.Millisecond)
+	require.Eventually(t, func() bool { return three() == strings.Repeat("127.0.0.2 ", 3) }, testkit.Patience, time.Millisecond)
 	set()
-	c.stderr.await(t, "level=WARN msg=\"servers not found")
+	c.stderr.Await(t, "level=WARN msg=\"servers not found")
 	require.Equal(t, strings.Repeat("127.0.0.2 ", 3), three(), "the last ones stay")
 	require.NotContains(t, c.stderr.String(), "request failed")
 }
@@ -341,7 +342,7 @@ func TestASignalEndsTheFirstLookup(t *testing.T) {
 	}}
 	signals := make(chan os.Signal, 2)
 	exited := make(chan int, 1)
-	var stdout, stderr output
+	var stdout, stderr testkit.Buffer
 	go func() { exited <- run(signals, []string{"-dns", "5s", "http://chat.test."}, &stdout, &stderr) }()
 	<-asked
 	began := time.Now()

@@ -9,18 +9,18 @@ import (
 	"strings"
 	"testing"
 
-	"example.com/wsproxy/interop/internal/lab"
+	"example.com/wsproxy/internal/testkit"
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
-func TestMain(m *testing.M) { lab.Main(m) }
+func TestMain(m *testing.M) { testkit.Main(m) }
 
 // TestChromium is one test, so that all of it has one browser.
 func TestChromium(t *testing.T) {
-	browser := start(t, lab.Require(t, "chromium"))
+	browser := start(t, testkit.Program(t, "chromium"))
 	program := build(t)
 	for _, scheme := range []string{"ws", "wss"} {
 		t.Run(scheme, func(t *testing.T) {
@@ -96,7 +96,7 @@ func open(t *testing.T, browser context.Context, url string) *tab {
 }
 
 func (page *tab) timeout() (context.Context, context.CancelFunc) {
-	return context.WithTimeoutCause(page, 3*lab.Patience, errors.New("the browser takes too long"))
+	return context.WithTimeoutCause(page, 3*testkit.Patience, errors.New("the browser takes too long"))
 }
 
 // do takes steps that have to succeed.
@@ -121,7 +121,7 @@ func call[T any](t *testing.T, page *tab, expression string) T {
 // want, and returns the text.
 func (page *tab) text(t *testing.T, selector, want string) (text string) {
 	t.Helper()
-	lab.Eventually(t, func() bool {
+	testkit.Eventually(t, func() bool {
 		ctx, cancel := page.timeout()
 		defer cancel()
 		found, err := chromedp.Run(ctx, chromedp.Evaluate[string](`document.querySelector("`+selector+`")?.innerText ?? ""`))

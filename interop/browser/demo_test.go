@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"testing"
 
+	"example.com/wsproxy/internal/testkit"
 	"example.com/wsproxy/interop/internal/lab"
 	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/emulation"
@@ -26,7 +27,7 @@ import (
 func build(t *testing.T) (program string) {
 	t.Helper()
 	program = filepath.Join(t.TempDir(), "wsproxy")
-	cmd := exec.Command(lab.Require(t, "go"), "build", "-o", program, "./cmd/wsproxy")
+	cmd := exec.Command(testkit.Program(t, "go"), "build", "-o", program, "./cmd/wsproxy")
 	cmd.Dir = filepath.Join("..", "..")
 	said, err := cmd.CombinedOutput()
 	require.NoError(t, err, "%s", said)

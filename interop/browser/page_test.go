@@ -10,7 +10,7 @@ import (
 	"testing"
 
 	"example.com/wsproxy"
-	"example.com/wsproxy/interop/internal/lab"
+	"example.com/wsproxy/internal/testkit"
 	"example.com/wsproxy/interop/internal/talk"
 	"github.com/chromedp/chromedp"
 	"github.com/stretchr/testify/assert"
@@ -49,7 +49,7 @@ func show(t *testing.T, browser context.Context, scheme, upstream string, opts .
 func pageScheme(scheme string) string { return "http" + strings.TrimPrefix(scheme, "ws") }
 
 func testTalk(t *testing.T, browser context.Context, scheme string) {
-	f, page := show(t, browser, scheme, lab.Serve(t, talk.Server()))
+	f, page := show(t, browser, scheme, testkit.Serve(t, talk.Server()))
 
 	got := call[struct {
 		Protocol   string  `json:"protocol"`
@@ -89,9 +89,9 @@ func testTalk(t *testing.T, browser context.Context, scheme string) {
 }
 
 func testDrain(t *testing.T, browser context.Context, scheme string) {
-	f, page := show(t, browser, scheme, lab.Serve(t, talk.Server()))
+	f, page := show(t, browser, scheme, testkit.Serve(t, talk.Server()))
 	require.True(t, call[bool](t, page, "waits()"))
-	ctx, cancel := context.WithTimeout(t.Context(), lab.Patience)
+	ctx, cancel := context.WithTimeout(t.Context(), testkit.Patience)
 	defer cancel()
 	require.NoError(t, f.Shutdown(ctx))
 	assert.Equal(t, closing{1001, "shutting down", true, 0}, call[closing](t, page, "left"))
@@ -102,7 +102,7 @@ func testDrain(t *testing.T, browser context.Context, scheme string) {
 }
 
 func testDeadUpstream(t *testing.T, browser context.Context, scheme string) {
-	f, page := show(t, browser, scheme, lab.FreeAddr(t))
+	f, page := show(t, browser, scheme, testkit.RefusingAddr(t))
 	assert.Equal(t, closing{1006, "", false, 1}, call[closing](t, page, `fails("/echo/dead")`))
 	assert.Zero(t, f.Stats().Opened)
 }
@@ -110,7 +110,7 @@ func testDeadUpstream(t *testing.T, browser context.Context, scheme string) {
 func testOrigin(t *testing.T, browser context.Context, scheme string) {
 	var mu sync.Mutex
 	refused := map[string]error{}
-	f, page := show(t, browser, scheme, lab.Serve(t, talk.Server()),
+	f, page := show(t, browser, scheme, testkit.Serve(t, talk.Server()),
 		wsproxy.WithOrigins(pageScheme(scheme)+"://127.0.0.1:*"),
 		wsproxy.WithErrorHandler(func(w http.ResponseWriter, r *http.Request, err error) {
 			mu.Lock()
@@ -134,12 +134,12 @@ func testOrigin(t *testing.T, browser context.Context, scheme string) {
 }
 
 func testTwoHundred(t *testing.T, browser context.Context, scheme string) {
-	f, page := show(t, browser, scheme, lab.Serve(t, talk.Server()))
+	f, page := show(t, browser, scheme, testkit.Serve(t, talk.Server()))
 	require.Equal(t, 200, call[int](t, page, "opens(200)"))
 	require.Equal(t, 200, f.Stats().Live)
 	require.Equal(t, 200, call[int](t, page, "all()"), "echoes")
 	require.NoError(t, chromedp.Cancel(page)) // closes it
-	lab.Eventually(t, func() bool { return f.Stats().Live == 0 }, "sockets outlive their page")
+	testkit.Eventually(t, func() bool { return f.Stats().Live == 0 }, "sockets outlive their page")
 	assert.Equal(t, 1001, f.Ending(t, "/echo/many").FromClient.CloseCode, "the code for a page that is closed")
 }
 
@@ -149,7 +149,7 @@ func testTwoHundred(t *testing.T, browser context.Context, scheme string) {
 func testHTTP2(t *testing.T, browser context.Context) {
 	var mu sync.Mutex
 	protos := map[string]string{}
-	h := withPage(lab.Proxy(t, "http://"+lab.Serve(t, talk.Server())))
+	h := withPage(testkit.NewProxy(t, "http://"+testkit.Serve(t, talk.Server())))
 	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		mu.Lock()
 		protos[r.URL.Path] = r.Proto

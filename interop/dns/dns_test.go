@@ -18,13 +18,13 @@ import (
 	"time"
 
 	"example.com/wsproxy"
-	"example.com/wsproxy/interop/internal/lab"
+	"example.com/wsproxy/internal/testkit"
 	"github.com/miekg/dns"
 )
 
 const patience = 10 * time.Second
 
-func TestMain(m *testing.M) { lab.Main(m) }
+func TestMain(m *testing.M) { testkit.Main(m) }
 
 // A zone is a DNS server on the loopback interface.
 type zone struct {
@@ -137,7 +137,7 @@ func server(t *testing.T, ip string, port int) (actual int) {
 	t.Helper()
 	l, err := net.Listen("tcp", net.JoinHostPort(ip, strconv.Itoa(port)))
 	if err != nil {
-		lab.Missing(t, "%v: this test wants two loopback addresses with the same port", err)
+		testkit.Missing(t, "%v: this test wants two loopback addresses with the same port", err)
 	}
 	s := &httptest.Server{Listener: l, Config: &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		conn, brw, err := http.NewResponseController(w).Hijack()

@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"example.com/wsproxy/interop/internal/lab"
+	"example.com/wsproxy/internal/testkit"
 	"github.com/gobwas/ws"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -34,7 +34,7 @@ func TestACrowdThatConnectsAtOnceIsServedOrRefusedClearly(t *testing.T) {
 			var limit unix.Rlimit
 			require.NoError(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &limit))
 			if need := uint64(2*c.clients + 100); limit.Max < need {
-				lab.Missing(t, "a process may open %d files, %d clients need %d", limit.Max, c.clients, need)
+				testkit.Missing(t, "a process may open %d files, %d clients need %d", limit.Max, c.clients, need)
 			}
 			p, up := startPair(t, c.role)
 			var served, refused atomic.Int64

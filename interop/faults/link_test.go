@@ -16,7 +16,7 @@ import (
 	"testing"
 	"time"
 
-	"example.com/wsproxy/interop/internal/lab"
+	"example.com/wsproxy/internal/testkit"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 )
@@ -104,14 +104,14 @@ func (c cable) set(t testing.TB, state string) {
 // newNetwork has both links as link says.
 func newNetwork(t *testing.T, proxy, link role) *network {
 	t.Helper()
-	lab.Require(t, "ip")
-	unshare := lab.Require(t, "unshare")
+	testkit.Program(t, "ip")
+	unshare := testkit.Program(t, "unshare")
 	if said, err := exec.Command(unshare, "--net", "true").CombinedOutput(); err != nil {
-		lab.Missing(t, "no network namespaces: %v: %s", err, said)
+		testkit.Missing(t, "no network namespaces: %v: %s", err, said)
 	}
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		lab.Missing(t, "no packet sockets: %v", err)
+		testkit.Missing(t, "no packet sockets: %v", err)
 	}
 	unix.Close(fd)
 	self, err := os.Executable()
@@ -153,7 +153,7 @@ func plug(t testing.TB, c cable, a *process, aName, aAddr string, b *process, bN
 		said, err := exec.Command("ip", "link", "add", end.side, "netns", strconv.Itoa(c.Process.Pid),
 			"type", "veth", "peer", "name", end.name, "netns", strconv.Itoa(end.host.Process.Pid)).CombinedOutput()
 		if err != nil {
-			lab.Missing(t, "no pair of virtual interfaces: %v: %s", err, said)
+			testkit.Missing(t, "no pair of virtual interfaces: %v: %s", err, said)
 		}
 		end.host.ask(t, "ip", "addr", "add", end.addr, "dev", end.name)
 		// A loss is to be that of a packet, not of all that are sent at once.

@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"example.com/wsproxy/interop/internal/lab"
+	"example.com/wsproxy/internal/testkit"
 )
 
 // roleVariable makes the test binary a process of the tests; it holds a role.
@@ -73,5 +73,5 @@ func TestMain(m *testing.M) {
 		play(r)
 	}
 	flag.Set("test.parallel", "12") // most of these tests wait for timeouts
-	lab.Main(m)
+	testkit.Main(m)
 }

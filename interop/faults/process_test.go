@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"example.com/wsproxy/internal/testkit"
 	"example.com/wsproxy/interop/internal/lab"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -25,7 +26,7 @@ import (
 
 // patience bounds every wait of a test that should not have to wait: there may
 // be dozens of processes on a small machine.
-const patience = 4 * lab.Patience
+const patience = 4 * testkit.Patience
 
 // eventually waits for cond, which something else is about to make true.
 func eventually(t testing.TB, cond func() bool, format string, args ...any) {

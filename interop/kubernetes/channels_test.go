@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"example.com/wsproxy"
-	"example.com/wsproxy/interop/internal/lab"
+	"example.com/wsproxy/internal/testkit"
 	coder "github.com/coder/websocket"
 	gorilla "github.com/gorilla/websocket"
 	"github.com/stretchr/testify/assert"
@@ -42,7 +42,7 @@ func apiserver(serve func(c *xnet.Conn)) http.Handler {
 			return xnet.ErrBadWebSocketProtocol
 		},
 		Handler: func(c *xnet.Conn) {
-			c.SetDeadline(time.Now().Add(lab.Patience))
+			c.SetDeadline(time.Now().Add(testkit.Patience))
 			serve(c)
 		},
 	}
@@ -53,11 +53,11 @@ func apiserver(serve func(c *xnet.Conn)) http.Handler {
 // each fragment for one.
 func (f *front) kubectl(t *testing.T, protocols ...string) *gorilla.Conn {
 	t.Helper()
-	d := gorilla.Dialer{TLSClientConfig: f.trust, Subprotocols: protocols, HandshakeTimeout: lab.Patience, WriteBufferSize: 33 << 10}
+	d := gorilla.Dialer{TLSClientConfig: f.trust, Subprotocols: protocols, HandshakeTimeout: testkit.Patience, WriteBufferSize: 33 << 10}
 	c, _, err := d.Dial(f.url("ws", "/api/v1/namespaces/default/pods/web/exec?command=sh"), nil)
 	require.NoError(t, err)
 	t.Cleanup(func() { c.Close() })
-	c.SetReadDeadline(time.Now().Add(lab.Patience))
+	c.SetReadDeadline(time.Now().Add(testkit.Patience))
 	return c
 }
 
@@ -122,7 +122,7 @@ func TestABrowsersChannelsPassInBase64(t *testing.T) {
 func TestKubectlFallsBackToSPDY(t *testing.T) {
 	bySocketAndTLS(t, func(t *testing.T, secure bool) {
 		f := newFront(t, secure, kubelet(echo)) // which knows no WebSocket
-		d := gorilla.Dialer{TLSClientConfig: f.trust, Subprotocols: []string{"v5.channel.k8s.io"}, HandshakeTimeout: lab.Patience}
+		d := gorilla.Dialer{TLSClientConfig: f.trust, Subprotocols: []string{"v5.channel.k8s.io"}, HandshakeTimeout: testkit.Patience}
 		_, res, err := d.Dial(f.url("ws", "/exec"), nil)
 		require.ErrorIs(t, err, gorilla.ErrBadHandshake)
 		assert.Equal(t, http.StatusBadRequest, res.StatusCode)
@@ -149,7 +149,7 @@ func TestSPDYWithinAWebSocketPasses(t *testing.T) {
 			}
 			spdy(coder.NetConn(context.Background(), c, coder.MessageBinary), true, echo)
 		}))
-		ctx, cancel := context.WithTimeout(t.Context(), lab.Patience)
+		ctx, cancel := context.WithTimeout(t.Context(), testkit.Patience)
 		defer cancel()
 		c, _, err := coder.Dial(ctx, f.url("ws", "/portforward"), &coder.DialOptions{
 			HTTPClient:   &http.Client{Transport: &http.Transport{TLSClientConfig: f.trust}},

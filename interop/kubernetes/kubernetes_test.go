@@ -13,11 +13,11 @@ import (
 	"time"
 
 	"example.com/wsproxy"
-	"example.com/wsproxy/interop/internal/lab"
+	"example.com/wsproxy/internal/testkit"
 	"github.com/stretchr/testify/require"
 )
 
-func TestMain(m *testing.M) { lab.Main(m) }
+func TestMain(m *testing.M) { testkit.Main(m) }
 
 // A front is a proxy before an API server.
 type front struct {
@@ -31,14 +31,14 @@ type front struct {
 // Docker use.
 func newFront(t *testing.T, secure bool, api http.Handler, opts ...wsproxy.Option) *front {
 	f := &front{endings: make(chan wsproxy.Ending, 1)}
-	f.Proxy = lab.Proxy(t, "http://"+lab.Serve(t, api), append([]wsproxy.Option{
+	f.Proxy = testkit.NewProxy(t, "http://"+testkit.Serve(t, api), append([]wsproxy.Option{
 		wsproxy.WithUpgrades("websocket", "SPDY/3.1", "tcp"),
 		wsproxy.WithHooks(wsproxy.Hooks{OnClose: func(_ *wsproxy.Tunnel, e wsproxy.Ending) { f.endings <- e }}),
 	}, opts...)...)
 	if secure {
-		f.addr, f.trust = lab.ServeTLS(t, f.Proxy)
+		f.addr, f.trust = testkit.ServeTLS(t, f.Proxy)
 	} else {
-		f.addr = lab.Serve(t, f.Proxy)
+		f.addr = testkit.Serve(t, f.Proxy)
 	}
 	return f
 }
@@ -64,7 +64,7 @@ func (f *front) ending(t *testing.T) wsproxy.Ending {
 	select {
 	case e := <-f.endings:
 		return e
-	case <-time.After(lab.Patience):
+	case <-time.After(testkit.Patience):
 		require.Fail(t, "the tunnel did not end")
 		return wsproxy.Ending{}
 	}
@@ -93,7 +93,7 @@ func (f *front) ask(t *testing.T, line string, header []string, body string) (*h
 		conn = tls.Client(conn, f.trust)
 	}
 	t.Cleanup(func() { conn.Close() })
-	conn.SetDeadline(time.Now().Add(lab.Patience))
+	conn.SetDeadline(time.Now().Add(testkit.Patience))
 	lines := append([]string{line + " HTTP/1.1", "Host: cluster.example"}, header...)
 	_, err = io.WriteString(conn, strings.Join(lines, "\r\n")+"\r\n\r\n"+body)
 	require.NoError(t, err)
@@ -111,7 +111,7 @@ func switchTo(w http.ResponseWriter, status string, header ...string) (*stream, 
 	if err != nil {
 		return nil, err
 	}
-	conn.SetDeadline(time.Now().Add(lab.Patience))
+	conn.SetDeadline(time.Now().Add(testkit.Patience))
 	lines := append([]string{"HTTP/1.1 101 " + status, "Connection: Upgrade"}, header...)
 	if _, err := io.WriteString(conn, strings.Join(lines, "\r\n")+"\r\n\r\n"); err != nil {
 		conn.Close()

@@ -12,7 +12,7 @@ import (
 	"testing"
 
 	"example.com/wsproxy"
-	"example.com/wsproxy/interop/internal/lab"
+	"example.com/wsproxy/internal/testkit"
 	"github.com/moby/spdystream"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -90,7 +90,7 @@ func (s *session) stream(kind string) *spdystream.Stream {
 	s.t.Helper()
 	stream, err := s.CreateStream(http.Header{"Streamtype": {kind}}, nil, false)
 	require.NoError(s.t, err)
-	require.NoError(s.t, stream.WaitTimeout(lab.Patience))
+	require.NoError(s.t, stream.WaitTimeout(testkit.Patience))
 	return stream
 }
 

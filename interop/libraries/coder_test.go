@@ -7,7 +7,7 @@ import (
 	"net/http"
 	"sync/atomic"
 
-	"example.com/wsproxy/interop/internal/lab"
+	"example.com/wsproxy/internal/testkit"
 	"github.com/coder/websocket"
 )
 
@@ -36,7 +36,7 @@ func (l coder) refusal(code int) string {
 }
 
 func (coder) dial(url string, trust *tls.Config, o options, in *inbox) (conn, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), lab.Patience)
+	ctx, cancel := context.WithTimeout(context.Background(), testkit.Patience)
 	defer cancel()
 	c, res, err := websocket.Dial(ctx, url, &websocket.DialOptions{
 		HTTPClient:           &http.Client{Transport: &http.Transport{TLSClientConfig: trust}},
@@ -115,7 +115,7 @@ func (c *coderConn) sendInPieces(text bool, pieces [][]byte, between func()) err
 }
 
 func (c *coderConn) ping() error {
-	ctx, cancel := context.WithTimeout(context.Background(), lab.Patience)
+	ctx, cancel := context.WithTimeout(context.Background(), testkit.Patience)
 	defer cancel()
 	return c.c.Ping(ctx)
 }

@@ -12,7 +12,7 @@ import (
 	"net/http"
 	"sync"
 
-	"example.com/wsproxy/interop/internal/lab"
+	"example.com/wsproxy/internal/testkit"
 	"github.com/gobwas/httphead"
 	"github.com/gobwas/ws"
 	"github.com/gobwas/ws/wsflate"
@@ -38,7 +38,7 @@ var gobwasFlate = wsflate.Helper{
 }
 
 func (gobwas) dial(url string, trust *tls.Config, o options, in *inbox) (conn, error) {
-	d := ws.Dialer{Protocols: o.subprotocols, TLSConfig: trust, Timeout: lab.Patience}
+	d := ws.Dialer{Protocols: o.subprotocols, TLSConfig: trust, Timeout: testkit.Patience}
 	if o.deflate {
 		d.Extensions = []httphead.Option{wsflate.DefaultParameters.Option()}
 	}

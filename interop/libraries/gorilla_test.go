@@ -7,7 +7,7 @@ import (
 	"strconv"
 	"time"
 
-	"example.com/wsproxy/interop/internal/lab"
+	"example.com/wsproxy/internal/testkit"
 	"github.com/gorilla/websocket"
 )
 
@@ -40,7 +40,7 @@ func (gorilla) dial(url string, trust *tls.Config, o options, in *inbox) (conn, 
 		TLSClientConfig:   trust,
 		Subprotocols:      o.subprotocols,
 		EnableCompression: o.deflate,
-		HandshakeTimeout:  lab.Patience,
+		HandshakeTimeout:  testkit.Patience,
 	}
 	c, res, err := d.Dial(url, nil)
 	if err != nil {
@@ -110,7 +110,7 @@ func (c *gorillaConn) sendInPieces(text bool, pieces [][]byte, between func()) e
 }
 
 func (c *gorillaConn) control(kind int, payload []byte) error {
-	return c.c.WriteControl(kind, payload, time.Now().Add(lab.Patience))
+	return c.c.WriteControl(kind, payload, time.Now().Add(testkit.Patience))
 }
 
 func (c *gorillaConn) ping() error {

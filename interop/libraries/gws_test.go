@@ -9,7 +9,7 @@ import (
 	"strings"
 	"sync"
 
-	"example.com/wsproxy/interop/internal/lab"
+	"example.com/wsproxy/internal/testkit"
 	"github.com/lxzan/gws"
 )
 
@@ -46,7 +46,7 @@ func (lxzan) dial(url string, trust *tls.Config, o options, in *inbox) (conn, er
 		TlsConfig:           trust.Clone(),
 		RequestHeader:       header,
 		PermessageDeflate:   gwsDeflate(o),
-		HandshakeTimeout:    lab.Patience,
+		HandshakeTimeout:    testkit.Patience,
 		ReadMaxPayloadSize:  gwsLimit,
 		WriteMaxPayloadSize: gwsLimit,
 		CheckUtf8Enabled:    true,

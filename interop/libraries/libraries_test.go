@@ -11,11 +11,11 @@ import (
 	"testing"
 	"time"
 
-	"example.com/wsproxy/interop/internal/lab"
+	"example.com/wsproxy/internal/testkit"
 	"github.com/stretchr/testify/require"
 )
 
-func TestMain(m *testing.M) { lab.Main(m) }
+func TestMain(m *testing.M) { testkit.Main(m) }
 
 // libraries are those that are tried, each with each.
 var libraries = []library{coder{}, gorilla{}, gobwas{}, lxzan{}}
@@ -130,7 +130,7 @@ func offer(to chan string, what string) {
 
 // awaitPong waits for the answer to a Ping.
 func (in *inbox) awaitPong(payload string) error {
-	late := time.After(lab.Patience)
+	late := time.After(testkit.Patience)
 	for {
 		select {
 		case got := <-in.pongs:
@@ -177,7 +177,7 @@ func (e *end) receive(t testing.TB) message {
 		return m
 	case c := <-e.closed:
 		require.Fail(t, "the connection ended before a message came", "%+v", c)
-	case <-time.After(lab.Patience):
+	case <-time.After(testkit.Patience):
 		require.Fail(t, "no message came")
 	}
 	return message{}
@@ -189,7 +189,7 @@ func (e *end) ended(t testing.TB) closing {
 	select {
 	case c := <-e.closed:
 		return c
-	case <-time.After(lab.Patience):
+	case <-time.After(testkit.Patience):
 		require.Fail(t, "the connection did not end")
 		return closing{}
 	}
@@ -198,7 +198,7 @@ func (e *end) ended(t testing.TB) closing {
 // pingedBy waits for n Pings with a payload.
 func (e *end) pingedBy(t testing.TB, payload string, n int) {
 	t.Helper()
-	for late := time.After(lab.Patience); n > 0; {
+	for late := time.After(testkit.Patience); n > 0; {
 		select {
 		case got := <-e.pings:
 			if got == payload {

@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"example.com/wsproxy"
-	"example.com/wsproxy/interop/internal/lab"
+	"example.com/wsproxy/internal/testkit"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -65,7 +65,7 @@ func TestShutdownTellsBothEnds(t *testing.T) {
 	forEachPair(t, func(t *testing.T, c cell) {
 		r := newRig(t, c, options{}, options{})
 		client, server := r.open(t)
-		ctx, cancel := context.WithTimeout(t.Context(), lab.Patience)
+		ctx, cancel := context.WithTimeout(t.Context(), testkit.Patience)
 		defer cancel()
 		require.NoError(t, r.Shutdown(ctx))
 		bothEnd(t, r, closing{code: 1001, reason: "shutting down"}, wsproxy.Shutdown, client, server)
@@ -96,7 +96,7 @@ func TestEveryLibraryAnswersTheProxysPings(t *testing.T) {
 	forEachPair(t, func(t *testing.T, c cell) {
 		for _, deflate := range []bool{false, true} {
 			o := options{deflate: deflate}
-			r := newRig(t, c, o, o, wsproxy.WithPing(5*time.Millisecond, lab.Patience))
+			r := newRig(t, c, o, o, wsproxy.WithPing(5*time.Millisecond, testkit.Patience))
 			client, server := r.open(t)
 			for _, end := range []*end{client, server} {
 				end.pingedBy(t, proxysPing, 3)

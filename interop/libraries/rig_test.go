@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"example.com/wsproxy"
-	"example.com/wsproxy/interop/internal/lab"
+	"example.com/wsproxy/internal/testkit"
 	"github.com/stretchr/testify/require"
 )
 
@@ -79,20 +79,20 @@ func newRig(t *testing.T, c cell, offer, accept options, opts ...wsproxy.Option)
 	target := "http://"
 	if c.back == "wss" {
 		target = "https://"
-		r.direct, r.trusted = lab.ServeTLS(t, serve)
+		r.direct, r.trusted = testkit.ServeTLS(t, serve)
 		opts = append(opts, wsproxy.WithTLSConfig(r.trusted))
 	} else {
-		r.direct = lab.Serve(t, serve)
+		r.direct = testkit.Serve(t, serve)
 	}
 	opts = append(opts, wsproxy.WithHooks(wsproxy.Hooks{
 		OnOpen:  func(tunnel *wsproxy.Tunnel, _ *http.Request) { r.opened <- tunnel },
 		OnClose: func(_ *wsproxy.Tunnel, e wsproxy.Ending) { r.endings <- e },
 	}))
-	r.Proxy = lab.Proxy(t, target+r.direct, opts...)
+	r.Proxy = testkit.NewProxy(t, target+r.direct, opts...)
 	if c.front == "wss" {
-		r.url, r.trust = lab.ServeTLS(t, r.Proxy)
+		r.url, r.trust = testkit.ServeTLS(t, r.Proxy)
 	} else {
-		r.url = lab.Serve(t, r.Proxy)
+		r.url = testkit.Serve(t, r.Proxy)
 	}
 	r.url, r.direct = c.front+"://"+r.url+"/chat", c.back+"://"+r.direct+"/chat"
 	return r
@@ -117,7 +117,7 @@ func (r *rig) dial(t *testing.T, url string, trust *tls.Config) (client, server 
 	select {
 	case server = <-r.ends:
 		t.Cleanup(server.leave)
-	case <-time.After(lab.Patience):
+	case <-time.After(testkit.Patience):
 		require.Fail(t, "the server got no connection")
 	}
 	return client, server
@@ -129,7 +129,7 @@ func (r *rig) ending(t *testing.T) wsproxy.Ending {
 	select {
 	case e := <-r.endings:
 		return e
-	case <-time.After(lab.Patience):
+	case <-time.After(testkit.Patience):
 		require.Fail(t, "the tunnel did not end")
 		return wsproxy.Ending{}
 	}

@@ -6,7 +6,7 @@ import (
 	"testing"
 
 	"example.com/wsproxy"
-	"example.com/wsproxy/interop/internal/lab"
+	"example.com/wsproxy/internal/testkit"
 )
 
 // The outer proxy of two in a row ends TLS and leaves Host out; the inner one has
@@ -21,13 +21,13 @@ func nginxInner(t testing.TB, up string) string {
 
 func wsproxyOuter(t testing.TB, inner string) side {
 	u := newUpstream(t, wsproxy.Server{Addr: inner})
-	return wsproxySide(t, lab.Proxy(t, "http://ws.example.com", wsproxy.WithUpstream(u), wsproxy.WithTargetHost()), true)
+	return wsproxySide(t, testkit.NewProxy(t, "http://ws.example.com", wsproxy.WithUpstream(u), wsproxy.WithTargetHost()), true)
 }
 
 func wsproxyInner(t testing.TB, up string) string {
 	mux := http.NewServeMux()
-	mux.Handle("ws.example.com/", lab.Proxy(t, "http://"+up))
-	return lab.Serve(t, mux)
+	mux.Handle("ws.example.com/", testkit.NewProxy(t, "http://"+up))
+	return testkit.Serve(t, mux)
 }
 
 // chain compares two of nginx in a row with two proxies of which at least one

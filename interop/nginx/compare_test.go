@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"example.com/wsproxy/interop/internal/lab"
+	"example.com/wsproxy/internal/testkit"
 	"github.com/stretchr/testify/require"
 )
 
@@ -134,7 +134,7 @@ func (x *stage) tunnel() *peer {
 	select {
 	case c := <-x.up[0].tunnels:
 		return c
-	case <-time.After(lab.Patience):
+	case <-time.After(testkit.Patience):
 		require.FailNow(x, "the upstream has switched no connection")
 		return nil
 	}

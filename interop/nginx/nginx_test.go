@@ -24,13 +24,14 @@ import (
 	"testing"
 	"time"
 
+	"example.com/wsproxy/internal/testkit"
 	"example.com/wsproxy/interop/internal/lab"
 	"github.com/stretchr/testify/require"
 )
 
 func TestMain(m *testing.M) {
 	flag.Set("test.parallel", "32") // the recipes mostly wait, on two processors too
-	lab.Main(m)
+	testkit.Main(m)
 }
 
 // frame is what stands round a recipe, with the directory of its own.
@@ -55,7 +56,7 @@ http {
 // of what it says and what it is to be here, and returns its address.
 func startNginx(t testing.TB, recipe string, replace ...string) string {
 	t.Helper()
-	program := lab.Require(t, "nginx")
+	program := testkit.Program(t, "nginx")
 	text, err := os.ReadFile(filepath.Join("testdata", recipe+".conf"))
 	require.NoError(t, err)
 	addr := freeAddr(t)
@@ -79,7 +80,7 @@ func freeAddr(t testing.TB) string {
 	for {
 		l, err := net.Listen("tcp", "127.0.0.3:0")
 		if err != nil {
-			lab.Missing(t, "a third loopback address: %v", err)
+			testkit.Missing(t, "a third loopback address: %v", err)
 		}
 		addr := l.Addr().String()
 		l.Close()
@@ -122,10 +123,10 @@ type side struct {
 func wsproxySide(t testing.TB, h http.Handler, overTLS bool) side {
 	t.Helper()
 	if overTLS {
-		addr, _ := lab.ServeTLS(t, h)
+		addr, _ := testkit.ServeTLS(t, h)
 		return side{"wsproxy", addr, true}
 	}
-	return side{"wsproxy", lab.Serve(t, h), false}
+	return side{"wsproxy", testkit.Serve(t, h), false}
 }
 
 // dial connects to the proxy; the test's end closes the connection.
@@ -139,7 +140,7 @@ func (s side) dialFrom(t testing.TB, ip net.IP) *peer {
 	conn, err := (&net.Dialer{LocalAddr: &net.TCPAddr{IP: ip}}).Dial("tcp", s.addr)
 	require.NoError(t, err)
 	t.Cleanup(func() { conn.Close() })
-	conn.SetDeadline(time.Now().Add(lab.Patience))
+	conn.SetDeadline(time.Now().Add(testkit.Patience))
 	if !s.tls {
 		return newPeer(conn, conn)
 	}

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"example.com/wsproxy"
-	"example.com/wsproxy/interop/internal/lab"
+	"example.com/wsproxy/internal/testkit"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -49,7 +49,7 @@ func under(path string, h http.Handler) *http.ServeMux {
 // single is the counterpart of a recipe with one server and one location.
 func single(path string, opts ...wsproxy.Option) func(t testing.TB, up []string) http.Handler {
 	return func(t testing.TB, up []string) http.Handler {
-		p := lab.Proxy(t, "http://"+up[0], opts...)
+		p := testkit.NewProxy(t, "http://"+up[0], opts...)
 		if path == "/" {
 			return p
 		}
@@ -62,7 +62,7 @@ var recipes = slices.Concat([]recipe{{
 	counterpart: single("/websocket"),
 	trials:      slices.Concat(handshakes, endings, buffering),
 }, {
-	name: "the server is down", conf: "one-server", servers: []string{"localhost:3000"}, instead: lab.FreeAddr,
+	name: "the server is down", conf: "one-server", servers: []string{"localhost:3000"}, instead: testkit.RefusingAddr,
 	counterpart: single("/websocket"),
 	trials: []trial{
 		{name: "an upgrade", differs: []string{closeAfter, errorPages}, request: upgrade("/websocket")},
@@ -77,8 +77,8 @@ var recipes = slices.Concat([]recipe{{
 	name: "wss and an application", conf: "wss", servers: []string{"localhost:8888", "localhost:8080"}, tls: true,
 	differs: []string{unsetForwarding},
 	counterpart: func(t testing.TB, up []string) http.Handler {
-		mux := under("/wss", lab.Proxy(t, "http://"+up[0], wsproxy.WithTargetHost()))
-		mux.Handle("/", lab.Proxy(t, "http://"+up[1]))
+		mux := under("/wss", testkit.NewProxy(t, "http://"+up[0], wsproxy.WithTargetHost()))
+		mux.Handle("/", testkit.NewProxy(t, "http://"+up[1]))
 		return mux
 	},
 	trials: []trial{{
@@ -111,7 +111,7 @@ var recipes = slices.Concat([]recipe{{
 	name: "everything", conf: "full", servers: []string{"127.0.0.1:3000"}, tls: true,
 	counterpart: func(t testing.TB, up []string) http.Handler {
 		u := newUpstream(t, wsproxy.Server{Addr: up[0]})
-		return lab.Proxy(t, "http://ws", wsproxy.WithUpstream(u),
+		return testkit.NewProxy(t, "http://ws", wsproxy.WithUpstream(u),
 			wsproxy.WithConnectTimeout(10*time.Second),
 			wsproxy.WithReadTimeout(300*time.Second),
 			wsproxy.WithSendTimeout(300*time.Second))
@@ -135,7 +135,7 @@ var recipes = slices.Concat([]recipe{{
 	differs: []string{unsetForwarding},
 	counterpart: func(t testing.TB, up []string) http.Handler {
 		mux := http.NewServeMux()
-		mux.Handle("/app/", http.StripPrefix("/app", lab.Proxy(t, "http://"+up[0]+"/base")))
+		mux.Handle("/app/", http.StripPrefix("/app", testkit.NewProxy(t, "http://"+up[0]+"/base")))
 		return mux
 	},
 	trials: []trial{

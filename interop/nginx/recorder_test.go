@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"example.com/wsproxy/interop/internal/lab"
+	"example.com/wsproxy/internal/testkit"
 	"github.com/stretchr/testify/require"
 )
 
@@ -92,7 +92,7 @@ func (r *recorder) recorded() []message {
 }
 
 func (r *recorder) serve(conn net.Conn) {
-	conn.SetDeadline(time.Now().Add(2 * lab.Patience))
+	conn.SetDeadline(time.Now().Add(2 * testkit.Patience))
 	c := newPeer(conn, conn)
 	r.mu.Lock()
 	r.live[conn] = true

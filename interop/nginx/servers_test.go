@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"example.com/wsproxy"
-	"example.com/wsproxy/interop/internal/lab"
+	"example.com/wsproxy/internal/testkit"
 	"github.com/stretchr/testify/require"
 )
 
@@ -68,7 +68,7 @@ func twoServers(name, directive, params string, policy func() wsproxy.Policy, se
 			}
 			u, err := wsproxy.NewUpstream(policy(), servers...)
 			require.NoError(t, err)
-			return under("/websocket", lab.Proxy(t, "http://websocket", wsproxy.WithUpstream(u)))
+			return under("/websocket", testkit.NewProxy(t, "http://websocket", wsproxy.WithUpstream(u)))
 		},
 		trials: trials,
 	}
@@ -112,7 +112,7 @@ var serverRecipes = []recipe{
 		name: "weights, a backup, one down", conf: "balance",
 		servers: []string{"192.168.3.1:3000", "192.168.3.2:3000", "192.168.3.3:3000", "192.168.3.4:3000"},
 		counterpart: func(t testing.TB, up []string) http.Handler {
-			return lab.Proxy(t, "http://websocket", wsproxy.WithRetryStatus(502, 503, 504), wsproxy.WithUpstream(newUpstream(t,
+			return testkit.NewProxy(t, "http://websocket", wsproxy.WithRetryStatus(502, 503, 504), wsproxy.WithUpstream(newUpstream(t,
 				wsproxy.Server{Addr: up[0], Weight: 2},
 				wsproxy.Server{Addr: up[1], MaxFails: 3, FailTimeout: 30 * time.Second},
 				wsproxy.Server{Addr: up[2], Backup: true},
@@ -148,7 +148,7 @@ func spread(n int) func(x *stage) {
 func comesBack(x *stage) {
 	asked(2, "/websocket")(x)
 	x.up[0].begin(both[0])
-	lab.Eventually(x, func() bool {
+	testkit.Eventually(x, func() bool {
 		c, who := x.switched("/websocket")
 		c.Close()
 		return who == "1"

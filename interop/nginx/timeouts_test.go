@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"example.com/wsproxy"
-	"example.com/wsproxy/interop/internal/lab"
+	"example.com/wsproxy/internal/testkit"
 	"github.com/stretchr/testify/require"
 )
 
@@ -178,6 +178,6 @@ func deaf(t testing.TB) string {
 		}
 		t.Cleanup(func() { conn.Close() })
 	}
-	lab.Missing(t, "this system's queue cannot be filled")
+	testkit.Missing(t, "this system's queue cannot be filled")
 	return ""
 }

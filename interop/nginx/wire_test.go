@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"example.com/wsproxy/interop/internal/lab"
+	"example.com/wsproxy/internal/testkit"
 	"github.com/stretchr/testify/require"
 )
 
@@ -54,7 +54,7 @@ func (p *peer) reset() {
 
 // rest reads what is left and tells it, with how the connection ended.
 func (p *peer) rest() string {
-	p.SetDeadline(time.Now().Add(lab.Patience))
+	p.SetDeadline(time.Now().Add(testkit.Patience))
 	got, err := io.ReadAll(p)
 	switch {
 	case err == nil, errors.Is(err, io.ErrUnexpectedEOF): // TLS without close_notify

@@ -7,19 +7,19 @@ import (
 	"os/exec"
 	"testing"
 
-	"example.com/wsproxy/interop/internal/lab"
+	"example.com/wsproxy/internal/testkit"
 	"example.com/wsproxy/interop/internal/talk"
 )
 
-func TestMain(m *testing.M) { lab.Main(m) }
+func TestMain(m *testing.M) { testkit.Main(m) }
 
 // node returns the command that runs a script with the packages of
 // package-lock.json.
 func node(t *testing.T, script string, args ...string) *exec.Cmd {
 	t.Helper()
-	program := lab.Require(t, "node")
+	program := testkit.Program(t, "node")
 	if _, err := os.Stat("node_modules"); err != nil {
-		lab.Missing(t, "there is no node_modules here: run npm ci --prefix interop/node")
+		testkit.Missing(t, "there is no node_modules here: run npm ci --prefix interop/node")
 	}
 	return exec.Command(program, append([]string{script}, args...)...)
 }

@@ -12,7 +12,7 @@ import (
 	"testing"
 
 	"example.com/wsproxy"
-	"example.com/wsproxy/interop/internal/lab"
+	"example.com/wsproxy/internal/testkit"
 	"example.com/wsproxy/interop/internal/talk"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -84,7 +84,7 @@ func startSocketIO(t *testing.T, servers []wsproxy.Server, policy wsproxy.Policy
 	u, err := wsproxy.NewUpstream(policy, servers...)
 	require.NoError(t, err)
 	s := &socketIO{}
-	s.Proxy = lab.Proxy(t, "http://chat", wsproxy.WithUpstream(u), wsproxy.WithModifyResponse(func(res *http.Response) error {
+	s.Proxy = testkit.NewProxy(t, "http://chat", wsproxy.WithUpstream(u), wsproxy.WithModifyResponse(func(res *http.Response) error {
 		switch res.StatusCode {
 		case http.StatusOK:
 			s.plain.Add(1)
@@ -95,7 +95,7 @@ func startSocketIO(t *testing.T, servers []wsproxy.Server, policy wsproxy.Policy
 	}))
 	mux := http.NewServeMux()
 	mux.Handle("/socket.io/", wrap(s))
-	s.url = "http://" + lab.Serve(t, mux)
+	s.url = "http://" + testkit.Serve(t, mux)
 	return s
 }
 
@@ -104,7 +104,7 @@ func (s *socketIO) clients(t *testing.T, identity string) []talk.Line {
 	t.Helper()
 	if identity == "address" {
 		if l, err := net.Listen("tcp", "127.0.0.21:0"); err != nil {
-			lab.Missing(t, "no loopback addresses beside 127.0.0.1: %v", err)
+			testkit.Missing(t, "no loopback addresses beside 127.0.0.1: %v", err)
 		} else {
 			l.Close()
 		}
@@ -149,7 +149,7 @@ func TestSocketIO(t *testing.T) {
 			assert.Zero(t, s.unknown.Load(), "sessions sought at another server than theirs")
 			assert.GreaterOrEqual(t, s.plain.Load(), int64(2*socketIOClients), "polls")
 			assert.EqualValues(t, socketIOClients, s.Stats().Opened, "upgrades")
-			lab.Eventually(t, func() bool { return s.Stats().Live == 0 }, "tunnels are left")
+			testkit.Eventually(t, func() bool { return s.Stats().Live == 0 }, "tunnels are left")
 		})
 	}
 

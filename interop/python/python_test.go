@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"example.com/wsproxy"
-	"example.com/wsproxy/interop/internal/lab"
+	"example.com/wsproxy/internal/testkit"
 	"example.com/wsproxy/interop/internal/talk"
 	"github.com/gobwas/ws"
 	"github.com/gobwas/ws/wsutil"
@@ -19,7 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestMain(m *testing.M) { lab.Main(m) }
+func TestMain(m *testing.M) { testkit.Main(m) }
 
 // interpreter finds a Python that has websockets: Debian's, or else the user's.
 var interpreter = sync.OnceValue(func() string {
@@ -35,7 +35,7 @@ var interpreter = sync.OnceValue(func() string {
 func python(t *testing.T, script string, args ...string) *exec.Cmd {
 	t.Helper()
 	if interpreter() == "" {
-		lab.Missing(t, "no Python here has websockets: install Debian's python3-websockets")
+		testkit.Missing(t, "no Python here has websockets: install Debian's python3-websockets")
 	}
 	return exec.Command(interpreter(), append([]string{script}, args...)...)
 }
@@ -59,10 +59,10 @@ func TestWebsocketsUnderstandsTheProxy(t *testing.T) {
 func TestAClientsKeepaliveKeepsItsTunnel(t *testing.T) {
 	t.Parallel() // it only waits
 	const silence = 1500 * time.Millisecond
-	f := talk.NewFront(t, "ws", lab.Serve(t, talk.Server()), wsproxy.WithReadTimeout(silence))
+	f := talk.NewFront(t, "ws", testkit.Serve(t, talk.Server()), wsproxy.WithReadTimeout(silence))
 	p := talk.Start(t, client(t, f, "/echo/keepalive"))
 	require.JSONEq(t, `{"open":true}`, string(p.Next(t).Result))
-	lab.Eventually(t, func() bool {
+	testkit.Eventually(t, func() bool {
 		for tunnel := range f.Tunnels() {
 			return time.Since(tunnel.Opened()) > 2*silence
 		}
@@ -114,7 +114,7 @@ func TestAServerHasItsSayAfterTheClientsEOF(t *testing.T) {
 // raw runs a server that sees a connection's bytes.
 func raw(t *testing.T, serve func(io.ReadWriter)) string {
 	t.Helper()
-	return lab.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	return testkit.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		conn, _, _, err := ws.UpgradeHTTP(r, w)
 		if err != nil {
 			return

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"example.com/wsproxy"
-	"example.com/wsproxy/interop/internal/lab"
+	"example.com/wsproxy/internal/testkit"
 	"github.com/coder/websocket"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -42,7 +42,7 @@ func TestAServerWithHTTP2ServesBothKindsOfRequest(t *testing.T) {
 	upstream := newUpstream(t)
 	for name, change := range http2s {
 		t.Run(name, func(t *testing.T) {
-			p := lab.Proxy(t, upstream)
+			p := testkit.NewProxy(t, upstream)
 			protocols := make(chan string, 10)
 			f := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				protocols <- r.Proto
@@ -80,7 +80,7 @@ func TestNothingCanBeUpgradedOverHTTP2(t *testing.T) {
 	upstream := noConnections(t)
 	for name, change := range http2s {
 		t.Run(name, func(t *testing.T) {
-			f := serve(t, lab.Proxy(t, upstream, wsproxy.WithUpgrades("websocket", "tcp")), change)
+			f := serve(t, testkit.NewProxy(t, upstream, wsproxy.WithUpgrades("websocket", "tcp")), change)
 			var config *tls.Config
 			if f.TLS != nil {
 				config = f.Client().Transport.(*http.Transport).TLSClientConfig.Clone()
@@ -129,7 +129,7 @@ func TestNothingCanBeUpgradedOverHTTP2(t *testing.T) {
 // A server that was told to offer it (GODEBUG=http2xconnect=1) has the handler
 // see it as a CONNECT with a pseudo-field, which goes no further.
 func TestAnExtendedCONNECTGoesNoFurther(t *testing.T) {
-	p := lab.Proxy(t, noConnections(t))
+	p := testkit.NewProxy(t, noConnections(t))
 	r := httptest.NewRequest("CONNECT", "https://server.example.com/chat", http.NoBody)
 	r.Proto, r.ProtoMajor, r.ProtoMinor = "HTTP/2.0", 2, 0
 	r.Header = http.Header{":protocol": {"websocket"}, "Sec-Websocket-Version": {"13"}}
@@ -141,8 +141,8 @@ func TestAnExtendedCONNECTGoesNoFurther(t *testing.T) {
 // An upgrade to h2c would have the upstream take requests past the proxy.
 func TestAnUpgradeToH2CIsNeitherTakenNorPassedOn(t *testing.T) {
 	got := make(chan http.Header, 1)
-	upstream := "http://" + lab.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { got <- r.Header }))
-	f := serve(t, lab.Proxy(t, upstream), http2s["h2c"])
+	upstream := "http://" + testkit.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { got <- r.Header }))
+	f := serve(t, testkit.NewProxy(t, upstream), http2s["h2c"])
 	client := dial(t, "tcp", f.addr, "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"+
 		"HTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n\r\n", nil)
 	res, err := http.ReadResponse(client.br, nil)
@@ -152,7 +152,7 @@ func TestAnUpgradeToH2CIsNeitherTakenNorPassedOn(t *testing.T) {
 	case header := <-got:
 		assert.Empty(t, header["Upgrade"])
 		assert.Empty(t, header["Http2-Settings"])
-	case <-time.After(lab.Patience):
+	case <-time.After(testkit.Patience):
 		assert.Fail(t, "the request does not pass as a plain one")
 	}
 }

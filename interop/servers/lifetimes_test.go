@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"example.com/wsproxy"
-	"example.com/wsproxy/interop/internal/lab"
+	"example.com/wsproxy/internal/testkit"
 	"github.com/coder/websocket"
 	"github.com/go-chi/chi/v5"
 	chimiddleware "github.com/go-chi/chi/v5/middleware"
@@ -39,7 +39,7 @@ func TestATunnelOutlivesTheServersTimeouts(t *testing.T) {
 			}
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
-				p := lab.Proxy(t, upstream, mode.opts...)
+				p := testkit.NewProxy(t, upstream, mode.opts...)
 				f := serve(t, p, func(s *httptest.Server) {
 					s.Config.ReadTimeout, s.Config.ReadHeaderTimeout = short, short
 					s.Config.WriteTimeout, s.Config.IdleTimeout = short, short
@@ -82,7 +82,7 @@ func TestATimeoutOfMiddlewareEndsBlockingTunnelsAlone(t *testing.T) {
 			t.Run(name+"/"+mode.name, func(t *testing.T) {
 				t.Parallel()
 				ended := make(chan wsproxy.Ending, 1)
-				p := lab.Proxy(t, upstream, append(mode.opts,
+				p := testkit.NewProxy(t, upstream, append(mode.opts,
 					wsproxy.WithHooks(wsproxy.Hooks{OnClose: func(_ *wsproxy.Tunnel, e wsproxy.Ending) { ended <- e }}))...)
 				f := serve(t, wrap(p), nil)
 				conn, _ := dialWebSocket(t, f.URL, nil)
@@ -93,7 +93,7 @@ func TestATimeoutOfMiddlewareEndsBlockingTunnelsAlone(t *testing.T) {
 					assert.Equal(t, wsproxy.ClientClosed, (<-ended).Reason)
 					return
 				}
-				ctx, cancel := context.WithTimeout(t.Context(), lab.Patience)
+				ctx, cancel := context.WithTimeout(t.Context(), testkit.Patience)
 				defer cancel()
 				_, _, err := conn.Read(ctx)
 				assert.Error(t, err)
@@ -136,20 +136,20 @@ func TestASpanLastsAsLongAsABlockingTunnel(t *testing.T) {
 	for _, mode := range modes {
 		t.Run(mode.name, func(t *testing.T) {
 			s := new(spans)
-			p := lab.Proxy(t, upstream, mode.opts...)
+			p := testkit.NewProxy(t, upstream, mode.opts...)
 			f := serve(t, otelhttp.NewHandler(p, "ws", otelhttp.WithTracerProvider(s)), nil)
 			conn, _ := dialWebSocket(t, f.URL, nil)
 			talk(t, conn)
 			if mode.detached {
-				lab.Eventually(t, func() bool { return s.ended.Load() == 1 }, "the span of a detached tunnel stays open")
+				testkit.Eventually(t, func() bool { return s.ended.Load() == 1 }, "the span of a detached tunnel stays open")
 			}
 			assert.Equal(t, int32(1), s.started.Load())
 			if !mode.detached {
 				assert.Zero(t, s.ended.Load(), "spans that ended while the tunnel stands")
 			}
 			require.NoError(t, conn.Close(websocket.StatusNormalClosure, ""))
-			lab.Eventually(t, func() bool { return s.ended.Load() == 1 }, "the span stays open")
-			lab.Eventually(t, func() bool { return p.Stats().Live == 0 }, "the tunnel stays")
+			testkit.Eventually(t, func() bool { return s.ended.Load() == 1 }, "the span stays open")
+			testkit.Eventually(t, func() bool { return p.Stats().Live == 0 }, "the tunnel stays")
 		})
 	}
 }
@@ -157,7 +157,7 @@ func TestASpanLastsAsLongAsABlockingTunnel(t *testing.T) {
 // What middleware writes after its handler has given the connection away is
 // refused to it, and reaches neither end.
 func TestMiddlewareThatWritesLateHarmsNoTunnel(t *testing.T) {
-	p := lab.Proxy(t, newUpstream(t), wsproxy.WithDetached())
+	p := testkit.NewProxy(t, newUpstream(t), wsproxy.WithDetached())
 	wrote := make(chan error, 1)
 	f := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		p.ServeHTTP(w, r)
@@ -170,7 +170,7 @@ func TestMiddlewareThatWritesLateHarmsNoTunnel(t *testing.T) {
 	select {
 	case err := <-wrote:
 		assert.ErrorIs(t, err, http.ErrHijacked)
-	case <-time.After(lab.Patience):
+	case <-time.After(testkit.Patience):
 		require.Fail(t, "middleware does not come to write")
 	}
 	talk(t, conn)

@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"example.com/wsproxy"
-	"example.com/wsproxy/interop/internal/lab"
+	"example.com/wsproxy/internal/testkit"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/net/netutil"
@@ -51,7 +51,7 @@ func eachLimited(t *testing.T, test func(t *testing.T, f *front, p *wsproxy.Prox
 			}
 			t.Run(name, func(t *testing.T) {
 				ended := make(chan wsproxy.Ending, 10)
-				p := lab.Proxy(t, upstream, append(mode.opts, wsproxy.WithUpgrades("websocket", "tcp"),
+				p := testkit.NewProxy(t, upstream, append(mode.opts, wsproxy.WithUpgrades("websocket", "tcp"),
 					wsproxy.WithHooks(wsproxy.Hooks{OnClose: func(_ *wsproxy.Tunnel, e wsproxy.Ending) { ended <- e }}))...)
 				test(t, serve(t, p, limited(1, secure)), p, ended)
 			})
@@ -103,7 +103,7 @@ func TestATunnelHoldsItsPlaceInALimitListenerUntilItEnds(t *testing.T) {
 			select {
 			case ending := <-ended:
 				assert.Equal(t, c.reason, ending.Reason, c.name)
-			case <-time.After(lab.Patience):
+			case <-time.After(testkit.Patience):
 				require.Fail(t, "the tunnel stays", c.name)
 			}
 			res, err := http.ReadResponse(dial(t, "tcp", f.addr, plainRequest, config).br, nil)

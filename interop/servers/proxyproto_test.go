@@ -14,7 +14,7 @@ import (
 	"testing"
 
 	"example.com/wsproxy"
-	"example.com/wsproxy/interop/internal/lab"
+	"example.com/wsproxy/internal/testkit"
 	"github.com/pires/go-proxyproto"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -88,7 +88,7 @@ func TestTheAddressOfAPROXYHeaderIsTheClients(t *testing.T) {
 		for _, mode := range modes {
 			t.Run(w.name+"/"+mode.name, func(t *testing.T) {
 				opened := make(chan string, 10)
-				p := lab.Proxy(t, upstream, append(mode.opts, wsproxy.WithUpgrades("tcp"), wsproxy.WithHooks(wsproxy.Hooks{
+				p := testkit.NewProxy(t, upstream, append(mode.opts, wsproxy.WithUpgrades("tcp"), wsproxy.WithHooks(wsproxy.Hooks{
 					OnOpen: func(tunnel *wsproxy.Tunnel, _ *http.Request) { opened <- tunnel.ClientIP().String() }}))...)
 				f := w.serve(t, p)
 				for _, c := range []struct {
@@ -128,7 +128,7 @@ func TestEarlyAndLateBytesPassAPROXYListener(t *testing.T) {
 	for _, w := range waysIn {
 		for _, mode := range modes {
 			t.Run(w.name+"/"+mode.name, func(t *testing.T) {
-				p := lab.Proxy(t, upstream, append(mode.opts, wsproxy.WithUpgrades("tcp"))...)
+				p := testkit.NewProxy(t, upstream, append(mode.opts, wsproxy.WithUpgrades("tcp"))...)
 				f := w.serve(t, p)
 				for _, header := range []*proxyproto.Header{from(1, "203.0.113.7:4711"), from(2, "203.0.113.7:4711")} {
 					// more bytes than anybody on the way buffers, together with the header
@@ -151,14 +151,14 @@ func TestEarlyAndLateBytesPassAPROXYListener(t *testing.T) {
 				assert.NoError(t, err)
 				assert.Equal(t, "last words", string(got))
 				client.Close()
-				lab.Eventually(t, func() bool { return p.Stats().Live == 0 }, "a tunnel stays")
+				testkit.Eventually(t, func() bool { return p.Stats().Live == 0 }, "a tunnel stays")
 			})
 		}
 	}
 }
 
 func TestTunnelsAreLimitedForEachAddressOfAPROXYHeader(t *testing.T) {
-	p := lab.Proxy(t, newUpstream(t), wsproxy.WithUpgrades("tcp"), wsproxy.WithMaxTunnelsPerIP(1))
+	p := testkit.NewProxy(t, newUpstream(t), wsproxy.WithUpgrades("tcp"), wsproxy.WithMaxTunnelsPerIP(1))
 	w := waysIn[0]
 	f := w.serve(t, p)
 	first := w.dial(t, f, from(1, "203.0.113.7:1"), tcpRequest("/"))
@@ -169,14 +169,14 @@ func TestTunnelsAreLimitedForEachAddressOfAPROXYHeader(t *testing.T) {
 		assert.Equal(t, status, res.StatusCode, "a tunnel for %s", port)
 	}
 	first.Close()
-	lab.Eventually(t, func() bool { return p.Stats().Live == 1 }, "the first tunnel stays")
+	testkit.Eventually(t, func() bool { return p.Stats().Live == 1 }, "the first tunnel stays")
 	w.dial(t, f, from(1, "203.0.113.7:5"), tcpRequest("/")).switched(t)
 }
 
 // Who is trusted is the address in the header, not the balancer that sent it.
 func TestTrustGoesByTheAddressOfAPROXYHeader(t *testing.T) {
 	w := waysIn[0]
-	f := w.serve(t, lab.Proxy(t, newUpstream(t), wsproxy.WithTrustedProxies("203.0.113.7", "127.0.0.1", "unix:")))
+	f := w.serve(t, testkit.NewProxy(t, newUpstream(t), wsproxy.WithTrustedProxies("203.0.113.7", "127.0.0.1", "unix:")))
 	request := strings.Replace(plainRequest, "Connection:", "X-Forwarded-For: 198.51.100.1\r\nConnection:", 1)
 	for source, want := range map[string]string{
 		"203.0.113.7:1": "198.51.100.1, 198.51.100.1, 203.0.113.7",
@@ -190,7 +190,7 @@ func TestTrustGoesByTheAddressOfAPROXYHeader(t *testing.T) {
 
 func TestAConnectionWithoutThePROXYHeaderThatIsRequiredReachesNobody(t *testing.T) {
 	w := waysIn[0]
-	f := w.serve(t, lab.Proxy(t, noConnections(t), wsproxy.WithUpgrades("tcp")))
+	f := w.serve(t, testkit.NewProxy(t, noConnections(t), wsproxy.WithUpgrades("tcp")))
 	client := dial(t, "tcp", f.addr, tcpRequest("/"), nil)
 	got, _ := io.ReadAll(client)
 	assert.NotContains(t, string(got), " 101 ")

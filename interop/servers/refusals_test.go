@@ -11,7 +11,7 @@ import (
 	"testing"
 
 	"example.com/wsproxy"
-	"example.com/wsproxy/interop/internal/lab"
+	"example.com/wsproxy/internal/testkit"
 	"github.com/gin-gonic/gin"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -20,7 +20,7 @@ import (
 
 // noConnections returns the URL of a server that must not be asked.
 func noConnections(t *testing.T) string {
-	return "http://" + lab.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	return "http://" + testkit.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		assert.Fail(t, "the upstream was asked", "%s %s", r.Method, r.URL)
 	}))
 }
@@ -38,7 +38,7 @@ func upgrade(t *testing.T, url string) *http.Request {
 }
 
 func TestAWriterThatHidesItsConnectionIsNamedInAClearError(t *testing.T) {
-	timeout := func(h http.Handler) http.Handler { return http.TimeoutHandler(h, lab.Patience, "too late") }
+	timeout := func(h http.Handler) http.Handler { return http.TimeoutHandler(h, testkit.Patience, "too late") }
 	for _, c := range []struct {
 		name string
 		wrap func(v *watcher, log io.Writer) http.Handler
@@ -66,7 +66,7 @@ func TestAWriterThatHidesItsConnectionIsNamedInAClearError(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			upstream := noConnections(t)
 			ask := func(t *testing.T, opts ...wsproxy.Option) (*http.Response, string) {
-				p := lab.Proxy(t, upstream, opts...)
+				p := testkit.NewProxy(t, upstream, opts...)
 				v := &watcher{p, make(chan visit, 10)}
 				f := serve(t, c.wrap(v, io.Discard), nil)
 				res, err := f.Client().Do(upgrade(t, f.URL+"/ws/"))
@@ -103,13 +103,13 @@ func TestAWriterThatHidesItsConnectionIsNamedInAClearError(t *testing.T) {
 func TestPlainRequestsPassAWriterThatHidesItsConnection(t *testing.T) {
 	upstream := newUpstream(t)
 	for name, wrap := range map[string]func(http.Handler) http.Handler{
-		"http.TimeoutHandler": func(h http.Handler) http.Handler { return http.TimeoutHandler(h, lab.Patience, "too late") },
+		"http.TimeoutHandler": func(h http.Handler) http.Handler { return http.TimeoutHandler(h, testkit.Patience, "too late") },
 		"an embedding logger": func(h http.Handler) http.Handler {
 			return replaceWriter(h, func(w http.ResponseWriter) http.ResponseWriter { return hider{w} })
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			f := serve(t, wrap(lab.Proxy(t, upstream)), nil)
+			f := serve(t, wrap(testkit.NewProxy(t, upstream)), nil)
 			res, err := f.Client().Post(f.URL+"/x", "text/plain", strings.NewReader("hello"))
 			require.NoError(t, err)
 			got, err := io.ReadAll(res.Body)
@@ -123,7 +123,7 @@ func TestPlainRequestsPassAWriterThatHidesItsConnection(t *testing.T) {
 // These have a Hijack of their own, which fails, or in gin's case panics.
 func TestAHijackerThatFailsLeavesNothingBehind(t *testing.T) {
 	var open atomic.Int32
-	upstream := "http://" + lab.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	upstream := "http://" + testkit.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		open.Add(1)
 		defer open.Add(-1)
 		echoMessages(w, r)
@@ -142,9 +142,9 @@ func TestAHijackerThatFailsLeavesNothingBehind(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := lab.Proxy(t, upstream)
+			p := testkit.NewProxy(t, upstream)
 			v := &watcher{p, make(chan visit, 10)}
-			f := serve(t, http.TimeoutHandler(wrap(v, io.Discard), lab.Patience, "too late"), nil)
+			f := serve(t, http.TimeoutHandler(wrap(v, io.Discard), testkit.Patience, "too late"), nil)
 			res, err := f.Client().Do(upgrade(t, f.URL+"/ws/"))
 			require.NoError(t, err)
 			io.Copy(io.Discard, res.Body)
@@ -152,13 +152,13 @@ func TestAHijackerThatFailsLeavesNothingBehind(t *testing.T) {
 				assert.Equal(t, 500, res.StatusCode)
 			}
 			assert.Zero(t, p.Stats())
-			lab.Eventually(t, func() bool { return open.Load() == 0 }, "the upstream's connection stays open")
+			testkit.Eventually(t, func() bool { return open.Load() == 0 }, "the upstream's connection stays open")
 		})
 	}
 }
 
 func TestABodyOverMaxBytesHandlersLimitIsTheClientsMistake(t *testing.T) {
-	p := lab.Proxy(t, newUpstream(t))
+	p := testkit.NewProxy(t, newUpstream(t))
 	f := serve(t, http.MaxBytesHandler(p, 1000), nil)
 	for size, status := range map[int]int{1000: 200, 1001: 413} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
@@ -173,7 +173,7 @@ func TestABodyOverMaxBytesHandlersLimitIsTheClientsMistake(t *testing.T) {
 // A handler may be called without a server at all.
 func TestARecorderCannotBeUpgradedAndIsNamed(t *testing.T) {
 	w := httptest.NewRecorder()
-	lab.Proxy(t, noConnections(t)).ServeHTTP(w, upgrade(t, "http://server.example.com/"))
+	testkit.NewProxy(t, noConnections(t)).ServeHTTP(w, upgrade(t, "http://server.example.com/"))
 	assert.Equal(t, 500, w.Code)
 	assert.Contains(t, w.Body.String(), "*httptest.ResponseRecorder")
 }

@@ -12,7 +12,7 @@ import (
 	"testing"
 
 	"example.com/wsproxy"
-	"example.com/wsproxy/interop/internal/lab"
+	"example.com/wsproxy/internal/testkit"
 	"github.com/coder/websocket"
 	"github.com/gin-gonic/gin"
 	"github.com/go-chi/chi/v5"
@@ -94,7 +94,7 @@ func echoes(v *watcher, log io.Writer, h http.Handler) http.Handler {
 func chis(v *watcher, out io.Writer) *chi.Mux {
 	r := chi.NewRouter()
 	r.Use(chimiddleware.RequestID, chimiddleware.RequestLogger(&chimiddleware.DefaultLogFormatter{Logger: log.New(out, "", 0)}),
-		chimiddleware.Recoverer, chimiddleware.Compress(5), chimiddleware.Timeout(lab.Patience), v.middleware)
+		chimiddleware.Recoverer, chimiddleware.Compress(5), chimiddleware.Timeout(testkit.Patience), v.middleware)
 	return r
 }
 
@@ -220,7 +220,7 @@ func TestEveryKindOfRequestPassesEveryRouter(t *testing.T) {
 	for _, s := range settings {
 		for _, mode := range modes {
 			t.Run(s.name+"/"+mode.name, func(t *testing.T) {
-				p := lab.Proxy(t, upstream, append(mode.opts, wsproxy.WithUpgrades("websocket", "tcp"))...)
+				p := testkit.NewProxy(t, upstream, append(mode.opts, wsproxy.WithUpgrades("websocket", "tcp"))...)
 				v := &watcher{p, make(chan visit, 10)}
 				var accessLog lockedBuffer
 				f := serve(t, s.wrap(v, &accessLog), nil)
@@ -248,7 +248,7 @@ func TestEveryKindOfRequestPassesEveryRouter(t *testing.T) {
 				if !mode.detached {
 					assertVisit(t, <-v.visits, 0)
 				}
-				lab.Eventually(t, func() bool { return p.Stats().Live == 0 }, "the tunnel stays")
+				testkit.Eventually(t, func() bool { return p.Stats().Live == 0 }, "the tunnel stays")
 
 				client := dial(t, "tcp", f.addr, tcpRequest("/ws"+target)+"early, ", nil)
 				assert.Equal(t, "GET "+seen, client.switched(t).Get(answer))

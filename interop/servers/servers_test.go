@@ -18,12 +18,12 @@ import (
 	"time"
 
 	"example.com/wsproxy"
-	"example.com/wsproxy/interop/internal/lab"
+	"example.com/wsproxy/internal/testkit"
 	"github.com/coder/websocket"
 	"github.com/stretchr/testify/require"
 )
 
-func TestMain(m *testing.M) { lab.Main(m) }
+func TestMain(m *testing.M) { testkit.Main(m) }
 
 // modes are the two ways in which a tunnel relates to its handler.
 var modes = []struct {
@@ -50,7 +50,7 @@ func describe(r *http.Request) string {
 // /bye with an end at the first byte.
 func newUpstream(t testing.TB) string {
 	t.Helper()
-	return "http://" + lab.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	return "http://" + testkit.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set(answer, describe(r))
 		switch r.Header.Get("Upgrade") {
 		case "websocket":
@@ -85,7 +85,7 @@ func echoAtTheEnd(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(lab.Patience))
+	conn.SetDeadline(time.Now().Add(testkit.Patience))
 	fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: tcp\r\nConnection: Upgrade\r\n%s: %s\r\n\r\n", answer, describe(r))
 	switch r.URL.Path {
 	case "/last":
@@ -154,7 +154,7 @@ func serve(t testing.TB, h http.Handler, change func(*httptest.Server)) *front {
 // dialWebSocket opens a WebSocket and returns the header of the 101 as well.
 func dialWebSocket(t testing.TB, url string, client *http.Client) (*websocket.Conn, http.Header) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), lab.Patience)
+	ctx, cancel := context.WithTimeout(context.Background(), testkit.Patience)
 	defer cancel()
 	conn, res, err := websocket.Dial(ctx, url, &websocket.DialOptions{HTTPClient: client})
 	require.NoError(t, err)
@@ -166,7 +166,7 @@ func dialWebSocket(t testing.TB, url string, client *http.Client) (*websocket.Co
 // talk has the upstream echo messages of several sizes.
 func talk(t testing.TB, conn *websocket.Conn) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), lab.Patience)
+	ctx, cancel := context.WithTimeout(context.Background(), testkit.Patience)
 	defer cancel()
 	for _, size := range []int{0, 5, 126, 70_000} {
 		message := bytes.Repeat([]byte("é"), size/2)
@@ -192,7 +192,7 @@ func dial(t testing.TB, network, addr, first string, config *tls.Config) *raw {
 	conn, err := net.Dial(network, addr)
 	require.NoError(t, err)
 	t.Cleanup(func() { conn.Close() })
-	conn.SetDeadline(time.Now().Add(lab.Patience))
+	conn.SetDeadline(time.Now().Add(testkit.Patience))
 	if config != nil {
 		conn = tls.Client(conn, config)
 	}

@@ -5,7 +5,7 @@ import (
 	"testing"
 
 	"example.com/wsproxy"
-	"example.com/wsproxy/interop/internal/lab"
+	"example.com/wsproxy/internal/testkit"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -86,7 +86,7 @@ func (want side) check(t *testing.T, name string, got wsproxy.FlowStats) {
 // listens.
 func CheckPairs(t *testing.T, language, upstream string, client func(*testing.T, *Front, ...string) *exec.Cmd) {
 	t.Run(language+" to Go", func(t *testing.T) {
-		f := NewFront(t, "ws", lab.Serve(t, Server()))
+		f := NewFront(t, "ws", testkit.Serve(t, Server()))
 		Check(t, f, Run(t, client(t, f)))
 	})
 	t.Run("Go to "+language, func(t *testing.T) {

@@ -14,7 +14,7 @@ import (
 	"strings"
 	"testing"
 
-	"example.com/wsproxy/interop/internal/lab"
+	"example.com/wsproxy/internal/testkit"
 	"github.com/coder/websocket"
 	"github.com/coder/websocket/wsjson"
 )
@@ -54,7 +54,7 @@ func Go(t testing.TB, url string, cfg *tls.Config) []Line {
 }
 
 func (c conversation) run(ctx context.Context, url string, transport *http.Transport) (any, error) {
-	ctx, cancel := context.WithTimeout(ctx, 2*lab.Patience)
+	ctx, cancel := context.WithTimeout(ctx, 2*testkit.Patience)
 	defer cancel()
 	opts := *cmp.Or(c.opts, &websocket.DialOptions{})
 	opts.HTTPClient = &http.Client{Transport: transport}

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"example.com/wsproxy"
-	"example.com/wsproxy/interop/internal/lab"
+	"example.com/wsproxy/internal/testkit"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -38,14 +38,14 @@ func CheckEndings(t *testing.T, upstream string, client func(t *testing.T, f *Fr
 	}
 
 	t.Run("a drain is seen as code 1001, after pings that do no harm", func(t *testing.T) {
-		f := NewFront(t, "ws", upstream, wsproxy.WithPing(20*time.Millisecond, lab.Patience))
+		f := NewFront(t, "ws", upstream, wsproxy.WithPing(20*time.Millisecond, testkit.Patience))
 		p := Start(t, client(t, f, "/echo/wait"))
 		require.JSONEq(t, `{"open":true}`, string(p.Next(t).Result))
-		lab.Eventually(t, func() bool {
+		testkit.Eventually(t, func() bool {
 			s := f.Stats()
 			return s.FromClient.Bytes > 200 && s.FromUpstream.Bytes > 200 // a Pong is 10 or 14
 		}, "the proxy's pings are not answered")
-		ctx, cancel := context.WithTimeout(t.Context(), lab.Patience)
+		ctx, cancel := context.WithTimeout(t.Context(), testkit.Patience)
 		defer cancel()
 		require.NoError(t, f.Shutdown(ctx))
 		require.JSONEq(t, `{"code":1001,"reason":"shutting down"}`, string(p.Next(t).Result))
@@ -60,7 +60,7 @@ func CheckEndings(t *testing.T, upstream string, client func(t *testing.T, f *Fr
 		name, upstream, origin, result string
 	}{
 		{"a page of another site", upstream, "https://evil.example", `{"status":403}`},
-		{"a dead upstream", lab.FreeAddr(t), "https://example.com", `{"status":502}`},
+		{"a dead upstream", testkit.RefusingAddr(t), "https://example.com", `{"status":502}`},
 	} {
 		t.Run(c.name+" is refused with a status", func(t *testing.T) {
 			f := NewFront(t, "ws", c.upstream, wsproxy.WithOrigins("https://example.com"))

@@ -8,7 +8,7 @@ import (
 	"testing"
 
 	"example.com/wsproxy"
-	"example.com/wsproxy/interop/internal/lab"
+	"example.com/wsproxy/internal/testkit"
 )
 
 // A Front is a proxy that remembers how the last tunnel of each path ended.
@@ -32,13 +32,13 @@ func NewFront(t testing.TB, scheme, upstream string, opts ...wsproxy.Option) *Fr
 func NewFrontWithin(t testing.TB, wrap func(http.Handler) http.Handler, scheme, upstream string, opts ...wsproxy.Option) *Front {
 	t.Helper()
 	f := &Front{endings: map[string]wsproxy.Ending{}}
-	f.Proxy = lab.Proxy(t, "http://"+upstream, append(opts, wsproxy.WithHooks(wsproxy.Hooks{OnClose: f.note}))...)
+	f.Proxy = testkit.NewProxy(t, "http://"+upstream, append(opts, wsproxy.WithHooks(wsproxy.Hooks{OnClose: f.note}))...)
 	if scheme == "wss" {
 		var addr string
-		addr, f.TLS = lab.ServeTLS(t, wrap(f))
+		addr, f.TLS = testkit.ServeTLS(t, wrap(f))
 		f.URL, f.Certificate = "wss://"+addr, certificate(t, addr, f.TLS)
 	} else {
-		f.URL = "ws://" + lab.Serve(t, wrap(f))
+		f.URL = "ws://" + testkit.Serve(t, wrap(f))
 	}
 	return f
 }
@@ -52,7 +52,7 @@ func (f *Front) note(t *wsproxy.Tunnel, e wsproxy.Ending) {
 // Ending waits for the end of the tunnel of path.
 func (f *Front) Ending(t testing.TB, path string) (e wsproxy.Ending) {
 	t.Helper()
-	lab.Eventually(t, func() (ok bool) {
+	testkit.Eventually(t, func() (ok bool) {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		e, ok = f.endings[path]

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"example.com/wsproxy/internal/testkit"
 	"example.com/wsproxy/interop/internal/lab"
 	"github.com/stretchr/testify/require"
 )
@@ -82,7 +83,7 @@ func (p *Process) next(t testing.TB) (line Line, ok bool) {
 			require.NoError(t, json.Unmarshal(said, &line), "%s", said)
 		}
 		return line, ok
-	case <-time.After(3 * lab.Patience):
+	case <-time.After(3 * testkit.Patience):
 		require.Fail(t, "the script says no more")
 		return line, false
 	}
@@ -103,7 +104,7 @@ func Listen(t testing.TB, cmd *exec.Cmd) (addr string) {
 	return addr
 }
 
-// certificate writes the certificate of a server of lab.ServeTLS to a file,
+// certificate writes the certificate of a server of testkit.ServeTLS to a file,
 // for programs that want to be told whom to trust.
 func certificate(t testing.TB, addr string, client *tls.Config) (file string) {
 	t.Helper()

@@ -3,14 +3,14 @@ package talk_test
 import (
 	"testing"
 
-	"example.com/wsproxy/interop/internal/lab"
+	"example.com/wsproxy/internal/testkit"
 	"example.com/wsproxy/interop/internal/talk"
 )
 
-func TestMain(m *testing.M) { lab.Main(m) }
+func TestMain(m *testing.M) { testkit.Main(m) }
 
 func TestAGoClientAndAGoServerUnderstandEachOther(t *testing.T) {
-	addr := lab.Serve(t, talk.Server())
+	addr := testkit.Serve(t, talk.Server())
 	for _, scheme := range []string{"ws", "wss"} {
 		t.Run(scheme, func(t *testing.T) {
 			f := talk.NewFront(t, scheme, addr)
