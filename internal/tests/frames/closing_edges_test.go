@@ -197,6 +197,7 @@ func TestAnAbruptEndIsGivenNoCloseFrame(t *testing.T) {
 }
 
 func TestATunnelOfAnotherProtocolIsCutWithoutAFrame(t *testing.T) {
+	t.Parallel()
 	for name, opts := range map[string][]wsproxy.Option{
 		"Tunnel.Close": nil,
 		"lifetime":     {wsproxy.WithMaxLifetime(2 * time.Second)},

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"sync"
 	"testing"
 	"time"
@@ -15,25 +14,18 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// rounds is how often a test of random moments runs.
-func rounds(few int) int {
-	if os.Getenv("WSPROXY_STRESS") == "full" {
-		return 1000
-	}
-	return few
-}
-
 // A strict client and a strict server send each other messages as fast as they
 // can when the proxy closes, pinging meanwhile. Neither may see anything but
 // the other's messages in order and the Close frame.
 func TestUnderLoadBothEndsSeeWholeMessagesAndThenTheClose(t *testing.T) {
+	t.Parallel()
 	var strict [2][]*strictRig // over TCP and TLS, for each compression
 	for i := range strict {
 		for compression := range strictCompression {
 			strict[i] = append(strict[i], newStrictRig(t, i == 1, compression))
 		}
 	}
-	for round := range rounds(40) {
+	for round := range testkit.Scale(40, 1000) {
 		rng := rand.New(rand.NewPCG(uint64(round), 1))
 		compression := rng.IntN(len(strictCompression))
 		rig := strict[round%2][compression]

@@ -271,6 +271,7 @@ func TestAnEndThatDiesWithinAFrameIsGivenNoCloseFrameWithinIt(t *testing.T) {
 }
 
 func TestPingsCrossEveryLink(t *testing.T) {
+	t.Parallel()
 	testkit.OverLinks(t, nil, func(t *testing.T, l testkit.Link) {
 		ended := testkit.NewEndings()
 		r := l.Start(t, nil, ended.Option(), wsproxy.WithPing(20*time.Millisecond, testkit.Patience))
@@ -301,6 +302,7 @@ func TestPingsCrossEveryLink(t *testing.T) {
 
 // The live end talks so that it need not be pinged, and has seconds for that.
 func TestADeadEndIsCutOnEveryLink(t *testing.T) {
+	t.Parallel()
 	testkit.OverLinksAtOnce(t, nil, func(t *testing.T, l testkit.Link) func(*testing.T) {
 		ended := testkit.NewEndings()
 		r := l.Start(t, nil, ended.Option(), wsproxy.WithPing(2*time.Second, time.Second))

@@ -73,6 +73,7 @@ func TestAnAnswerThatIsNoSwitchNeverMakesATunnel(t *testing.T) {
 }
 
 func TestAHeaderWithoutEndIsCutSoon(t *testing.T) {
+	t.Parallel()
 	for name, part := range map[string]string{
 		"of long lines":    "X-Long: " + strings.Repeat("x", 8000) + "\r\n",
 		"of short lines":   strings.Repeat("A: b\r\n", 1000),

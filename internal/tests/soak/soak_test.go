@@ -21,12 +21,12 @@ import (
 )
 
 var (
-	soakFor  = 3 * time.Second
+	soakFor  = testkit.Scale(2*time.Second, 10*time.Second)
 	soakSeed = flag.Uint64("soak.seed", 0, "the `number` that TestSoak's tunnels depend on; 0: a random one")
 )
 
 func init() {
-	flag.Func("soak", "how long TestSoak lasts, a `duration` (default 3s)", func(value string) (err error) {
+	flag.Func("soak", "how long TestSoak lasts, a `duration` (default 2s, 10s if WSPROXY_STRESS=full)", func(value string) (err error) {
 		if soakFor, err = time.ParseDuration(value); err != nil {
 			return err
 		}
@@ -63,7 +63,7 @@ type soak struct {
 // every way, and checks each byte at both ends. Afterwards descriptors,
 // goroutines and memory are back where they were.
 //
-//	go test -run TestSoak -v -soak=10m .
+//	go test -run TestSoak -v -soak=10m ./internal/tests/soak
 func TestSoak(t *testing.T) {
 	s := &soak{seed: *soakSeed}
 	if s.seed == 0 {

@@ -68,6 +68,7 @@ func TestAPeersCloseIsTheReason(t *testing.T) {
 var impatient = wsproxy.WithCloseTimeout(50 * time.Millisecond)
 
 func TestATimeoutIsTheReason(t *testing.T) {
+	t.Parallel()
 	for want, opt := range map[wsproxy.Reason]wsproxy.Option{
 		wsproxy.ReadTimeout: wsproxy.WithReadTimeout(2 * time.Second),
 		wsproxy.MaxLifetime: wsproxy.WithMaxLifetime(2 * time.Second),

@@ -42,6 +42,7 @@ func TestPausedProxy(t *testing.T) {
 }
 
 func TestAPauseOfTheProcessEndsNoBusyTunnel(t *testing.T) {
+	t.Parallel()
 	u := testkit.NewUpstream(t)
 	cmd := exec.Command(os.Args[0], "-test.run=^TestPausedProxy$")
 	cmd.Env = append(os.Environ(), pausedVariable+"="+u.URL)

@@ -42,6 +42,7 @@ func TestAResetArrivesAsAReset(t *testing.T) {
 // and is excused only if the orderly end was faster: the peer's write then
 // meets a broken pipe.
 func TestAResetByAPeerThatDoesNotReadArrivesAsAReset(t *testing.T) {
+	t.Parallel()
 	testkit.OverLinks(t, testkit.Resettable, func(t *testing.T, l testkit.Link) {
 		testkit.EachSide(t, func(t *testing.T, first wsproxy.Reason) {
 			ended := testkit.NewEndings()
@@ -84,6 +85,7 @@ func awaitStall(t testing.TB, p *wsproxy.Proxy) {
 // what the other one sends is taken and dropped, so that it gets what is still
 // under way to it. That is no activity and must not last.
 func TestAPeerThatGoesOnSendingToNobodyIsCut(t *testing.T) {
+	t.Parallel()
 	testkit.OverLinks(t, testkit.Resettable, func(t *testing.T, l testkit.Link) {
 		testkit.EachSide(t, func(t *testing.T, first wsproxy.Reason) {
 			ended := testkit.NewEndings()
@@ -121,6 +123,7 @@ func TestAResetEndsTunnelsThatCannotPassItOn(t *testing.T) {
 // Closing a socket with bytes unread resets it and takes back what was sent
 // last: the proxy must not do that to a peer that is still sending.
 func TestTheFinalMessageArrivesThoughThePeerIsStillSending(t *testing.T) {
+	t.Parallel()
 	testkit.OverLinks(t, func(l testkit.Link) bool { return !l.TLSUpstream }, func(t *testing.T, l testkit.Link) {
 		testkit.EachSide(t, func(t *testing.T, first wsproxy.Reason) {
 			r := l.Start(t, nil)

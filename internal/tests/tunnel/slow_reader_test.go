@@ -33,6 +33,7 @@ func makeDeaf(t *testing.T, r *testkit.Rig, deaf wsproxy.Reason) {
 }
 
 func TestASocketThatIsNotReadEndsTheTunnelAtTheSendTimeout(t *testing.T) {
+	t.Parallel()
 	const timeout = 2 * time.Second
 	testkit.OverLinksAtOnce(t, testkit.OneOfEachSocket, func(t *testing.T, l testkit.Link) func(*testing.T) {
 		deafs := []wsproxy.Reason{wsproxy.ClientClosed, wsproxy.UpstreamClosed}

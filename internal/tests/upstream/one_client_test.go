@@ -95,6 +95,7 @@ func upload(t testing.TB, addr, header string, n int64) *http.Response {
 // Before, the proxy took the write that such a server ends for the server's
 // failure, and after 17 uploads to three servers a handshake got 503.
 func TestAServerThatRefusesAnUploadUnreadIsHeardAndHealthy(t *testing.T) {
+	t.Parallel()
 	const size = 8 << 20
 	goServer := func() string {
 		return testkit.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -75,7 +75,8 @@ var errHung = errors.New("answered 504")
 // Servers are killed, come back, hang (the kernel accepts for a stopped
 // process), recover, answer 503 and are slow, all in processes of their own.
 func TestNoClientSeesAnErrorWhileOneHealthyServerIsLeft(t *testing.T) {
-	clients := 200
+	t.Parallel()
+	clients := testkit.Scale(50, 200)
 	if testkit.RaceEnabled() {
 		clients = 50
 	}
@@ -90,7 +91,7 @@ func TestNoClientSeesAnErrorWhileOneHealthyServerIsLeft(t *testing.T) {
 	u := testkit.Servers(t, wsproxy.RoundRobin(), servers...)
 	dials := &dialCounts{times: map[string][]time.Time{}}
 	_, proxy := testkit.ServeProxy(t, "http://app.example", wsproxy.WithUpstream(u), wsproxy.WithDialContext(dials.dial),
-		wsproxy.WithReadTimeout(4*time.Second), // the hung server is to take it, no other
+		wsproxy.WithReadTimeout(testkit.Scale(2*time.Second, 4*time.Second)), // the hung server is to take it, no other
 		wsproxy.WithRetryStatus(503))
 
 	ctx, cancel := context.WithCancel(t.Context())
