@@ -1,21 +1,16 @@
 package wsproxy
 
 import (
-	"bufio"
 	"cmp"
 	"context"
-	"crypto/sha1"
-	"crypto/tls"
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"maps"
-	"net"
 	"net/http"
 	"net/http/httputil"
+	"net/url"
 	"slices"
 	"strings"
-	"time"
 )
 
 // checkRequest checks what RFC 6455, section 4.2.1, asks of a client's
@@ -62,35 +57,70 @@ func checkRequest(r *http.Request, protocol string) error {
 	return nil
 }
 
-// checkHijackable refuses a ResponseWriter that could not hand over its
-// connection, before anything is asked of the upstream.
-func checkHijackable(w http.ResponseWriter) error {
-	for {
-		switch wrapper := w.(type) {
-		case http.Hijacker:
-			return nil
-		case interface{ Unwrap() http.ResponseWriter }:
-			w = wrapper.Unwrap()
-		default:
-			return notHijackable(w)
-		}
+// otherMethods is the Allow of a refused CONNECT. The proxy forwards every
+// method but that one.
+const otherMethods = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT, TRACE"
+
+// checkPlainRequest refuses a plain request that the client must not send, or
+// that cannot be sent on as it is. No server is asked for it.
+func checkPlainRequest(r *http.Request) error {
+	if r.Method == http.MethodConnect {
+		return refusedConnect(r)
 	}
+	if err := checkTarget(r); err != nil {
+		return badRequest("%w", err)
+	}
+	if r.ProtoMajor < 2 { // net/http has checked the rest
+		return nil
+	}
+	if err := requestLineError(r); err != nil {
+		return badRequest("%w", err)
+	}
+	if r.Host != "" && !isHostField(r.Host) && !hasHostBytes(r.Host) {
+		return badRequest("Host %s, want a host with an optional port", quote(r.Host))
+	}
+	return nil
 }
 
-// innermost sees through all wrappers.
-func innermost(w http.ResponseWriter) http.ResponseWriter {
-	for {
-		wrapper, ok := w.(interface{ Unwrap() http.ResponseWriter })
-		if !ok {
-			return w
-		}
-		w = wrapper.Unwrap()
+// refusedConnect returns the refusal of a CONNECT. A success would tell the
+// client that it has a tunnel (RFC 9110, section 9.3.6), and what it sends next
+// would reach the upstream as more requests (CVE-2026-56866, golang/go#81740).
+func refusedConnect(r *http.Request) *refusal {
+	protocol, extended := connectProtocol(r)
+	if extended {
+		return &refusal{status: http.StatusNotImplemented,
+			cause: fmt.Errorf("CONNECT with protocol %s, want a request of HTTP/1.1 for an upgrade", quote(protocol))}
 	}
+	return &refusal{status: http.StatusMethodNotAllowed, header: http.Header{"Allow": {otherMethods}},
+		cause: errors.New("method CONNECT, want " + otherMethods)}
 }
 
-func notHijackable(w http.ResponseWriter) error {
-	return &refusal{status: http.StatusInternalServerError, cause: fmt.Errorf(
-		"cannot upgrade: %T implements neither http.Hijacker nor Unwrap() http.ResponseWriter: %w", w, http.ErrNotSupported)}
+// connectProtocol returns the :protocol of an extended CONNECT (RFC 8441, RFC
+// 9220) and reports whether r is one. net/http keeps it in the header, quic-go
+// in Proto.
+func connectProtocol(r *http.Request) (string, bool) {
+	if protocol, ok := r.Header[":protocol"]; ok {
+		return strings.Join(protocol, ", "), true
+	}
+	return r.Proto, r.ProtoMajor == 3 && !strings.HasPrefix(r.Proto, "HTTP/")
+}
+
+// checkTarget refuses a request target that a rule in front of the proxy, the
+// proxy and the upstream could each read as another path.
+func checkTarget(r *http.Request) error {
+	if r.RequestURI == "*" && r.Method != http.MethodOptions {
+		return errors.New(`target "*", want a path`)
+	}
+	opaque, err := url.PathUnescape(r.URL.Opaque) // of "GET x:path"
+	if err != nil {
+		opaque = r.URL.Opaque
+	}
+	for _, path := range []string{r.URL.Path, opaque} {
+		if hasDotSegment(path) {
+			return fmt.Errorf(`path %s, want no segment "." or ".."`, quote(path))
+		}
+	}
+	return nil
 }
 
 // outgoingRequest is the client's request as the upstream gets it.
@@ -174,124 +204,25 @@ func appendHeader(b []byte, h http.Header) []byte {
 
 var lineBreaks = strings.NewReplacer("\r", " ", "\n", " ")
 
-// checkSwitch checks a 101 against what was asked (RFC 6455, section 4.1).
-func checkSwitch(res *http.Response, out *http.Request) error {
-	protocol := out.Header.Get("Upgrade")
-	if res.ProtoMajor != 1 || res.ProtoMinor < 1 {
-		return badGateway("answered 101 in %s, want HTTP/1.1", quote(res.Proto))
+// checkRequestLine refuses a method or target that cannot be sent.
+func checkRequestLine(r *http.Request) error {
+	if r.Method == http.MethodConnect {
+		return badGateway("cannot send method CONNECT")
 	}
-	if got := res.Header["Upgrade"]; len(got) != 1 || !equalFold(got[0], protocol) {
-		return badGateway("switched to %s, want %q", quote(strings.Join(got, ", ")), protocol)
-	}
-	if res.Close { // and net/http has removed the field
-		return badGateway("answered 101 with Connection %q, want %q", "close", "Upgrade")
-	}
-	if got := res.Header["Connection"]; !hasToken(got, "upgrade") {
-		return badGateway("answered 101 with Connection %s, want %q", quote(strings.Join(got, ", ")), "Upgrade")
-	}
-	if protocol != "websocket" {
-		return nil
-	}
-	want := acceptKey(out.Header.Get("Sec-Websocket-Key"))
-	if got := res.Header["Sec-Websocket-Accept"]; len(got) != 1 || got[0] != want {
-		return badGateway("Sec-WebSocket-Accept %s, want %q", quote(strings.Join(got, ", ")), want)
+	if err := requestLineError(r); err != nil {
+		return badGateway("cannot send %w", err)
 	}
 	return nil
 }
 
-// acceptKey is the Sec-WebSocket-Accept for a key (RFC 6455, section 4.2.2).
-func acceptKey(key string) string {
-	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
-	return base64.StdEncoding.EncodeToString(sum[:])
-}
-
-// appendSwitch appends the 101 for the client, with the fields of h.
-func appendSwitch(b []byte, h http.Header, protocol string) []byte {
-	b = append(b, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: "+protocol+"\r\nConnection: Upgrade\r\n"...)
-	return append(appendHeader(b, h), "\r\n"...)
-}
-
-// relayResponse gives the client a response that is no 101 as httputil gives any:
-// streamed, with its trailers, and cut if the upstream cuts it. Like a plain
-// response it holds no place for a tunnel, and Close does not cut it.
-func (h *handshake) relayResponse() {
-	h.release()
-	h.unlink()
-	keepUpgrade(h.x.res)
-	w := newPlainWriter(h.w, h.p.sendTimeout)
-	defer w.end(h.in.Context(), false)
-	(&httputil.ReverseProxy{
-		Rewrite:        func(*httputil.ProxyRequest) {},
-		Transport:      roundTripFunc(func(*http.Request) (*http.Response, error) { return h.x.res, nil }),
-		ModifyResponse: h.p.modifyResponse,
-		FlushInterval:  -1,
-		BufferPool:     bodyBuffers{},
-		ErrorLog:       h.p.errorLog,
-		ErrorHandler: func(_ http.ResponseWriter, _ *http.Request, err error) {
-			h.p.fail(h.w, h.in, upstreamError(h.in.Context(), err))
-		},
-	}).ServeHTTP(w, (&http.Request{Method: h.in.Method, URL: h.in.URL, Header: http.Header{}}).WithContext(h.in.Context()))
-}
-
-type roundTripFunc func(*http.Request) (*http.Response, error)
-
-func (f roundTripFunc) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
-
-// A clientEnd is the client's connection after the hijack.
-type clientEnd struct {
-	conn  net.Conn
-	early []byte // what the client sent before the 101
-	head  []byte // the 101, which the tunnel sends first
-}
-
-// hijack takes the client's connection. While a wrapper's Hijack runs, w's
-// header is that of the 101; if it fails, the header is what it was.
-func (h *handshake) hijack() (clientEnd, error) {
-	header := h.w.Header()
-	kept := maps.Clone(header)
-	hijacked := false
-	defer func() {
-		if !hijacked { // an error, or a panic in a wrapper's Hijack
-			clear(header)
-			maps.Copy(header, kept)
-		}
-	}()
-	for _, name := range []string{"Connection", "Content-Length", "Transfer-Encoding", "Upgrade"} {
-		delete(header, name)
+// requestLineError reports a method or target that no request line can hold.
+// The query may be a secret, so the error does not have it.
+func requestLineError(r *http.Request) error {
+	if !isToken(cmp.Or(r.Method, http.MethodGet)) {
+		return fmt.Errorf("method %s, want a token", quote(r.Method))
 	}
-	for name, values := range h.x.res.Header {
-		header[name] = append(header[name][:len(header[name]):len(header[name])], values...)
+	if uri := r.URL.RequestURI(); !isFieldValue(uri) || strings.ContainsAny(uri, " \t") {
+		return fmt.Errorf("the target of path %s, want no white space and no control character in it", quote(r.URL.Path))
 	}
-	head := appendSwitch(nil, header, h.protocol)
-	conn, early, err := hijack(h.w)
-	if err != nil {
-		return clientEnd{}, err
-	}
-	hijacked = true
-	return clientEnd{conn, early, head}, nil
-}
-
-// hijack takes the client's connection over, with the bytes it sent early.
-func hijack(w http.ResponseWriter) (net.Conn, []byte, error) {
-	conn, brw, err := http.NewResponseController(w).Hijack()
-	if errors.Is(err, http.ErrNotSupported) {
-		// A router's wrapper implements both methods, whatever it wraps.
-		if inner := innermost(w); checkHijackable(inner) != nil {
-			return nil, nil, notHijackable(inner)
-		}
-	}
-	if err != nil {
-		return nil, nil, &refusal{status: http.StatusInternalServerError, cause: fmt.Errorf("cannot upgrade: hijacking %T: %w", w, err)}
-	}
-	// net/http clears its deadlines; a wrapper's Hijack may not.
-	conn.SetDeadline(time.Time{})
-	early, _ := brw.Reader.Peek(brw.Reader.Buffered())
-	early = slices.Clone(early)
-	brw.Reader.Discard(len(early)) // a wrapper's conn may read through the reader
-	switch conn.(type) {
-	case *net.TCPConn, *net.UnixConn, *tls.Conn:
-		// net/http keeps the reader as long as the handler runs, 4 KiB a tunnel.
-		*brw.Reader = *bufio.NewReaderSize(conn, 16)
-	}
-	return conn, early, nil
+	return nil
 }

@@ -3,7 +3,6 @@ package wsproxy
 import (
 	"net/http"
 	"net/http/httputil"
-	"net/textproto"
 	"strings"
 )
 
@@ -44,32 +43,6 @@ func removeHopByHop(h http.Header) {
 	for _, name := range hopByHop {
 		delete(h, name)
 	}
-}
-
-// tokens yields the elements of a comma-separated list over all its lines.
-func tokens(lines []string) func(yield func(string) bool) {
-	return func(yield func(string) bool) {
-		for _, line := range lines {
-			for token := range strings.SplitSeq(line, ",") {
-				if token = textproto.TrimString(token); token != "" && !yield(token) {
-					return
-				}
-			}
-		}
-	}
-}
-
-// equalFold is for ASCII alone, as RFC 6455 has it: strings.EqualFold takes
-// U+017F for an s and U+212A for a k, which are longer.
-func equalFold(a, b string) bool { return len(a) == len(b) && strings.EqualFold(a, b) }
-
-func hasToken(lines []string, want string) bool {
-	for token := range tokens(lines) {
-		if equalFold(token, want) {
-			return true
-		}
-	}
-	return false
 }
 
 // upgradeToken returns the protocol to switch to: the first of the client's
@@ -119,27 +92,6 @@ func keepUpgrade(res *http.Response) {
 	if protocols := res.Header["Upgrade"]; res.StatusCode == http.StatusUpgradeRequired && protocols != nil {
 		res.Header["upgrade"] = protocols
 	}
-}
-
-// isToken reports whether s is a token (RFC 9110, section 5.6.2).
-func isToken(s string) bool {
-	for _, c := range []byte(s) {
-		if c <= ' ' || c >= 0x7f || strings.IndexByte(`"(),/:;<=>?@[\]{}`, c) >= 0 {
-			return false
-		}
-	}
-	return s != ""
-}
-
-// isFieldValue reports whether s may stand in a header field (RFC 9110,
-// section 5.5): no control characters but the tab.
-func isFieldValue(s string) bool {
-	for _, c := range []byte(s) {
-		if c < ' ' && c != '\t' || c == 0x7f {
-			return false
-		}
-	}
-	return true
 }
 
 // Rewrite applies the proxy's header policy to a request of a

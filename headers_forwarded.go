@@ -230,25 +230,3 @@ func lastElement(lines []string) string {
 	last := lines[len(lines)-1]
 	return textproto.TrimString(last[strings.LastIndexByte(last, ',')+1:])
 }
-
-// quotedString is RFC 9110's, section 5.6.4: a token stays as it is.
-func quotedString(s string) string {
-	if isToken(s) {
-		return s
-	}
-	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(s) + `"`
-}
-
-// balanced reports whether every quoted string in s is closed.
-func balanced(s string) bool {
-	open := false
-	for i := 0; i < len(s); i++ {
-		switch {
-		case s[i] == '"':
-			open = !open
-		case s[i] == '\\' && open:
-			i++
-		}
-	}
-	return !open
-}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"net/netip"
 	"strings"
 )
 
@@ -108,62 +107,4 @@ func checkOrigin(r *http.Request, allowed []origin) error {
 
 func forbiddenOrigin(format string, args ...any) *refusal {
 	return &refusal{kind: ErrForbiddenOrigin, status: http.StatusForbidden, cause: fmt.Errorf(format, args...)}
-}
-
-// isHost reports whether s is a host with an optional port, as in a Host
-// header (RFC 3986, section 3.2.2): a name, an IPv4 address, or an IPv6
-// address in brackets.
-func isHost(s string) bool {
-	host := s
-	if h, port, err := net.SplitHostPort(s); err == nil {
-		if !isPort(port) || strings.HasPrefix(s, "[") != strings.Contains(h, ":") {
-			return false
-		}
-		host = h
-	} else if inner, ok := strings.CutPrefix(s, "["); ok {
-		host = strings.TrimSuffix(inner, "]")
-		if len(host) != len(inner)-1 || !strings.Contains(host, ":") {
-			return false
-		}
-	}
-	if strings.Contains(host, ":") {
-		addr, err := netip.ParseAddr(host)
-		return err == nil && host != s && (addr.Zone() == "" || isToken(addr.Zone()))
-	}
-	for _, c := range []byte(host) {
-		alphanumeric := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
-		if !alphanumeric && strings.IndexByte("-._~!$&'()+,;=", c) < 0 { // no % and no *
-			return false
-		}
-	}
-	return host != ""
-}
-
-// isHostField reports whether s can be sent as Host. An empty port is legal
-// there.
-func isHostField(s string) bool {
-	if host, ok := strings.CutSuffix(s, ":"); ok {
-		s = host + ":1"
-	}
-	return isHost(s)
-}
-
-// hasHostBytes reports whether net/http sends s as Host as it is: neither empty
-// nor in Punycode, over which it may fail.
-func hasHostBytes(s string) bool {
-	return !strings.ContainsFunc(s, func(c rune) bool {
-		return c <= ' ' || c >= 0x7f || strings.ContainsRune("\"#/<>?@\\^`{|}", c)
-	})
-}
-
-// isPort reports whether s is a port number one can connect to.
-func isPort(s string) bool {
-	if s == "" || len(s) > 5 || strings.Trim(s, "0123456789") != "" {
-		return false
-	}
-	n := 0
-	for _, digit := range []byte(s) {
-		n = n*10 + int(digit-'0')
-	}
-	return 0 < n && n <= 65535
 }

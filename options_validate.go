@@ -3,6 +3,7 @@ package wsproxy
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"net/textproto"
 	"slices"
@@ -164,4 +165,47 @@ func (e headerEdit) check() error {
 		return fmt.Errorf("%q is the proxy's own to set", e.name)
 	}
 	return nil
+}
+
+// checkServers joins one error for each mistake.
+func checkServers(servers []Server) error {
+	var errs []error
+	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf("wsproxy: "+format, args...)) }
+	if len(servers) == 0 {
+		fail("no server, want at least one")
+	}
+	seen := make(map[string]bool, len(servers))
+	for _, s := range servers {
+		if scheme, _, found := strings.Cut(s.Addr, "://"); found {
+			fail("server %q: drop %q, want host:port or unix:/path", s.Addr, scheme+"://")
+		} else if !isServerAddr(s.Addr) {
+			fail("server %q is not host:port or unix:/path", s.Addr)
+		} else if seen[s.Addr] {
+			fail("server %q is there twice", s.Addr)
+		}
+		seen[s.Addr] = true
+		for _, field := range []struct {
+			name string
+			n    int
+		}{{"Weight", s.Weight}, {"MaxTunnels", s.MaxTunnels}, {"MaxFails", s.MaxFails}} {
+			if field.n < 0 {
+				fail("server %q: %s \"%d\" is negative, want a number or 0 for the default", s.Addr, field.name, field.n)
+			}
+		}
+		if s.Weight > maxWeight {
+			fail("server %q: Weight \"%d\" is larger than %d", s.Addr, s.Weight, maxWeight)
+		}
+		if s.FailTimeout < 0 {
+			fail("server %q: FailTimeout %q is negative, want a duration or 0 for the default", s.Addr, s.FailTimeout)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func isServerAddr(addr string) bool {
+	if path, unix := strings.CutPrefix(addr, "unix:"); unix {
+		return strings.HasPrefix(path, "/") && !strings.Contains(path, "\x00")
+	}
+	_, _, err := net.SplitHostPort(addr)
+	return err == nil && isHost(addr)
 }

@@ -3,7 +3,7 @@ package wsproxy
 import (
 	"context"
 	"errors"
-	"maps"
+	"io"
 	"net/http"
 	"net/http/httputil"
 	"slices"
@@ -75,103 +75,18 @@ func (p *Proxy) newPlainHandler() http.Handler {
 	})
 }
 
-// A plainWriter is what httputil writes a response to. It keeps the fields of
-// middleware for the final response, after a 1xx with which httputil clears
-// them, and leaves a response without Content-Type so: from what net/http would
-// make up of the first bytes of its body a browser might run them.
-type plainWriter struct {
-	http.ResponseWriter
-	before  http.Header
-	cleared bool
-	body    *clientBody // nil: none
-	stall   stallTimer  // of writes
-}
-
-// newPlainWriter returns a writer to w, which the caller must end before the
-// handler returns. A write that takes longer than timeout fails.
-func newPlainWriter(w http.ResponseWriter, timeout time.Duration) *plainWriter {
-	pw := &plainWriter{ResponseWriter: w, before: w.Header().Clone()}
-	pw.stall.timeout = timeout
-	pw.stall.expired = func() { http.NewResponseController(w).SetWriteDeadline(longAgo) }
-	return pw
-}
-
-func (w *plainWriter) Header() http.Header {
-	h := w.ResponseWriter.Header()
-	if w.cleared {
-		w.cleared = false
-		maps.Copy(h, w.before.Clone())
-	}
-	return h
-}
-
-func (w *plainWriter) WriteHeader(status int) {
-	if h := w.Header(); status < 200 {
-		removeHopByHop(h)
-		w.cleared = true // as soon as this returns
-	} else {
-		w.prepare(h)
-		if status == http.StatusUpgradeRequired && h["Upgrade"] != nil { // see keepUpgrade
-			h.Add("Connection", "Upgrade")
-		}
-		if h["Content-Type"] == nil {
-			h["Content-Type"] = nil
-		}
-	}
-	w.stall.begin() // a 1xx is written at once
-	w.ResponseWriter.WriteHeader(status)
-	w.stall.end()
-}
-
-// Write writes in pieces, as nothing shows the progress of one.
-func (w *plainWriter) Write(b []byte) (n int, err error) {
-	defer w.stall.end()
-	for {
-		w.stall.begin()
-		m, err := w.ResponseWriter.Write(b[n:min(len(b), n+pieceSize)])
-		if n += m; err != nil || n == len(b) {
-			return n, err
-		}
-	}
-}
-
-// FlushError is for http.ResponseController.
-func (w *plainWriter) FlushError() error {
-	w.stall.begin()
-	defer w.stall.end()
-	return http.NewResponseController(w.ResponseWriter).Flush()
-}
-
-// end is for the end of the handler. net/http then writes what is left, for
-// which it gets a last deadline, unless middleware may still have more to write.
-func (w *plainWriter) end(ctx context.Context, cut bool) {
-	w.stall.stop()
-	if w.body != nil {
-		w.body.end(cut)
-	}
-	own, ok := w.ResponseWriter.(interface{ SetWriteDeadline(time.Time) error })
-	if ok && !cut && w.stall.timeout > 0 && serverWriteDeadline(ctx).IsZero() {
-		own.SetWriteDeadline(time.Now().Add(w.stall.timeout))
-	}
-}
-
-// prepare gives the connection up where the response comes before the end of
-// the body. For another request net/http would first swallow what is left of
-// that; in full duplex it would not, but panics (golang/go#68560).
-func (w *plainWriter) prepare(h http.Header) {
-	if w.body != nil && w.body.http1 && !w.body.wasRead() {
-		h.Set("Connection", "close")
-	}
-}
-
-func (w *plainWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
-
 // inboundKey is the context key of the client's request: httputil gives its
 // ErrorHandler the outgoing one.
 type inboundKey struct{}
 
 // bodyKey is the context key of the client's *clientBody.
 type bodyKey struct{}
+
+// bodyBuffers lends httputil the relay's buffers.
+type bodyBuffers struct{}
+
+func (bodyBuffers) Get() []byte  { return getBuffer()[:] }
+func (bodyBuffers) Put(b []byte) { putBuffer((*buffer)(b)) }
 
 // serverKey is the context key of the server that a plain request goes to. The
 // Transport dials with the context of a request that wants a connection to the
@@ -278,20 +193,26 @@ func checkPlain(in, out *http.Request) error {
 	return checkFields(out.Header)
 }
 
-// replayable reports whether a request may be sent twice, by net/http's rule.
-func replayable(r *http.Request) bool {
-	if r.Body != nil && r.Body != http.NoBody {
-		return false
-	}
-	switch r.Method {
-	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:
-		return true
-	}
-	return r.Header["Idempotency-Key"] != nil || r.Header["X-Idempotency-Key"] != nil
+// requestBody is a client's. The Transport closes it when it fails to connect,
+// after which another server is still to get it: closing is left to httputil.
+// When it cannot be read, which is no server's fault, the request ends.
+type requestBody struct {
+	io.Reader
+	length int64 // by Content-Length; 0 or less: not known
+	left   int64
+	cancel context.CancelCauseFunc
 }
 
-// bodyBuffers lends httputil the relay's buffers.
-type bodyBuffers struct{}
+func (b *requestBody) Read(p []byte) (int, error) {
+	n, err := b.Reader.Read(p)
+	b.left -= int64(n)
+	switch {
+	case err != nil && err != io.EOF:
+		b.cancel(badBody(err))
+	case b.length > 0 && (b.left < 0 || b.left > 0 && err == io.EOF):
+		b.cancel(wrongLength(b.length))
+	}
+	return n, err
+}
 
-func (bodyBuffers) Get() []byte  { return getBuffer()[:] }
-func (bodyBuffers) Put(b []byte) { putBuffer((*buffer)(b)) }
+func (b *requestBody) Close() error { return nil }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 )
@@ -194,91 +195,71 @@ func (p *Proxy) limitDrain(w http.ResponseWriter, r *http.Request) {
 // before that, from Go 1.27 on: it would wait for the client's next byte.
 func (b *clientBody) Close() error { return nil }
 
-// A stallTimer calls expired when an operation takes timeout without progress.
-// A timeout of zero is none.
-type stallTimer struct {
-	timeout time.Duration
-	expired func()                              // must not call the stallTimer's methods
-	silence func(since time.Time) time.Duration // nil: time.Since
-
-	mu      sync.Mutex
-	since   time.Time   // when the operation began; zero: none is under way
-	timer   *time.Timer // looks after it, if not nil
-	stopped bool
+// applyTrailer has out carry the trailer fields that in announces, and returns
+// them. A field passes only if the header could carry it too and does not have
+// it yet: an upstream may take both for one (CVE-2013-5704). The names are known
+// from the start. The values come at the end of the body, in in alone.
+func (p *headerPolicy) applyTrailer(out, in *http.Request) http.Header {
+	taken := fieldNames(in.Header)
+	for name := range tokens(in.Header["Connection"]) {
+		taken[dashed(name)] = true
+	}
+	trailer := make(http.Header)
+	for name := range in.Trailer {
+		if !taken[dashed(name)] && p.passesInTrailer(name) {
+			trailer[name] = nil
+		}
+	}
+	out.Trailer = trailer
+	out.Body = &notingBody{out.Body, func() {
+		for name := range trailer {
+			trailer[name] = in.Trailer[name]
+		}
+	}}
+	// As HTTP/1.1 has it anyway, but a request of HTTP/2 does not say so, and
+	// the Transport would read the start of its body on another goroutine.
+	out.TransferEncoding = []string{"chunked"}
+	return trailer
 }
 
-// begin starts an operation, or notes its progress.
-func (s *stallTimer) begin() {
-	if s.timeout == 0 {
+func (p *headerPolicy) passesInTrailer(name string) bool {
+	return isToken(name) && name != "Host" && !slices.Contains(ownFields, name) &&
+		!p.managed(name, false) && !slices.ContainsFunc(p.edits, func(e headerEdit) bool { return e.name == name })
+}
+
+// withoutFields removes the fields from trailer that h has.
+func withoutFields(trailer, h http.Header) {
+	if len(trailer) == 0 {
 		return
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.since = time.Now()
-	if s.timer == nil && !s.stopped {
-		s.timer = time.AfterFunc(s.timeout, s.check)
+	taken := fieldNames(h)
+	for name := range trailer {
+		if taken[dashed(name)] {
+			delete(trailer, name)
+		}
 	}
 }
 
-// end ends the operation. It leaves the timer alone, as stopping it would cost
-// each operation a call: check comes once more and finds nothing.
-func (s *stallTimer) end() {
-	if s.timeout == 0 {
-		return
+// fieldNames returns the names in h as the servers that take all punctuation
+// for the same read them.
+func fieldNames(h http.Header) map[string]bool {
+	names := make(map[string]bool, len(h))
+	for name := range h {
+		names[dashed(name)] = true
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.since = time.Time{}
+	return names
 }
 
-func (s *stallTimer) check() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.stopped || s.since.IsZero() {
-		s.timer = nil
-		return
-	}
-	silence := s.silence
-	if silence == nil {
-		silence = time.Since
-	}
-	if left := s.timeout - silence(s.since); left > 0 {
-		s.timer.Reset(left)
-		return
-	}
-	s.expired()
+// A notingBody calls atEnd when all of a body is read.
+type notingBody struct {
+	io.ReadCloser
+	atEnd func()
 }
 
-// stop ends the timer's work. Once it has returned, expired is not called.
-func (s *stallTimer) stop() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.stopped = true
-	if s.timer != nil {
-		s.timer.Stop()
-	}
-}
-
-// requestBody is a client's. The Transport closes it when it fails to connect,
-// after which another server is still to get it: closing is left to httputil.
-// When it cannot be read, which is no server's fault, the request ends.
-type requestBody struct {
-	io.Reader
-	length int64 // by Content-Length; 0 or less: not known
-	left   int64
-	cancel context.CancelCauseFunc
-}
-
-func (b *requestBody) Read(p []byte) (int, error) {
-	n, err := b.Reader.Read(p)
-	b.left -= int64(n)
-	switch {
-	case err != nil && err != io.EOF:
-		b.cancel(badBody(err))
-	case b.length > 0 && (b.left < 0 || b.left > 0 && err == io.EOF):
-		b.cancel(wrongLength(b.length))
+func (b *notingBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err == io.EOF {
+		b.atEnd()
 	}
 	return n, err
 }
-
-func (b *requestBody) Close() error { return nil }

@@ -7,7 +7,6 @@ import (
 	"net"
 	"os"
 	"sync"
-	"syscall"
 	"time"
 )
 
@@ -140,144 +139,12 @@ func awaitWriter(f *flow) {
 	}
 }
 
-// A source reads one end of a tunnel, holding no buffer of the pool while it
-// waits.
-type source interface {
-	// read waits for bytes, which are valid until release.
-	read() ([]byte, error)
-	release()
-}
-
-// A buffer is lent to a flow while bytes pass through it.
-type buffer [32 << 10]byte
-
-var buffers = sync.Pool{New: func() any { return new(buffer) }}
-
-func getBuffer() *buffer  { return buffers.Get().(*buffer) }
-func putBuffer(b *buffer) { buffers.Put(b) }
-
-func newSource(conn net.Conn) source {
-	if raw := newRawSource(conn); raw != nil {
-		return raw
-	}
-	if secure, ok := conn.(*tls.Conn); ok {
-		if raw := socketBelow(secure); raw != nil {
-			return &tlsSource{conn: secure, raw: raw}
-		}
-	}
-	return &connSource{conn: conn}
-}
-
-// socketBelow returns the socket that secure reads, or nil if it reads a
-// wrapper or a tunnel in something else, whose deadlines may not work.
-func socketBelow(secure *tls.Conn) (raw syscall.RawConn) {
-	switch conn := secure.NetConn().(type) {
-	case *net.TCPConn:
-		raw, _ = conn.SyscallConn()
-	case *net.UnixConn:
-		raw, _ = conn.SyscallConn()
-	}
-	return raw
-}
-
 func newSink(conn net.Conn, f *flow) sink {
 	if raw := newRawSink(conn, f); raw != nil {
 		return raw
 	}
 	return &connSink{halfCloser{conn}, f}
 }
-
-// parkSize is what a source that cannot wait without a buffer waits with.
-const parkSize = 512
-
-// connSource reads any connection: a few bytes while little comes, and with a
-// buffer of the pool after a read that left nothing of its own free.
-type connSource struct {
-	conn   net.Conn
-	parked [parkSize]byte
-	full   bool
-	rented *buffer
-}
-
-func (s *connSource) read() ([]byte, error) {
-	b := s.parked[:]
-	if s.full {
-		s.rented = getBuffer()
-		b = s.rented[:]
-	}
-	n, err := s.conn.Read(b)
-	s.full = n == len(b)
-	return b[:n], err
-}
-
-func (s *connSource) release() {
-	if s.rented != nil {
-		putBuffer(s.rented)
-		s.rented = nil
-	}
-}
-
-// tlsSource reads a tls.Conn: a few bytes while it waits, and then all that
-// has been received already, which a deadline in the past tells from what is
-// still to come.
-type tlsSource struct {
-	conn   *tls.Conn
-	raw    syscall.RawConn // of the socket below
-	parked [parkSize]byte
-	rented *buffer
-}
-
-func (s *tlsSource) read() ([]byte, error) {
-	n, err := s.conn.Read(s.parked[:])
-	if err != nil || n < len(s.parked) {
-		return s.parked[:n], endOfTLS(err)
-	}
-	if s.expired() {
-		return s.parked[:n], nil
-	}
-	s.rented = getBuffer()
-	copy(s.rented[:], s.parked[:])
-	s.conn.SetReadDeadline(longAgo)
-	for err == nil && n < len(s.rented) {
-		var more int
-		more, err = s.conn.Read(s.rented[n:])
-		n += more
-	}
-	s.conn.SetReadDeadline(time.Time{})
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		err = nil
-	}
-	return s.rented[:n], endOfTLS(err)
-}
-
-// expired reports whether a deadline has passed already. It is not this
-// source's, and must not be taken away with that: if crypto/tls has more bytes
-// than fill parked, and a listener sets a deadline while those are written,
-// the next read succeeds without asking the socket. The read that does ask it
-// returns the deadline.
-func (s *tlsSource) expired() bool { return s.raw.Read(readNothing) != nil }
-
-func readNothing(uintptr) bool { return true }
-
-func (s *tlsSource) release() {
-	if s.rented != nil {
-		putBuffer(s.rented)
-		s.rented = nil
-	}
-}
-
-// endOfTLS takes a connection closed without close_notify for closed: many
-// peers do that, and a WebSocket's own Close frame tells whether all came.
-func endOfTLS(err error) error {
-	if err == io.ErrUnexpectedEOF {
-		return io.EOF
-	}
-	return err
-}
-
-// pieceSize is what is written to any connection at once, to show progress. It
-// costs nothing: a TLS record is no larger.
-const pieceSize = 16 << 10
 
 // connSink writes any connection.
 type connSink struct {
@@ -297,6 +164,10 @@ func (s *connSink) write(p []byte) error {
 	s.f.unstall()
 	return nil
 }
+
+// pieceSize is what is written to any connection at once, to show progress. It
+// costs nothing: a TLS record is no larger.
+const pieceSize = 16 << 10
 
 // halfCloser has the ways to end a connection that a sink needs.
 type halfCloser struct{ conn net.Conn }

@@ -177,8 +177,3 @@ func (r *registry) stats() Stats {
 	}
 	return s
 }
-
-func (s *FlowStats) add(o FlowStats) {
-	s.Bytes += o.Bytes
-	s.Messages += o.Messages
-}

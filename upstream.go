@@ -3,9 +3,7 @@ package wsproxy
 import (
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"math"
-	"net"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -224,49 +222,6 @@ func newCandidate(server Server, s *state) *Candidate {
 	return c
 }
 
-// checkServers joins one error for each mistake.
-func checkServers(servers []Server) error {
-	var errs []error
-	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf("wsproxy: "+format, args...)) }
-	if len(servers) == 0 {
-		fail("no server, want at least one")
-	}
-	seen := make(map[string]bool, len(servers))
-	for _, s := range servers {
-		if scheme, _, found := strings.Cut(s.Addr, "://"); found {
-			fail("server %q: drop %q, want host:port or unix:/path", s.Addr, scheme+"://")
-		} else if !isServerAddr(s.Addr) {
-			fail("server %q is not host:port or unix:/path", s.Addr)
-		} else if seen[s.Addr] {
-			fail("server %q is there twice", s.Addr)
-		}
-		seen[s.Addr] = true
-		for _, field := range []struct {
-			name string
-			n    int
-		}{{"Weight", s.Weight}, {"MaxTunnels", s.MaxTunnels}, {"MaxFails", s.MaxFails}} {
-			if field.n < 0 {
-				fail("server %q: %s \"%d\" is negative, want a number or 0 for the default", s.Addr, field.name, field.n)
-			}
-		}
-		if s.Weight > maxWeight {
-			fail("server %q: Weight \"%d\" is larger than %d", s.Addr, s.Weight, maxWeight)
-		}
-		if s.FailTimeout < 0 {
-			fail("server %q: FailTimeout %q is negative, want a duration or 0 for the default", s.Addr, s.FailTimeout)
-		}
-	}
-	return errors.Join(errs...)
-}
-
-func isServerAddr(addr string) bool {
-	if path, unix := strings.CutPrefix(addr, "unix:"); unix {
-		return strings.HasPrefix(path, "/") && !strings.Contains(path, "\x00")
-	}
-	_, _, err := net.SplitHostPort(addr)
-	return err == nil && isHost(addr)
-}
-
 // Servers returns the state of each server of the set, in the order given. The
 // slice is the caller's.
 func (u *Upstream) Servers() []ServerState {
@@ -280,4 +235,70 @@ func (u *Upstream) Servers() []ServerState {
 		states[i] = s
 	}
 	return states
+}
+
+// available reports whether a request may go to the server now: it is up, or
+// due for a probe, or the request would fail open. A request for a tunnel needs
+// a place for one.
+func (c *Candidate) available(tunnel, failOpen bool) bool {
+	if tunnel && c.full() {
+		return false
+	}
+	return failOpen || c.alwaysUp || c.health.available()
+}
+
+func (c *Candidate) full() bool {
+	return c.server.MaxTunnels > 0 && c.tunnels.Load() >= int64(c.server.MaxTunnels)
+}
+
+// take holds the server for one request, unless another was faster to take
+// its last place or to be the one that finds out whether it is up again.
+func (c *Candidate) take(tunnel, failOpen bool) (lease, bool) {
+	if tunnel && !c.reserve() {
+		return lease{}, false
+	}
+	l := lease{Candidate: c, tunnel: tunnel}
+	if !c.alwaysUp {
+		var ok bool
+		if l.by, ok = c.health.claim(c.server.FailTimeout, failOpen); !ok {
+			l.release()
+			return lease{}, false
+		}
+	}
+	return l, true
+}
+
+// reserve counts one tunnel more. Adding first and taking back what is too much
+// could refuse another request although there is a place for it.
+func (c *Candidate) reserve() bool {
+	for n := c.tunnels.Load(); ; n = c.tunnels.Load() {
+		if c.server.MaxTunnels > 0 && n >= int64(c.server.MaxTunnels) {
+			return false
+		}
+		if c.tunnels.CompareAndSwap(n, n+1) {
+			return true
+		}
+	}
+}
+
+// A lease is a request's hold on a server. It is settled once, and released
+// once where it is for a tunnel: when that has ended.
+type lease struct {
+	*Candidate
+	tunnel bool // a place among the server's tunnels is taken
+	by     claim
+}
+
+// settle notes what the request says about the server's health.
+func (l lease) settle(v verdict) {
+	if !l.alwaysUp {
+		l.health.settle(v, l.by, l.server.MaxFails, l.server.FailTimeout)
+	}
+}
+
+// release gives the place of a tunnel back.
+func (l lease) release() {
+	if l.tunnel {
+		l.tunnels.Add(-1)
+	}
 }

@@ -1,0 +1,109 @@
+package wsproxy
+
+import (
+	"bufio"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/http"
+	"slices"
+	"time"
+)
+
+// A clientEnd is the client's connection after the hijack.
+type clientEnd struct {
+	conn  net.Conn
+	early []byte // what the client sent before the 101
+	head  []byte // the 101, which the tunnel sends first
+}
+
+// hijack takes the client's connection. While a wrapper's Hijack runs, w's
+// header is that of the 101; if it fails, the header is what it was.
+func (h *handshake) hijack() (clientEnd, error) {
+	header := h.w.Header()
+	kept := maps.Clone(header)
+	hijacked := false
+	defer func() {
+		if !hijacked { // an error, or a panic in a wrapper's Hijack
+			clear(header)
+			maps.Copy(header, kept)
+		}
+	}()
+	for _, name := range []string{"Connection", "Content-Length", "Transfer-Encoding", "Upgrade"} {
+		delete(header, name)
+	}
+	for name, values := range h.x.res.Header {
+		header[name] = append(header[name][:len(header[name]):len(header[name])], values...)
+	}
+	head := appendSwitch(nil, header, h.protocol)
+	conn, early, err := hijack(h.w)
+	if err != nil {
+		return clientEnd{}, err
+	}
+	hijacked = true
+	return clientEnd{conn, early, head}, nil
+}
+
+// appendSwitch appends the 101 for the client, with the fields of h.
+func appendSwitch(b []byte, h http.Header, protocol string) []byte {
+	b = append(b, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: "+protocol+"\r\nConnection: Upgrade\r\n"...)
+	return append(appendHeader(b, h), "\r\n"...)
+}
+
+// hijack takes the client's connection over, with the bytes it sent early.
+func hijack(w http.ResponseWriter) (net.Conn, []byte, error) {
+	conn, brw, err := http.NewResponseController(w).Hijack()
+	if errors.Is(err, http.ErrNotSupported) {
+		// A router's wrapper implements both methods, whatever it wraps.
+		if inner := innermost(w); checkHijackable(inner) != nil {
+			return nil, nil, notHijackable(inner)
+		}
+	}
+	if err != nil {
+		return nil, nil, &refusal{status: http.StatusInternalServerError, cause: fmt.Errorf("cannot upgrade: hijacking %T: %w", w, err)}
+	}
+	// net/http clears its deadlines; a wrapper's Hijack may not.
+	conn.SetDeadline(time.Time{})
+	early, _ := brw.Reader.Peek(brw.Reader.Buffered())
+	early = slices.Clone(early)
+	brw.Reader.Discard(len(early)) // a wrapper's conn may read through the reader
+	switch conn.(type) {
+	case *net.TCPConn, *net.UnixConn, *tls.Conn:
+		// net/http keeps the reader as long as the handler runs, 4 KiB a tunnel.
+		*brw.Reader = *bufio.NewReaderSize(conn, 16)
+	}
+	return conn, early, nil
+}
+
+// checkHijackable refuses a ResponseWriter that could not hand over its
+// connection, before anything is asked of the upstream.
+func checkHijackable(w http.ResponseWriter) error {
+	for {
+		switch wrapper := w.(type) {
+		case http.Hijacker:
+			return nil
+		case interface{ Unwrap() http.ResponseWriter }:
+			w = wrapper.Unwrap()
+		default:
+			return notHijackable(w)
+		}
+	}
+}
+
+// innermost sees through all wrappers.
+func innermost(w http.ResponseWriter) http.ResponseWriter {
+	for {
+		wrapper, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			return w
+		}
+		w = wrapper.Unwrap()
+	}
+}
+
+func notHijackable(w http.ResponseWriter) error {
+	return &refusal{status: http.StatusInternalServerError, cause: fmt.Errorf(
+		"cannot upgrade: %T implements neither http.Hijacker nor Unwrap() http.ResponseWriter: %w", w, http.ErrNotSupported)}
+}

@@ -1,0 +1,147 @@
+package wsproxy
+
+import (
+	"net"
+	"net/netip"
+	"net/textproto"
+	"strings"
+)
+
+// tokens yields the elements of a comma-separated list over all its lines.
+func tokens(lines []string) func(yield func(string) bool) {
+	return func(yield func(string) bool) {
+		for _, line := range lines {
+			for token := range strings.SplitSeq(line, ",") {
+				if token = textproto.TrimString(token); token != "" && !yield(token) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// equalFold is for ASCII alone, as RFC 6455 has it: strings.EqualFold takes
+// U+017F for an s and U+212A for a k, which are longer.
+func equalFold(a, b string) bool { return len(a) == len(b) && strings.EqualFold(a, b) }
+
+func hasToken(lines []string, want string) bool {
+	for token := range tokens(lines) {
+		if equalFold(token, want) {
+			return true
+		}
+	}
+	return false
+}
+
+// isToken reports whether s is a token (RFC 9110, section 5.6.2).
+func isToken(s string) bool {
+	for _, c := range []byte(s) {
+		if c <= ' ' || c >= 0x7f || strings.IndexByte(`"(),/:;<=>?@[\]{}`, c) >= 0 {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// isFieldValue reports whether s may stand in a header field (RFC 9110,
+// section 5.5): no control characters but the tab.
+func isFieldValue(s string) bool {
+	for _, c := range []byte(s) {
+		if c < ' ' && c != '\t' || c == 0x7f {
+			return false
+		}
+	}
+	return true
+}
+
+// quotedString is RFC 9110's, section 5.6.4: a token stays as it is.
+func quotedString(s string) string {
+	if isToken(s) {
+		return s
+	}
+	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(s) + `"`
+}
+
+// balanced reports whether every quoted string in s is closed.
+func balanced(s string) bool {
+	open := false
+	for i := 0; i < len(s); i++ {
+		switch {
+		case s[i] == '"':
+			open = !open
+		case s[i] == '\\' && open:
+			i++
+		}
+	}
+	return !open
+}
+
+// isHost reports whether s is a host with an optional port, as in a Host
+// header (RFC 3986, section 3.2.2): a name, an IPv4 address, or an IPv6
+// address in brackets.
+func isHost(s string) bool {
+	host := s
+	if h, port, err := net.SplitHostPort(s); err == nil {
+		if !isPort(port) || strings.HasPrefix(s, "[") != strings.Contains(h, ":") {
+			return false
+		}
+		host = h
+	} else if inner, ok := strings.CutPrefix(s, "["); ok {
+		host = strings.TrimSuffix(inner, "]")
+		if len(host) != len(inner)-1 || !strings.Contains(host, ":") {
+			return false
+		}
+	}
+	if strings.Contains(host, ":") {
+		addr, err := netip.ParseAddr(host)
+		return err == nil && host != s && (addr.Zone() == "" || isToken(addr.Zone()))
+	}
+	for _, c := range []byte(host) {
+		alphanumeric := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
+		if !alphanumeric && strings.IndexByte("-._~!$&'()+,;=", c) < 0 { // no % and no *
+			return false
+		}
+	}
+	return host != ""
+}
+
+// isHostField reports whether s can be sent as Host. An empty port is legal
+// there.
+func isHostField(s string) bool {
+	if host, ok := strings.CutSuffix(s, ":"); ok {
+		s = host + ":1"
+	}
+	return isHost(s)
+}
+
+// hasHostBytes reports whether net/http sends s as Host as it is: neither empty
+// nor in Punycode, over which it may fail.
+func hasHostBytes(s string) bool {
+	return !strings.ContainsFunc(s, func(c rune) bool {
+		return c <= ' ' || c >= 0x7f || strings.ContainsRune("\"#/<>?@\\^`{|}", c)
+	})
+}
+
+// isPort reports whether s is a port number one can connect to.
+func isPort(s string) bool {
+	if s == "" || len(s) > 5 || strings.Trim(s, "0123456789") != "" {
+		return false
+	}
+	n := 0
+	for _, digit := range []byte(s) {
+		n = n*10 + int(digit-'0')
+	}
+	return 0 < n && n <= 65535
+}
+
+// hasDotSegment reports whether path, which is decoded once, has a segment "."
+// or "..". Some servers end a segment at a backslash, and some ignore what
+// follows a semicolon.
+func hasDotSegment(path string) bool {
+	for segment := range strings.FieldsFuncSeq(path, func(c rune) bool { return c == '/' || c == '\\' }) {
+		if name, _, _ := strings.Cut(segment, ";"); name == "." || name == ".." {
+			return true
+		}
+	}
+	return false
+}
