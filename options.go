@@ -146,7 +146,7 @@ func WithConnectTimeout(d time.Duration) Option {
 // time between two reads of the body. The client gets 504 with
 // [ErrUpstreamTimeout], or a body that is cut. On a tunnel it limits the time in
 // which no byte crosses in either direction. The tunnel then ends with
-// [ReadTimeout]. The default is 60 seconds; zero disables it; New returns an
+// [ReasonReadTimeout]. The default is 60 seconds; zero disables it; New returns an
 // error if it is negative.
 //
 // It is nginx's proxy_read_timeout, which nginx too re-arms on every event of
@@ -160,7 +160,7 @@ func WithReadTimeout(d time.Duration) Option {
 // or to the client, of a plain request, its response, or on a tunnel. A request
 // that the upstream does not take gets 504 with [ErrUpstreamTimeout]; a response
 // that the client does not take is cut, and the connections of both are closed;
-// a tunnel ends with [SendTimeout]. So a client that has stopped reading holds
+// a tunnel ends with [ReasonSendTimeout]. So a client that has stopped reading holds
 // nothing for longer. The default is 60 seconds; zero disables it; New returns
 // an error if it is negative.
 //
@@ -210,7 +210,7 @@ func WithCloseTimeout(d time.Duration) Option {
 }
 
 // WithMaxLifetime sets how long a tunnel may last, busy or not, before it ends
-// with [MaxLifetime]: long enough for its users, short enough for credentials
+// with [ReasonMaxLifetime]: long enough for its users, short enough for credentials
 // to be checked again or load to be spread anew. The default, zero, is no
 // limit; New returns an error if it is negative.
 func WithMaxLifetime(d time.Duration) Option {
@@ -220,7 +220,7 @@ func WithMaxLifetime(d time.Duration) Option {
 // WithPing finds ends that are gone without a word. An end that has sent
 // nothing for interval gets a Ping between two frames; if it stays silent for
 // timeout more, its connection is cut, the other end gets a Close frame with
-// code 1001, and the tunnel ends with [PingTimeout]. The Pong passes on to the
+// code 1001, and the tunnel ends with [ReasonPingTimeout]. The Pong passes on to the
 // other end, which RFC 6455, section 5.5.3, lets it ignore, and counts for the
 // read timeout like any byte: a live but silent pair is kept. The default is no
 // Ping; an interval of zero disables it; New returns an error for negative
@@ -251,18 +251,27 @@ func WithMaxTunnelsPerIP(n int) Option {
 	return optionFunc(func(c *config) { c.maxTunnelsPerIP = n })
 }
 
-// WithMaxMessageSize limits the messages that each side may send, in bytes of
-// payload over all frames of a message, as they are on the wire: where
-// permessage-deflate is in use that is the compressed size. Of a larger message
-// the frame that exceeds the limit does not pass; both ends get a Close frame
-// with code 1009 and the tunnel ends with [Limit].
+// WithMaxClientMessageSize limits the messages of the client, in bytes of
+// payload over all frames of a message, as they are on the wire: with
+// permessage-deflate that is the compressed size. The frame that exceeds the
+// limit is not forwarded. Both ends get a Close frame with code 1009, and the
+// tunnel ends with [ReasonLimit].
 //
-// A side with a limit must send well-formed frames, in which lengths have the
-// fewest bytes and any reserved bit may be set, or the limit would not hold for
-// a receiver that takes others. Before anything else both ends get a Close frame
-// with code 1002 and the tunnel ends with [ProtocolError]. What such a side
-// sends behind its Close frame does not pass. Tunnels of other protocols than
-// WebSocket are not limited. The default, zero, is no limit; New returns an error if it is negative.
-func WithMaxMessageSize(client, upstream int64) Option {
-	return optionFunc(func(c *config) { c.maxFromClient, c.maxFromUpstream = client, upstream })
+// With a limit the client must send well-formed frames, in which lengths have
+// the fewest bytes and any reserved bit may be set, or the limit would not hold
+// for a receiver that takes others. A malformed frame is not forwarded: both
+// ends get a Close frame with code 1002, and the tunnel ends with
+// [ReasonProtocolError]. Nothing is forwarded that follows the client's Close
+// frame. Tunnels of other protocols than WebSocket are not limited. The default,
+// zero, is no limit; New returns an error if it is negative.
+//
+// nginx has no such directive.
+func WithMaxClientMessageSize(n int64) Option {
+	return optionFunc(func(c *config) { c.maxFromClient = n })
+}
+
+// WithMaxUpstreamMessageSize limits the messages of the upstream, as
+// [WithMaxClientMessageSize] does the client's.
+func WithMaxUpstreamMessageSize(n int64) Option {
+	return optionFunc(func(c *config) { c.maxFromUpstream = n })
 }

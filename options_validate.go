@@ -57,8 +57,8 @@ func (c *config) validate() error {
 		{"WithMaxTunnels", int64(c.maxTunnels)},
 		{"WithMaxTunnelsPerIP", int64(c.maxTunnelsPerIP)},
 		{"WithMaxTries", int64(c.maxTries)},
-		{"WithMaxMessageSize: client", c.maxFromClient},
-		{"WithMaxMessageSize: upstream", c.maxFromUpstream},
+		{"WithMaxClientMessageSize", c.maxFromClient},
+		{"WithMaxUpstreamMessageSize", c.maxFromUpstream},
 	} {
 		if limit.n < 0 {
 			fail("%s: \"%d\" is negative, want a number or 0 for no limit", limit.option, limit.n)

@@ -132,7 +132,7 @@ func (r *loopRelay) see() {
 func (r *loopRelay) adopt() {
 	for _, s := range []*socket{&r.client, &r.upstream} {
 		if err := r.loop.register(s); err != nil {
-			r.t.settle(Failed, err)
+			r.t.settle(ReasonFailed, err)
 			r.close()
 			return
 		}

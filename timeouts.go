@@ -132,7 +132,7 @@ func (r *registry) sweep() {
 			case at <= now:
 				f.pinged.Store(now)
 				pings = append(pings, f.back())
-				d.limit(now, r.pingTimeout, PingTimeout, f)
+				d.limit(now, r.pingTimeout, ReasonPingTimeout, f)
 			default:
 				next = min(next, at)
 			}
@@ -164,7 +164,7 @@ type deadline struct {
 	t      *Tunnel
 	at     int64
 	reason Reason
-	dead   *flow // from the end that does not answer, for PingTimeout
+	dead   *flow // from the end that does not answer, for ReasonPingTimeout
 }
 
 // limit moves the deadline nearer. Of two at once the later call's is the more
@@ -178,7 +178,7 @@ func (d *deadline) limit(since int64, timeout time.Duration, reason Reason, dead
 
 // cutNow is the reason of a deadline at which a tunnel is only cut: why it
 // ended is settled.
-const cutNow = Failed
+const cutNow = ReasonFailed
 
 func (s *sweeper) deadline(t *Tunnel) deadline {
 	d := deadline{t: t}
@@ -190,12 +190,12 @@ func (s *sweeper) deadline(t *Tunnel) deadline {
 		d.limit(t.closing.Load(), answer, cutNow, nil)
 		return d
 	}
-	d.limit(s.stamp(t.opened), s.lifetime, MaxLifetime, nil)
-	d.limit(t.lastActivity(), s.read, ReadTimeout, nil)
+	d.limit(s.stamp(t.opened), s.lifetime, ReasonMaxLifetime, nil)
+	d.limit(t.lastActivity(), s.read, ReasonReadTimeout, nil)
 	for _, f := range t.flows() {
-		d.limit(f.stalled.Load(), s.send, SendTimeout, nil)
+		d.limit(f.stalled.Load(), s.send, ReasonSendTimeout, nil)
 		if _, asked := s.nextPing(f); asked > 0 {
-			d.limit(asked, s.pingTimeout, PingTimeout, f)
+			d.limit(asked, s.pingTimeout, ReasonPingTimeout, f)
 		}
 	}
 	d.limit(t.closing.Load(), s.close, cutNow, nil)
@@ -242,12 +242,12 @@ func (s *sweeper) nextPing(f *flow) (at, asked int64) {
 
 func (d deadline) carryOut() {
 	switch d.reason {
-	case ReadTimeout:
-		d.t.goAway(ReadTimeout, frame.CodeGoingAway, "idle for too long")
-	case MaxLifetime:
-		d.t.goAway(MaxLifetime, frame.CodeGoingAway, "open for too long")
-	case PingTimeout:
-		d.t.goAway(PingTimeout, frame.CodeGoingAway, "other end is gone")
+	case ReasonReadTimeout:
+		d.t.goAway(ReasonReadTimeout, frame.CodeGoingAway, "idle for too long")
+	case ReasonMaxLifetime:
+		d.t.goAway(ReasonMaxLifetime, frame.CodeGoingAway, "open for too long")
+	case ReasonPingTimeout:
+		d.t.goAway(ReasonPingTimeout, frame.CodeGoingAway, "other end is gone")
 		d.t.relay.cutSrc(d.dead)
 	case cutNow:
 		d.t.cutShort(cutNow)

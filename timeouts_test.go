@@ -57,7 +57,7 @@ func TestATunnelThatIsAddedAfterTheLastOneLeftIsTimed(t *testing.T) {
 			_, err := tunnel.relay.(*connRelay).client.conn.Read(one) // until the sweeper cuts it
 			require.Error(t, err)
 			assert.Equal(t, time.Minute, time.Since(start))
-			assert.Equal(t, ReadTimeout, tunnel.reason)
+			assert.Equal(t, ReasonReadTimeout, tunnel.reason)
 			p.tunnels.remove(tunnel)
 		}
 	})
@@ -78,7 +78,7 @@ func reasonOf(t *Tunnel) Reason {
 }
 
 // After a SIGSTOP, or a pause of the machine's, the sweep and the bytes that came
-// meanwhile are due at once: 3 of 6 busy tunnels ended with ReadTimeout.
+// meanwhile are due at once: 3 of 6 busy tunnels ended with ReasonReadTimeout.
 func TestASweepAfterAPauseLooksAgainBeforeItActs(t *testing.T) {
 	for name, heard := range map[string]bool{"busy": true, "idle": false} {
 		t.Run(name, func(t *testing.T) {
@@ -98,12 +98,12 @@ func TestASweepAfterAPauseLooksAgainBeforeItActs(t *testing.T) {
 				time.Sleep(pause)
 				synctest.Wait()
 				if !heard {
-					assert.Equal(t, ReadTimeout, reasonOf(tunnel))
+					assert.Equal(t, ReasonReadTimeout, reasonOf(tunnel))
 				} else {
 					assert.Zero(t, reasonOf(tunnel))
 					time.Sleep(time.Minute - pause)
 					synctest.Wait()
-					assert.Equal(t, ReadTimeout, reasonOf(tunnel), "the timeout that follows the pause")
+					assert.Equal(t, ReasonReadTimeout, reasonOf(tunnel), "the timeout that follows the pause")
 				}
 				p.tunnels.remove(tunnel)
 			})

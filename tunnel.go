@@ -54,8 +54,8 @@ func (p *Proxy) newTunnel(r *http.Request, clientIP netip.Addr, protocol string,
 		handshake: now.Sub(start),
 		frames:    protocol == "websocket",
 	}
-	t.fromClient.init(t, ClientClosed, UpstreamClosed)
-	t.fromUpstream.init(t, UpstreamClosed, ClientClosed)
+	t.fromClient.init(t, ReasonClientClosed, ReasonUpstreamClosed)
+	t.fromUpstream.init(t, ReasonUpstreamClosed, ReasonClientClosed)
 	t.fromClient.limit(p.maxFromClient)
 	t.fromUpstream.limit(p.maxFromUpstream)
 	t.relay = newRelay(t, client, upstream)
@@ -77,8 +77,8 @@ func (t *Tunnel) Path() string { return t.path }
 // host:port or unix:/path.
 func (t *Tunnel) Server() string { return t.server.Addr() }
 
-// Opened returns when the upstream switched.
-func (t *Tunnel) Opened() time.Time { return t.opened }
+// OpenedAt returns when the upstream switched.
+func (t *Tunnel) OpenedAt() time.Time { return t.opened }
 
 // FromClient counts what the client has sent so far.
 func (t *Tunnel) FromClient() FlowStats { return t.fromClient.stats() }
@@ -117,7 +117,7 @@ func (t *Tunnel) closedAt() (at int64) {
 
 func (t *Tunnel) flows() [2]*flow { return [2]*flow{&t.fromClient, &t.fromUpstream} }
 
-// Close ends the tunnel with [Killed]: both ends get a Close frame with code
+// Close ends the tunnel with [ReasonKilled]: both ends get a Close frame with code
 // and reason as soon as a frame of theirs allows, and have the close timeout to
 // answer. It does not wait for that. A tunnel of another protocol than
 // WebSocket is cut. Where either side has begun to close, that goes on instead.
@@ -129,7 +129,7 @@ func (t *Tunnel) Close(code int, reason string) error {
 	if _, err := frame.ClosePayload(code, reason); err != nil {
 		return fmt.Errorf("wsproxy: %w", err)
 	}
-	t.goAway(Killed, code, reason)
+	t.goAway(ReasonKilled, code, reason)
 	return nil
 }
 
@@ -158,7 +158,7 @@ func (t *Tunnel) goAway(reason Reason, code int, text string) {
 // ends with, they are left to end by themselves.
 func (t *Tunnel) drain() {
 	if t.frames {
-		t.goAway(Shutdown, frame.CodeGoingAway, "shutting down")
+		t.goAway(ReasonShutdown, frame.CodeGoingAway, "shutting down")
 	}
 }
 
@@ -167,7 +167,7 @@ func (t *Tunnel) drain() {
 // (runtime.Goexit), which has then ended the tunnel.
 func (t *Tunnel) run(r *http.Request) {
 	ctx := r.Context()
-	unwatch := context.AfterFunc(ctx, func() { t.end(ContextDone, context.Cause(ctx)) })
+	unwatch := context.AfterFunc(ctx, func() { t.end(ReasonContextDone, context.Cause(ctx)) })
 	defer t.finish()
 	defer unwatch()
 	defer t.relay.run()

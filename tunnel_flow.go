@@ -61,7 +61,7 @@ const (
 func (f *flow) init(t *Tunnel, srcEnded, dstEnded Reason) {
 	f.t, f.srcEnded, f.dstEnded = t, srcEnded, dstEnded
 	f.clock = &t.p.tunnels.sweeper
-	f.scan.Masked = srcEnded == ClientClosed
+	f.scan.Masked = srcEnded == ReasonClientClosed
 	f.scan.Off = !t.frames
 }
 
@@ -214,7 +214,7 @@ func (f *flow) forwardFrames(p []byte) (at int, err error) {
 		at += f.scan.Frame(p[at:])
 		switch {
 		case f.scan.Off && f.scan.Strict:
-			return len(p), f.refuse(p[from:start], ProtocolError, frame.CodeProtocolError, "malformed frame")
+			return len(p), f.refuse(p[from:start], ReasonProtocolError, frame.CodeProtocolError, "malformed frame")
 		case f.scan.Off:
 			at = len(p)
 		case f.scan.Partial() > 0: // the header goes on in the next piece
@@ -224,7 +224,7 @@ func (f *flow) forwardFrames(p []byte) (at int, err error) {
 				return at, f.dst.write(p[from:start])
 			}
 		case f.scan.Over():
-			return at, f.refuse(p[from:start], Limit, frame.CodeTooBig, "message too big")
+			return at, f.refuse(p[from:start], ReasonLimit, frame.CodeTooBig, "message too big")
 		}
 		if f.held > 0 {
 			held := f.scan.Header(f.held)

@@ -75,8 +75,8 @@ func newTestFlow(fromClient bool, limit int64) (*flow, *sinkTo) {
 	upstream, _ := net.Pipe()
 	tunnel := &Tunnel{p: p, frames: true}
 	tunnel.relay = newConnRelay(tunnel, client, upstream)
-	tunnel.fromClient.init(tunnel, ClientClosed, UpstreamClosed)
-	tunnel.fromUpstream.init(tunnel, UpstreamClosed, ClientClosed)
+	tunnel.fromClient.init(tunnel, ReasonClientClosed, ReasonUpstreamClosed)
+	tunnel.fromUpstream.init(tunnel, ReasonUpstreamClosed, ReasonClientClosed)
 	f, out := &tunnel.fromUpstream, new(sinkTo)
 	if fromClient {
 		f = &tunnel.fromClient
@@ -108,7 +108,7 @@ func FuzzAFlowForwardsEveryByteAndAddsFramesBetweenFrames(f *testing.F) {
 			case ask()%4 == 1:
 				flow.asked.Or(askPing)
 			case ask()%16 == 2:
-				flow.t.goAway(Killed, 4000, "")
+				flow.t.goAway(ReasonKilled, 4000, "")
 			}
 			if err = flow.forward(stream[at : at+n]); err == nil && flow.asked.Load() != 0 {
 				err = flow.add() // as run does before it reads

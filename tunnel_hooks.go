@@ -13,7 +13,7 @@ import (
 // and OnOpen first. Any may be nil. They may be called concurrently for
 // different tunnels and hold their tunnel up, so they should be quick. Each call
 // has a goroutine of its own: a panic, or a [runtime.Goexit], is logged and ends
-// the hook's tunnel with [Failed].
+// the hook's tunnel with [ReasonFailed].
 type Hooks struct {
 	// OnOpen is called when the upstream has switched, before the client is
 	// told. r must not be kept.
@@ -42,7 +42,7 @@ func (t *Tunnel) hook(name string, call func()) {
 		returned := false
 		defer func() {
 			if v := recover(); !returned {
-				t.end(Failed, fmt.Errorf("wsproxy: %s failed: %v", name, v))
+				t.end(ReasonFailed, fmt.Errorf("wsproxy: %s failed: %v", name, v))
 				t.log(slog.LevelError, "hook failed", slog.String("hook", name), slog.Any("panic", v), slog.String("stack", string(debug.Stack())))
 			}
 		}()
@@ -58,7 +58,7 @@ func (t *Tunnel) log(level slog.Level, message string, attrs ...slog.Attr) {
 	returned := false
 	defer func() {
 		if v := recover(); !returned {
-			t.end(Failed, fmt.Errorf("wsproxy: logger failed: %v", v))
+			t.end(ReasonFailed, fmt.Errorf("wsproxy: logger failed: %v", v))
 		}
 	}()
 	if ctx := context.Background(); t.p.logger.Enabled(ctx, level) {
@@ -73,33 +73,33 @@ type Reason uint8
 
 // The reasons for which tunnels end.
 const (
-	ClientClosed   Reason = iota + 1 // the client sent a Close frame, or closed or reset its connection
-	UpstreamClosed                   // the upstream did
-	ReadTimeout                      // no byte crossed for the read timeout
-	SendTimeout                      // a write made no progress for the send timeout
-	PingTimeout                      // an end did not answer the proxy's Ping
-	MaxLifetime                      // the tunnel reached the maximal lifetime
-	Shutdown                         // Proxy.Shutdown
-	Killed                           // Tunnel.Close or Proxy.Close
-	Limit                            // a message was larger than WithMaxMessageSize allows
-	ProtocolError                    // a side that WithMaxMessageSize limits sent something else than well-formed frames
-	ContextDone                      // the request's context ended
-	Failed                           // something of the proxy's own failed, such as a hook
+	ReasonClientClosed   Reason = iota + 1 // the client sent a Close frame, or closed or reset its connection
+	ReasonUpstreamClosed                   // the upstream did
+	ReasonReadTimeout                      // no byte crossed for the read timeout
+	ReasonSendTimeout                      // a write made no progress for the send timeout
+	ReasonPingTimeout                      // an end did not answer the proxy's Ping
+	ReasonMaxLifetime                      // the tunnel reached the maximal lifetime
+	ReasonShutdown                         // Proxy.Shutdown
+	ReasonKilled                           // Tunnel.Close or Proxy.Close
+	ReasonLimit                            // a message was larger than WithMaxClientMessageSize or WithMaxUpstreamMessageSize allows
+	ReasonProtocolError                    // a side with a limit sent a malformed frame
+	ReasonContextDone                      // the request's context ended
+	ReasonFailed                           // something of the proxy's own failed, such as a hook
 )
 
 var reasonNames = [...]string{
-	ClientClosed:   "client closed",
-	UpstreamClosed: "upstream closed",
-	ReadTimeout:    "read timeout",
-	SendTimeout:    "send timeout",
-	PingTimeout:    "ping timeout",
-	MaxLifetime:    "max lifetime",
-	Shutdown:       "shutdown",
-	Killed:         "killed",
-	Limit:          "limit",
-	ProtocolError:  "protocol error",
-	ContextDone:    "context done",
-	Failed:         "failed",
+	ReasonClientClosed:   "client closed",
+	ReasonUpstreamClosed: "upstream closed",
+	ReasonReadTimeout:    "read timeout",
+	ReasonSendTimeout:    "send timeout",
+	ReasonPingTimeout:    "ping timeout",
+	ReasonMaxLifetime:    "max lifetime",
+	ReasonShutdown:       "shutdown",
+	ReasonKilled:         "killed",
+	ReasonLimit:          "limit",
+	ReasonProtocolError:  "protocol error",
+	ReasonContextDone:    "context done",
+	ReasonFailed:         "failed",
 }
 
 // String returns the reason in words: "client closed", "read timeout".

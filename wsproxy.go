@@ -194,19 +194,19 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 		return nil
 	default:
 	}
-	p.end(Shutdown)
+	p.end(ReasonShutdown)
 	<-empty
 	return ctx.Err()
 }
 
-// Close refuses new tunnels and cuts those there are, which end with [Killed].
+// Close refuses new tunnels and cuts those there are, which end with [ReasonKilled].
 // It does not wait until they are gone. It always returns nil.
 func (p *Proxy) Close() error {
 	p.tunnels.drain()
 	if p.transport != nil {
 		p.transport.CloseIdleConnections()
 	}
-	p.end(Killed)
+	p.end(ReasonKilled)
 	return nil
 }
 

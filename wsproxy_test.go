@@ -99,7 +99,7 @@ func TestOneRouteTakesPagesAndWebSocketsAndKeepsThoseThatPing(t *testing.T) {
 		silent := time.Now()
 		testkit.AnswerClose(t, 1001, client, server)
 		assert.Equal(t, 60*time.Second, time.Since(silent), "nginx's default for an idle connection")
-		rig.EndsIn(t, 0, wsproxy.ReadTimeout)
+		rig.EndsIn(t, 0, wsproxy.ReasonReadTimeout)
 	})
 }
 
@@ -175,6 +175,6 @@ func TestTwoProxiesInARowEachAddTheirAddressAndWaitFiveMinutes(t *testing.T) {
 		silent := time.Now()
 		testkit.AnswerClose(t, 1001, client, server)
 		assert.Equal(t, 300*time.Second, time.Since(silent))
-		rig.EndsIn(t, 0, wsproxy.ReadTimeout)
+		rig.EndsIn(t, 0, wsproxy.ReasonReadTimeout)
 	})
 }

@@ -207,7 +207,7 @@ func (d *demo) counters() counters {
 			ID:           t.ID(),
 			Client:       t.ClientIP().String(),
 			Path:         t.Path(),
-			Age:          now.Sub(t.Opened()).Milliseconds(),
+			Age:          now.Sub(t.OpenedAt()).Milliseconds(),
 			Idle:         max(0, now.Sub(t.LastActivity()).Milliseconds()),
 			FromClient:   flowCounter{fromClient.Bytes, fromClient.Messages},
 			FromUpstream: flowCounter{fromUpstream.Bytes, fromUpstream.Messages},

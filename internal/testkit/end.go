@@ -131,21 +131,21 @@ func (e End) Sent(ending wsproxy.Ending) wsproxy.FlowStats {
 // Closed returns the reason of a tunnel that e ends.
 func (e End) Closed() wsproxy.Reason {
 	if e.Client {
-		return wsproxy.ClientClosed
+		return wsproxy.ReasonClientClosed
 	}
-	return wsproxy.UpstreamClosed
+	return wsproxy.ReasonUpstreamClosed
 }
 
 // EachSide runs a test with each side of a tunnel as the one that acts first.
 func EachSide(t *testing.T, test func(t *testing.T, first wsproxy.Reason)) {
-	for _, first := range []wsproxy.Reason{wsproxy.ClientClosed, wsproxy.UpstreamClosed} {
+	for _, first := range []wsproxy.Reason{wsproxy.ReasonClientClosed, wsproxy.ReasonUpstreamClosed} {
 		t.Run(first.String(), func(t *testing.T) { test(t, first) })
 	}
 }
 
 // InOrder returns the side that acts first, and the other one.
 func InOrder(first wsproxy.Reason, client, server *Peer) (*Peer, *Peer) {
-	if first == wsproxy.ClientClosed {
+	if first == wsproxy.ReasonClientClosed {
 		return client, server
 	}
 	return server, client

@@ -62,7 +62,7 @@ func testTalk(t *testing.T, browser context.Context, scheme string) {
 	assert.Equal(t, []bool{true, true, true, true, true}, got.Echoes)
 	assert.Equal(t, closing{1000, "done", true, 0}, got.Closed)
 	e := f.Ending(t, "/echo/connects")
-	assert.Equal(t, wsproxy.ClientClosed, e.Reason)
+	assert.Equal(t, wsproxy.ReasonClientClosed, e.Reason)
 	assert.EqualValues(t, 5, e.FromClient.Messages)
 	assert.EqualValues(t, 5, e.FromUpstream.Messages)
 	assert.Less(t, e.FromClient.Bytes, int64(1<<20+100_000), "the text is not compressed")
@@ -73,10 +73,10 @@ func testTalk(t *testing.T, browser context.Context, scheme string) {
 		reason           wsproxy.Reason
 		client, upstream int
 	}{
-		{"closedByServer()", "/close", closing{4001, "enough", true, 0}, wsproxy.UpstreamClosed, 4001, 4001},
-		{"closes()", "/echo/closes", closing{4002, "my turn", true, 0}, wsproxy.ClientClosed, 4002, 4002},
-		{"closesWithoutCode()", "/echo/nocode", closing{1005, "", true, 0}, wsproxy.ClientClosed, 1005, 1005},
-		{`fails("/drop")`, "/drop", closing{1006, "", false, 0}, wsproxy.UpstreamClosed, 0, 0},
+		{"closedByServer()", "/close", closing{4001, "enough", true, 0}, wsproxy.ReasonUpstreamClosed, 4001, 4001},
+		{"closes()", "/echo/closes", closing{4002, "my turn", true, 0}, wsproxy.ReasonClientClosed, 4002, 4002},
+		{"closesWithoutCode()", "/echo/nocode", closing{1005, "", true, 0}, wsproxy.ReasonClientClosed, 1005, 1005},
+		{`fails("/drop")`, "/drop", closing{1006, "", false, 0}, wsproxy.ReasonUpstreamClosed, 0, 0},
 	} {
 		assert.Equal(t, c.want, call[closing](t, page, c.call), c.call)
 		e := f.Ending(t, c.path)
@@ -96,7 +96,7 @@ func testDrain(t *testing.T, browser context.Context, scheme string) {
 	require.NoError(t, f.Shutdown(ctx))
 	assert.Equal(t, closing{1001, "shutting down", true, 0}, call[closing](t, page, "left"))
 	e := f.Ending(t, "/echo/waits")
-	assert.Equal(t, wsproxy.Shutdown, e.Reason)
+	assert.Equal(t, wsproxy.ReasonShutdown, e.Reason)
 	assert.NoError(t, e.Err)
 	assert.Equal(t, 1001, e.FromClient.CloseCode, "the browser's answer")
 }

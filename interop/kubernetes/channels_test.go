@@ -170,6 +170,6 @@ func TestSPDYWithinAWebSocketPasses(t *testing.T) {
 			assert.True(t, string(want) == string(got), "%d bytes of %d", len(got), len(want))
 		}
 		s.CloseWait() // the connection may be gone before coder's Close frame is out: its NetConn cancels its own read
-		assert.Contains(t, []wsproxy.Reason{wsproxy.ClientClosed, wsproxy.UpstreamClosed}, f.ending(t).Reason)
+		assert.Contains(t, []wsproxy.Reason{wsproxy.ReasonClientClosed, wsproxy.ReasonUpstreamClosed}, f.ending(t).Reason)
 	})
 }

@@ -64,7 +64,7 @@ func TestATerminalAnswersAfterItsInputHasEnded(t *testing.T) {
 		require.NoError(t, err)
 		require.True(t, bytes.Equal(input, output), "%d bytes went, %d came back", len(input), len(output))
 		e := f.ending(t)
-		assert.Equal(t, wsproxy.ClientClosed, e.Reason)
+		assert.Equal(t, wsproxy.ReasonClientClosed, e.Reason)
 		assert.NoError(t, e.Err)
 		assert.Equal(t, wsproxy.FlowStats{Bytes: int64(len(input))}, e.FromClient)
 		assert.Equal(t, wsproxy.FlowStats{Bytes: int64(len(input))}, e.FromUpstream)
@@ -90,7 +90,7 @@ func TestATerminalHearsAfterItsOutputHasEnded(t *testing.T) {
 		require.NoError(t, s.CloseWrite())
 		require.True(t, bytes.Equal(input, <-heard), "the input changed")
 		e := f.ending(t)
-		assert.Equal(t, wsproxy.UpstreamClosed, e.Reason)
+		assert.Equal(t, wsproxy.ReasonUpstreamClosed, e.Reason)
 		assert.NoError(t, e.Err)
 	})
 }
@@ -104,7 +104,7 @@ func TestATunnelOfBareBytesIsCutByItsClose(t *testing.T) {
 		}
 		got, _ := io.ReadAll(s)
 		assert.Empty(t, got, "bytes that the upstream did not send")
-		assert.Equal(t, wsproxy.Killed, f.ending(t).Reason)
+		assert.Equal(t, wsproxy.ReasonKilled, f.ending(t).Reason)
 	})
 }
 

@@ -32,11 +32,11 @@ func TestEveryCloseCodePassesAsItIs(t *testing.T) {
 		for _, code := range codes {
 			if c.client.sends(code) {
 				client, server := r.open(t)
-				closes(t, r, client, server, code, wsproxy.ClientClosed)
+				closes(t, r, client, server, code, wsproxy.ReasonClientClosed)
 			}
 			if c.server.sends(code) {
 				client, server := r.open(t)
-				closes(t, r, server, client, code, wsproxy.UpstreamClosed)
+				closes(t, r, server, client, code, wsproxy.ReasonUpstreamClosed)
 			}
 		}
 	})
@@ -61,7 +61,7 @@ func closes(t *testing.T, r *rig, from, to *end, code int, reason wsproxy.Reason
 	answer := from.ended(t)
 	e := r.ending(t)
 	there, back := e.FromClient, e.FromUpstream
-	if reason == wsproxy.UpstreamClosed {
+	if reason == wsproxy.ReasonUpstreamClosed {
 		there, back = back, there
 	}
 	assert.Equal(t, reason, e.Reason, by)

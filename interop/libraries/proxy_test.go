@@ -34,7 +34,7 @@ func TestTheProxysCloseReachesBothEnds(t *testing.T) {
 		for _, code := range []int{1000, 1012, 3000, 4001} {
 			client, server := r.open(t)
 			require.NoError(t, r.tunnel.Close(code, "maintenance"))
-			bothEnd(t, r, closing{code: code, reason: "maintenance"}, wsproxy.Killed, client, server)
+			bothEnd(t, r, closing{code: code, reason: "maintenance"}, wsproxy.ReasonKilled, client, server)
 		}
 	})
 }
@@ -56,7 +56,7 @@ func TestTheProxysCloseComesBetweenFragments(t *testing.T) {
 				}
 			}) // which may fail
 			assert.Equal(t, closing{code: 4001, reason: "now"}, to.ended(t), "what %s got", to.library)
-			assert.Equal(t, wsproxy.Killed, r.ending(t).Reason)
+			assert.Equal(t, wsproxy.ReasonKilled, r.ending(t).Reason)
 		}
 	})
 }
@@ -68,13 +68,13 @@ func TestShutdownTellsBothEnds(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), testkit.Patience)
 		defer cancel()
 		require.NoError(t, r.Shutdown(ctx))
-		bothEnd(t, r, closing{code: 1001, reason: "shutting down"}, wsproxy.Shutdown, client, server)
+		bothEnd(t, r, closing{code: 1001, reason: "shutting down"}, wsproxy.ReasonShutdown, client, server)
 	})
 }
 
 func TestAMessageThatIsTooLargeClosesBothEnds(t *testing.T) {
 	forEachPair(t, func(t *testing.T, c cell) {
-		r := newRig(t, c, options{}, options{}, wsproxy.WithMaxMessageSize(1000, 1000))
+		r := newRig(t, c, options{}, options{}, wsproxy.WithMaxClientMessageSize(1000), wsproxy.WithMaxUpstreamMessageSize(1000))
 		for _, fromClient := range []bool{true, false} {
 			client, server := r.open(t)
 			from, to := client, server
@@ -87,7 +87,7 @@ func TestAMessageThatIsTooLargeClosesBothEnds(t *testing.T) {
 				got := end.ended(t)
 				assert.Equal(t, 1009, got.code, "what %s got: %v", end.library, got)
 			}
-			assert.Equal(t, wsproxy.Limit, r.ending(t).Reason)
+			assert.Equal(t, wsproxy.ReasonLimit, r.ending(t).Reason)
 		}
 	})
 }
@@ -119,7 +119,7 @@ func TestEveryLibraryAnswersTheProxysPings(t *testing.T) {
 			if got := client.ended(t); got.err == nil || !c.server.hangsUp() {
 				assert.Equal(t, closing{code: 4000, reason: "enough"}, got)
 			}
-			assert.Equal(t, wsproxy.UpstreamClosed, r.ending(t).Reason)
+			assert.Equal(t, wsproxy.ReasonUpstreamClosed, r.ending(t).Reason)
 		}
 	})
 }

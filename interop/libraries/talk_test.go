@@ -118,7 +118,7 @@ func talk(t *testing.T, c cell, deflate bool) {
 	client.ended(t)
 
 	e := r.ending(t)
-	assert.Equal(t, wsproxy.ClientClosed, e.Reason)
+	assert.Equal(t, wsproxy.ReasonClientClosed, e.Reason)
 	assert.Equal(t, 1000, e.FromClient.CloseCode)
 	for _, way := range []struct {
 		from string

@@ -64,7 +64,7 @@ func TestAClientsKeepaliveKeepsItsTunnel(t *testing.T) {
 	require.JSONEq(t, `{"open":true}`, string(p.Next(t).Result))
 	testkit.Eventually(t, func() bool {
 		for tunnel := range f.Tunnels() {
-			return time.Since(tunnel.Opened()) > 2*silence
+			return time.Since(tunnel.OpenedAt()) > 2*silence
 		}
 		return false
 	}, "no tunnel lives for twice the read timeout")
@@ -88,7 +88,7 @@ func TestAClientsKeepaliveFindsADeafServer(t *testing.T) {
 	require.Len(t, lines, 1)
 	require.Empty(t, lines[0].Error)
 	e := f.Ending(t, "/deaf")
-	assert.Equal(t, wsproxy.ClientClosed, e.Reason)
+	assert.Equal(t, wsproxy.ReasonClientClosed, e.Reason)
 	assert.Equal(t, 1011, e.FromClient.CloseCode)
 }
 
@@ -107,7 +107,7 @@ func TestAServerHasItsSayAfterTheClientsEOF(t *testing.T) {
 	require.Empty(t, lines[0].Error)
 	assert.JSONEq(t, `{"texts":["one","two","three"],"code":1006}`, string(lines[0].Result))
 	e := f.Ending(t, "/half")
-	assert.Equal(t, wsproxy.ClientClosed, e.Reason)
+	assert.Equal(t, wsproxy.ReasonClientClosed, e.Reason)
 	assert.NoError(t, e.Err)
 }
 

@@ -90,7 +90,7 @@ func TestATimeoutOfMiddlewareEndsBlockingTunnelsAlone(t *testing.T) {
 					pass(2 * short)
 					talk(t, conn)
 					assert.NoError(t, conn.Close(websocket.StatusNormalClosure, ""))
-					assert.Equal(t, wsproxy.ClientClosed, (<-ended).Reason)
+					assert.Equal(t, wsproxy.ReasonClientClosed, (<-ended).Reason)
 					return
 				}
 				ctx, cancel := context.WithTimeout(t.Context(), testkit.Patience)
@@ -99,7 +99,7 @@ func TestATimeoutOfMiddlewareEndsBlockingTunnelsAlone(t *testing.T) {
 				assert.Error(t, err)
 				assert.NoError(t, ctx.Err(), "the tunnel outlives its context")
 				ending := <-ended
-				assert.Equal(t, wsproxy.ContextDone, ending.Reason)
+				assert.Equal(t, wsproxy.ReasonContextDone, ending.Reason)
 				assert.ErrorIs(t, ending.Err, context.DeadlineExceeded)
 			})
 		}

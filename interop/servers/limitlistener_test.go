@@ -67,23 +67,23 @@ func TestATunnelHoldsItsPlaceInALimitListenerUntilItEnds(t *testing.T) {
 			end    func(client *raw)
 			reason wsproxy.Reason
 		}{
-			{"the client closes", "/", func(client *raw) { client.Close() }, wsproxy.ClientClosed},
-			{"the client half-closes", "/", func(client *raw) { client.finish(t, "") }, wsproxy.ClientClosed},
+			{"the client closes", "/", func(client *raw) { client.Close() }, wsproxy.ReasonClientClosed},
+			{"the client half-closes", "/", func(client *raw) { client.finish(t, "") }, wsproxy.ReasonClientClosed},
 			{"the upstream closes", "/bye", func(client *raw) {
 				client.Write([]byte("x"))
 				client.Read(make([]byte, 1))
 				client.Close()
-			}, wsproxy.UpstreamClosed},
+			}, wsproxy.ReasonUpstreamClosed},
 			{"Tunnel.Close", "/", func(*raw) {
 				for tunnel := range p.Tunnels() {
 					assert.NoError(t, tunnel.Close(1000, ""))
 				}
-			}, wsproxy.Killed},
+			}, wsproxy.ReasonKilled},
 			{"Shutdown", "/", func(*raw) {
 				ctx, cancel := context.WithCancel(context.Background())
 				cancel()
 				p.Shutdown(ctx)
-			}, wsproxy.Shutdown}, // the last one: it refuses tunnels from then on
+			}, wsproxy.ReasonShutdown}, // the last one: it refuses tunnels from then on
 		} {
 			client := dial(t, "tcp", f.addr, tcpRequest(c.target), f.clientTLS())
 			client.switched(t)

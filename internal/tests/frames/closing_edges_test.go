@@ -53,7 +53,7 @@ func TestAPeerThatEndsInsteadOfAnsweringEndsItsSide(t *testing.T) {
 		from.ExpectClose(t, 4000)
 		from.Close()
 		testkit.AnswerClose(t, 4000, to)
-		r.EndsIn(t, 0, wsproxy.Killed)
+		r.EndsIn(t, 0, wsproxy.ReasonKilled)
 		to.ExpectEOF(t, "")
 	})
 }
@@ -74,7 +74,7 @@ func TestTunnelCloseRefusesWhatNoEndpointMaySend(t *testing.T) {
 			assert.NoError(t, tunnel.Close(code, strings.Repeat("é", 61)+"x"), "code %d", code)
 		}
 		testkit.AnswerClose(t, 1001, client, server)
-		r.EndsIn(t, 0, wsproxy.Killed)
+		r.EndsIn(t, 0, wsproxy.ReasonKilled)
 	})
 }
 
@@ -91,7 +91,7 @@ func TestATunnelClosedInOnOpenIsUpgradedFirst(t *testing.T) {
 		assert.Equal(t, "not you", server.ExpectClose(t, 4001))
 		client.SendFrame(t, testkit.Close, "")
 		server.SendFrame(t, testkit.Close, "")
-		r.EndsIn(t, 0, wsproxy.Killed)
+		r.EndsIn(t, 0, wsproxy.ReasonKilled)
 	})
 }
 
@@ -120,7 +120,7 @@ func TestShutdownDuringThe101ClosesTheTunnelAfterIt(t *testing.T) {
 		})
 		client, upstream := testkit.Ends(r.Tunnel(t))
 		testkit.AnswerClose(t, 1001, client, upstream)
-		r.EndsIn(t, 0, wsproxy.Shutdown)
+		r.EndsIn(t, 0, wsproxy.ReasonShutdown)
 		assert.NoError(t, <-done)
 	})
 }
@@ -171,18 +171,18 @@ func TestEarlyBytesMayEndInTheMiddleOfAFrame(t *testing.T) {
 			server.ExpectFrame(t, testkit.Text, "hello")
 			client.ExpectFrame(t, testkit.Text, "welcome")
 			testkit.AnswerClose(t, 4001, client, server)
-			r.EndsIn(t, 0, wsproxy.Killed)
+			r.EndsIn(t, 0, wsproxy.ReasonKilled)
 		})
 	}
 }
 
 func TestAnAbruptEndIsGivenNoCloseFrame(t *testing.T) {
 	testkit.OverLinks(t, nil, func(t *testing.T, l testkit.Link) {
-		for _, first := range []wsproxy.Reason{wsproxy.ClientClosed, wsproxy.UpstreamClosed} {
+		for _, first := range []wsproxy.Reason{wsproxy.ReasonClientClosed, wsproxy.ReasonUpstreamClosed} {
 			ended := testkit.NewEndings()
 			client, server := testkit.Ends(l.Start(t, nil, ended.Option()).Tunnel(t))
 			from, to := client, server
-			if first == wsproxy.UpstreamClosed {
+			if first == wsproxy.ReasonUpstreamClosed {
 				from, to = server, client
 			}
 			from.SendFrame(t, testkit.Text, "hello")
@@ -256,7 +256,7 @@ func TestNoAskIsLostAsABurstEnds(t *testing.T) {
 			}
 			client.SendFrame(t, testkit.Close, "")
 			server.SendFrame(t, testkit.Close, "")
-			require.Equal(t, wsproxy.Killed, ended.Next(t).Reason)
+			require.Equal(t, wsproxy.ReasonKilled, ended.Next(t).Reason)
 			testkit.Eventually(t, func() bool { return r.Proxy.Stats().Live == 0 }, "the tunnel is not forgotten")
 		}
 	})
@@ -282,7 +282,7 @@ func TestAClientThatGoesOnAfterItsCloseFrameStillReadsTheEnd(t *testing.T) {
 }
 
 func TestAnEndWhoseCloseDidNotPassGetsTheProxys(t *testing.T) {
-	testkit.FromEither(t, []wsproxy.Option{wsproxy.WithMaxMessageSize(10, 10)}, func(t *testing.T, r *testkit.MemRig, from, to testkit.End) {
+	testkit.FromEither(t, []wsproxy.Option{wsproxy.WithMaxClientMessageSize(10), wsproxy.WithMaxUpstreamMessageSize(10)}, func(t *testing.T, r *testkit.MemRig, from, to testkit.End) {
 		from.Send(t, from.Frame(testkit.Text, strings.Repeat("x", 11))+from.Frame(testkit.Close, testkit.ClosePayload(1000, "")))
 		to.ExpectClose(t, 1009)
 		to.Close() // instead of answering

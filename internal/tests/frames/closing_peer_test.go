@@ -53,7 +53,7 @@ func TestTheEndThatHasNotClosedKeepsTheTunnelWhileItSends(t *testing.T) {
 func TestTheEndThatHasClosedDoesNotKeepTheTunnel(t *testing.T) {
 	for name, opts := range map[string][]wsproxy.Option{
 		"":             noReadTimeout,
-		"with a limit": append(noReadTimeout[:2:2], wsproxy.WithMaxMessageSize(1000, 1000)),
+		"with a limit": append(noReadTimeout[:2:2], wsproxy.WithMaxClientMessageSize(1000), wsproxy.WithMaxUpstreamMessageSize(1000)),
 	} {
 		t.Run(name, func(t *testing.T) {
 			testkit.FromEither(t, opts, func(t *testing.T, r *testkit.MemRig, from, _ testkit.End) {
@@ -120,7 +120,7 @@ func TestTheCloseTimeoutAfterACloseFrameHoldsOverEveryLink(t *testing.T) {
 		client.SendFrame(t, testkit.Close, testkit.ClosePayload(1000, ""))
 		server.ExpectFrame(t, testkit.Close, testkit.ClosePayload(1000, ""))
 		ending := ended.Next(t)
-		assert.Equal(t, wsproxy.ClientClosed, ending.Reason)
+		assert.Equal(t, wsproxy.ReasonClientClosed, ending.Reason)
 		assert.ErrorIs(t, ending.Err, wsproxy.ErrCut)
 	})
 }

@@ -24,17 +24,17 @@ type goodbye struct {
 }
 
 var goodbyes = []goodbye{
-	{name: "the read timeout", after: 60 * time.Second, code: 1001, reason: wsproxy.ReadTimeout},
+	{name: "the read timeout", after: 60 * time.Second, code: 1001, reason: wsproxy.ReasonReadTimeout},
 	{name: "the lifetime", opts: []wsproxy.Option{wsproxy.WithMaxLifetime(7 * time.Second)}, after: 7 * time.Second,
-		code: 1001, reason: wsproxy.MaxLifetime},
+		code: 1001, reason: wsproxy.ReasonMaxLifetime},
 	{name: "Shutdown", start: func(t *testing.T, p *wsproxy.Proxy) {
 		done := make(chan error, 1)
 		go func() { done <- p.Shutdown(context.Background()) }()
 		t.Cleanup(func() { assert.NoError(t, <-done, "Shutdown") })
-	}, code: 1001, reason: wsproxy.Shutdown},
+	}, code: 1001, reason: wsproxy.ReasonShutdown},
 	{name: "Tunnel.Close", start: func(t *testing.T, p *wsproxy.Proxy) {
 		assert.NoError(t, testkit.OnlyTunnel(t, p).Close(4321, "see you"))
-	}, code: 4321, reason: wsproxy.Killed},
+	}, code: 4321, reason: wsproxy.ReasonKilled},
 }
 
 // eachGoodbye runs a test in a synctest bubble for each way, which has begun
@@ -109,7 +109,7 @@ func TestTunnelCloseWorksOverEveryLink(t *testing.T) {
 			client.ExpectEOF(t, "")
 			server.ExpectEOF(t, "")
 			ending := ended.Next(t)
-			require.Equal(t, wsproxy.Killed, ending.Reason)
+			require.Equal(t, wsproxy.ReasonKilled, ending.Reason)
 			require.NoError(t, ending.Err)
 			require.Less(t, time.Since(start), testkit.Patience, "the tunnel waits for nothing")
 			testkit.Eventually(t, func() bool { return r.Proxy.Stats().Live == 0 }, "the tunnel is not forgotten")
@@ -122,7 +122,7 @@ func TestTunnelCloseWorksOverEveryLink(t *testing.T) {
 func TestACloseFrameWaitsForTheEndOfAPeersFrame(t *testing.T) {
 	for name, opts := range map[string][]wsproxy.Option{
 		"":             nil,
-		"with a limit": {wsproxy.WithMaxMessageSize(1000, 1000)},
+		"with a limit": {wsproxy.WithMaxClientMessageSize(1000), wsproxy.WithMaxUpstreamMessageSize(1000)},
 	} {
 		for _, size := range []int{0, 5, 130} {
 			payload := strings.Repeat("x", size)
@@ -147,7 +147,7 @@ func TestACloseFrameWaitsForTheEndOfAPeersFrame(t *testing.T) {
 							to.ExpectFrame(t, testkit.Text, payload)
 						}
 						testkit.AnswerClose(t, 4000, to, from)
-						ending := r.EndsIn(t, 0, wsproxy.Killed)
+						ending := r.EndsIn(t, 0, wsproxy.ReasonKilled)
 						assert.EqualValues(t, min(cut, 1), from.Sent(ending).Messages, "messages, asked at byte %d", cut)
 						to.ExpectEOF(t, "")
 						from.ExpectEOF(t, "")
@@ -181,7 +181,7 @@ func TestAnAnswerGluedToTheLastFrameEndsTheTunnel(t *testing.T) {
 		to.ExpectFrame(t, testkit.Text, "hello")
 		to.ExpectClose(t, 4000)
 		to.SendFrame(t, testkit.Close, testkit.ClosePayload(4000, ""))
-		ending := r.EndsIn(t, 0, wsproxy.Killed)
+		ending := r.EndsIn(t, 0, wsproxy.ReasonKilled)
 		assert.Equal(t, 4000, from.Sent(ending).CloseCode)
 	})
 }
@@ -198,7 +198,7 @@ func TestHalfAFrameGluedToTheLastOneDoesNotHideTheAnswer(t *testing.T) {
 		to.ExpectFrame(t, testkit.Text, "hello")
 		testkit.AnswerClose(t, 4000, to)
 		from.Send(t, next[5:]+from.Frame(testkit.Close, testkit.ClosePayload(4000, "")))
-		r.EndsIn(t, 0, wsproxy.Killed)
+		r.EndsIn(t, 0, wsproxy.ReasonKilled)
 	})
 }
 
@@ -260,7 +260,7 @@ func TestAPeerThatDoesNotReadIsCutAtTheCloseTimeout(t *testing.T) {
 		time.Sleep(time.Second)
 		require.NoError(t, testkit.OnlyTunnel(t, r.Proxy).Close(4000, "now"))
 		from.ExpectClose(t, 4000)
-		r.EndsIn(t, 10*time.Second, wsproxy.Killed)
+		r.EndsIn(t, 10*time.Second, wsproxy.ReasonKilled)
 	})
 }
 
@@ -277,7 +277,7 @@ func TestTheFirstToCloseATunnelDecides(t *testing.T) {
 		assert.Equal(t, "first", server.ExpectClose(t, 4000))
 		client.ExpectNothing(t, time.Second)
 		server.ExpectNothing(t, time.Second)
-		r.EndsIn(t, 8*time.Second, wsproxy.Killed)
+		r.EndsIn(t, 8*time.Second, wsproxy.ReasonKilled)
 		require.NoError(t, tunnel.Close(4002, "a tunnel that has ended"))
 	})
 }

@@ -41,7 +41,7 @@ func closeUnderLoad(t *testing.T, rig *strictRig, compression, round int, rng *r
 		opts = append(opts, wsproxy.WithTLSConfig(rig.tls))
 	}
 	if rng.IntN(2) == 0 {
-		opts = append(opts, wsproxy.WithMaxMessageSize(2<<20, 2<<20)) // which no message reaches
+		opts = append(opts, wsproxy.WithMaxClientMessageSize(2<<20), wsproxy.WithMaxUpstreamMessageSize(2<<20)) // which no message reaches
 	}
 	if rng.IntN(2) == 0 {
 		opts = append(opts, wsproxy.WithPing(time.Duration(1+rng.IntN(3))*time.Millisecond, time.Hour))
@@ -67,9 +67,9 @@ func closeUnderLoad(t *testing.T, rig *strictRig, compression, round int, rng *r
 		})
 	}
 	time.Sleep(time.Duration(rng.IntN(20_000)) * time.Microsecond) // the random moment
-	code, text, want := 1001, "shutting down", wsproxy.Shutdown
+	code, text, want := 1001, "shutting down", wsproxy.ReasonShutdown
 	if rng.IntN(2) == 0 {
-		code, text, want = 3000+rng.IntN(2000), fmt.Sprint("round ", round), wsproxy.Killed
+		code, text, want = 3000+rng.IntN(2000), fmt.Sprint("round ", round), wsproxy.ReasonKilled
 		require.NoError(t, tunnel.Close(code, text))
 	} else {
 		require.NoError(t, p.Shutdown(ctx))
@@ -143,7 +143,7 @@ func TestFiveHundredBusyTunnelsDrain(t *testing.T) {
 	}
 	for range n {
 		ending := ended.Next(t)
-		require.Equal(t, wsproxy.Shutdown, ending.Reason)
+		require.Equal(t, wsproxy.ReasonShutdown, ending.Reason)
 		require.Equal(t, 1001, ending.FromClient.CloseCode)
 		require.Equal(t, 1001, ending.FromUpstream.CloseCode)
 	}

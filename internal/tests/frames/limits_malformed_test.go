@@ -71,7 +71,7 @@ func short(h frame.Header) func(masked bool) (before, bad []byte) { return sized
 func TestALimitedSideMustSendWellFormedFrames(t *testing.T) {
 	for name, make := range badFrames {
 		t.Run(name, func(t *testing.T) {
-			testkit.FromEither(t, []wsproxy.Option{wsproxy.WithMaxMessageSize(1000, 1000)}, func(t *testing.T, r *testkit.MemRig, from, to testkit.End) {
+			testkit.FromEither(t, []wsproxy.Option{wsproxy.WithMaxClientMessageSize(1000), wsproxy.WithMaxUpstreamMessageSize(1000)}, func(t *testing.T, r *testkit.MemRig, from, to testkit.End) {
 				before, bad := make(from.Client)
 				stream := string(before) + string(bad) + from.Frame(testkit.Continuation, strings.Repeat("y", 5000))
 				for i, step := range []int{len(stream), 1, len(before) + 1, len(before) + 3} {
@@ -88,7 +88,7 @@ func TestALimitedSideMustSendWellFormedFrames(t *testing.T) {
 					to.SendFrame(t, testkit.Close, testkit.ClosePayload(1002, ""))
 					to.ExpectNothing(t, time.Second)
 					from.Close()
-					ending := r.EndsIn(t, 0, wsproxy.ProtocolError)
+					ending := r.EndsIn(t, 0, wsproxy.ReasonProtocolError)
 					assert.NoError(t, ending.Err)
 					to.Close()
 				}
@@ -101,7 +101,7 @@ func TestWithoutALimitAMalformedStreamPasses(t *testing.T) {
 	for name, make := range badFrames {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				r := testkit.NewMemRig(t, nil, wsproxy.WithMaxMessageSize(0, 1000))
+				r := testkit.NewMemRig(t, nil, wsproxy.WithMaxUpstreamMessageSize(1000))
 				client, server := testkit.Ends(r.Tunnel(t))
 				before, bad := make(true)
 				stream := string(before) + string(bad) + strings.Repeat("and so on ", 500)
@@ -115,7 +115,7 @@ func TestWithoutALimitAMalformedStreamPasses(t *testing.T) {
 // RFC 6455, section 5.2: reserved bits are the extensions', and the proxy does
 // not know what these have agreed on.
 func TestALimitedSideMaySetReservedBits(t *testing.T) {
-	testkit.FromEither(t, []wsproxy.Option{wsproxy.WithMaxMessageSize(1000, 1000)}, func(t *testing.T, _ *testkit.MemRig, from, to testkit.End) {
+	testkit.FromEither(t, []wsproxy.Option{wsproxy.WithMaxClientMessageSize(1000), wsproxy.WithMaxUpstreamMessageSize(1000)}, func(t *testing.T, _ *testkit.MemRig, from, to testkit.End) {
 		for _, first := range []byte{testkit.Text | 0x40, testkit.Text | 0x20, testkit.Text | 0x10, testkit.Ping | 0x40} {
 			from.SendFrame(t, first, "hello")
 			to.ExpectFrame(t, first, "hello")
@@ -126,7 +126,7 @@ func TestALimitedSideMaySetReservedBits(t *testing.T) {
 // A receiver that does not stop at a Close frame would take a message of any
 // size behind it.
 func TestNothingOfALimitedSidePassesBehindItsCloseFrame(t *testing.T) {
-	testkit.FromEither(t, []wsproxy.Option{wsproxy.WithMaxMessageSize(1000, 1000)}, func(t *testing.T, r *testkit.MemRig, from, to testkit.End) {
+	testkit.FromEither(t, []wsproxy.Option{wsproxy.WithMaxClientMessageSize(1000), wsproxy.WithMaxUpstreamMessageSize(1000)}, func(t *testing.T, r *testkit.MemRig, from, to testkit.End) {
 		bye, more := from.Frame(testkit.Close, testkit.ClosePayload(1000, "bye")), from.Frame(testkit.Text, strings.Repeat("x", 5000))
 		for i, chunks := range [][]string{{bye + more}, {bye, more}, {bye + more[:1], more[1:]}, {bye[:1], bye[1:] + more}} {
 			if i > 0 {
@@ -167,7 +167,7 @@ func TestWithoutALimitWhatFollowsACloseFramePasses(t *testing.T) {
 func TestTheMessageLimitHoldsForACarelessReceiverOverEveryLink(t *testing.T) {
 	testkit.OverLinks(t, nil, func(t *testing.T, l testkit.Link) {
 		ended := testkit.NewEndings()
-		r := l.Start(t, nil, ended.Option(), wsproxy.WithMaxMessageSize(1000, 0), wsproxy.WithCloseTimeout(testkit.Patience))
+		r := l.Start(t, nil, ended.Option(), wsproxy.WithMaxClientMessageSize(1000), wsproxy.WithCloseTimeout(testkit.Patience))
 		client, server := testkit.Ends(r.Tunnel(t))
 		client.Send(t, client.Frame(testkit.ContinuationPart, "")+client.Frame(testkit.Continuation, strings.Repeat("x", 5000)))
 		client.ExpectClose(t, 1002)
@@ -179,6 +179,6 @@ func TestTheMessageLimitHoldsForACarelessReceiverOverEveryLink(t *testing.T) {
 		rest, _ := io.ReadAll(server) // an end or a reset, as the client left bytes unread or not
 		require.Empty(t, rest)
 		server.Close()
-		assert.Equal(t, wsproxy.ProtocolError, ended.Next(t).Reason)
+		assert.Equal(t, wsproxy.ReasonProtocolError, ended.Next(t).Reason)
 	})
 }

@@ -90,7 +90,7 @@ func pieces(stream string) map[string][]string {
 func TestAMessageOverTheLimitDoesNotPass(t *testing.T) {
 	for _, test := range limitedMessages {
 		t.Run(test.name, func(t *testing.T) {
-			testkit.FromEither(t, []wsproxy.Option{wsproxy.WithMaxMessageSize(200, 200)}, func(t *testing.T, r *testkit.MemRig, from, to testkit.End) {
+			testkit.FromEither(t, []wsproxy.Option{wsproxy.WithMaxClientMessageSize(200), wsproxy.WithMaxUpstreamMessageSize(200)}, func(t *testing.T, r *testkit.MemRig, from, to testkit.End) {
 				stream := ""
 				for _, f := range test.frames {
 					stream += from.Frame(f.First, f.Payload)
@@ -115,9 +115,9 @@ func TestAMessageOverTheLimitDoesNotPass(t *testing.T) {
 							messages++
 						}
 					}
-					code, reason := 1009, wsproxy.Limit
+					code, reason := 1009, wsproxy.ReasonLimit
 					if test.over == len(test.frames) {
-						code, reason = 1000, wsproxy.Killed
+						code, reason = 1000, wsproxy.ReasonKilled
 						synctest.Wait()
 						require.NoError(t, testkit.OnlyTunnel(t, r.Proxy).Close(code, "enough"), name)
 					}
@@ -135,23 +135,23 @@ func TestAMessageOverTheLimitDoesNotPass(t *testing.T) {
 
 func TestEachDirectionHasItsOwnLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := testkit.NewMemRig(t, nil, wsproxy.WithMaxMessageSize(10, 0))
+		r := testkit.NewMemRig(t, nil, wsproxy.WithMaxClientMessageSize(10))
 		client, server := testkit.Ends(r.Tunnel(t))
 		server.SendFrame(t, testkit.Text, strings.Repeat("x", 30_000))
 		client.ExpectFrame(t, testkit.Text, strings.Repeat("x", 30_000))
 		client.SendFrame(t, testkit.Text, strings.Repeat("x", 11))
 		testkit.AnswerClose(t, 1009, client, server)
-		r.EndsIn(t, 0, wsproxy.Limit)
+		r.EndsIn(t, 0, wsproxy.ReasonLimit)
 	})
 }
 
 // A peer may give up by itself right behind its message.
 func TestACloseFrameBehindAMessageOverTheLimitIsSeen(t *testing.T) {
-	testkit.FromEither(t, []wsproxy.Option{wsproxy.WithMaxMessageSize(10, 10)}, func(t *testing.T, r *testkit.MemRig, from, to testkit.End) {
+	testkit.FromEither(t, []wsproxy.Option{wsproxy.WithMaxClientMessageSize(10), wsproxy.WithMaxUpstreamMessageSize(10)}, func(t *testing.T, r *testkit.MemRig, from, to testkit.End) {
 		from.Send(t, from.Frame(testkit.Text, strings.Repeat("x", 11))+from.Frame(testkit.Text, "more")+from.Frame(testkit.Close, testkit.ClosePayload(1000, "")))
 		testkit.AnswerClose(t, 1009, to)
 		from.ExpectClose(t, 1009)
-		ending := r.EndsIn(t, 0, wsproxy.Limit)
+		ending := r.EndsIn(t, 0, wsproxy.ReasonLimit)
 		assert.Equal(t, 1000, from.Sent(ending).CloseCode)
 		assert.Zero(t, from.Sent(ending).Messages, "messages that crossed")
 	})
@@ -159,7 +159,7 @@ func TestACloseFrameBehindAMessageOverTheLimitIsSeen(t *testing.T) {
 
 // The bytes of a header that is not whole yet are all the peer has sent.
 func TestTheHeldBytesOfAHeaderAreNotLostAtTheEnd(t *testing.T) {
-	testkit.FromEither(t, []wsproxy.Option{wsproxy.WithMaxMessageSize(100_000, 100_000)}, func(t *testing.T, r *testkit.MemRig, from, to testkit.End) {
+	testkit.FromEither(t, []wsproxy.Option{wsproxy.WithMaxClientMessageSize(100_000), wsproxy.WithMaxUpstreamMessageSize(100_000)}, func(t *testing.T, r *testkit.MemRig, from, to testkit.End) {
 		whole := from.Frame(testkit.Text, "hello") + from.Frame(testkit.Text, strings.Repeat("x", 70_000))
 		from.Send(t, whole[:len(from.Frame(testkit.Text, "hello"))+7])
 		from.Close()
@@ -173,7 +173,7 @@ func TestTheHeldBytesOfAHeaderAreNotLostAtTheEnd(t *testing.T) {
 func TestTheMessageLimitWorksOverEveryLink(t *testing.T) {
 	testkit.OverLinks(t, nil, func(t *testing.T, l testkit.Link) {
 		ended := testkit.NewEndings()
-		r := l.Start(t, nil, ended.Option(), wsproxy.WithMaxMessageSize(5, 1<<20), wsproxy.WithCloseTimeout(testkit.Patience))
+		r := l.Start(t, nil, ended.Option(), wsproxy.WithMaxClientMessageSize(5), wsproxy.WithMaxUpstreamMessageSize(1<<20), wsproxy.WithCloseTimeout(testkit.Patience))
 		client, server := testkit.Ends(r.Tunnel(t))
 		client.SendFrame(t, testkit.Text, "hello")
 		server.ExpectFrame(t, testkit.Text, "hello")
@@ -182,7 +182,7 @@ func TestTheMessageLimitWorksOverEveryLink(t *testing.T) {
 		client.SendFrame(t, testkit.Text, "hello!")
 		testkit.AnswerClose(t, 1009, client, server)
 		ending := ended.Next(t)
-		assert.Equal(t, wsproxy.Limit, ending.Reason)
+		assert.Equal(t, wsproxy.ReasonLimit, ending.Reason)
 		assert.Equal(t, 1009, ending.FromClient.CloseCode)
 		assert.Equal(t, 1009, ending.FromUpstream.CloseCode)
 	})
@@ -190,9 +190,9 @@ func TestTheMessageLimitWorksOverEveryLink(t *testing.T) {
 
 func TestNegativeLimitsAreMistakes(t *testing.T) {
 	_, err := wsproxy.New("http://a", wsproxy.WithMaxTunnels(-1), wsproxy.WithMaxTunnelsPerIP(-2),
-		wsproxy.WithMaxMessageSize(-3, -4), wsproxy.WithPing(1, 0))
+		wsproxy.WithMaxClientMessageSize(-3), wsproxy.WithMaxUpstreamMessageSize(-4), wsproxy.WithPing(1, 0))
 	for _, option := range []string{"WithMaxTunnels: \"-1\"", "WithMaxTunnelsPerIP: \"-2\"",
-		"WithMaxMessageSize: client: \"-3\"", "WithMaxMessageSize: upstream: \"-4\"", "WithPing: timeout"} {
+		"WithMaxClientMessageSize: \"-3\"", "WithMaxUpstreamMessageSize: \"-4\"", "WithPing: timeout"} {
 		assert.ErrorContains(t, err, option)
 	}
 }

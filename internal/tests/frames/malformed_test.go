@@ -40,7 +40,7 @@ func TestAMalformedStreamDoesNotConcernTheOtherFlow(t *testing.T) {
 		from.Send(t, "more of it")
 		to.Expect(t, "more of it")
 		from.Close()
-		ending := r.EndsIn(t, 0, wsproxy.Killed)
+		ending := r.EndsIn(t, 0, wsproxy.ReasonKilled)
 		assert.EqualValues(t, 1, to.Sent(ending).Messages)
 		assert.Zero(t, from.Sent(ending).Messages)
 	})

@@ -66,7 +66,7 @@ func TestALiveButSilentPairSurvivesTheReadTimeout(t *testing.T) {
 		assert.Empty(t, r.Ended)
 		assert.WithinDuration(t, time.Now(), testkit.OnlyTunnel(t, r.Proxy).LastActivity(), 20*time.Second)
 		require.NoError(t, testkit.OnlyTunnel(t, r.Proxy).Close(1000, ""))
-		ending := r.EndsIn(t, 0, wsproxy.Killed)
+		ending := r.EndsIn(t, 0, wsproxy.ReasonKilled)
 		assert.Zero(t, ending.FromClient.Messages, "Pongs that count as messages")
 		assert.InDelta(t, 180, <-fromClient, 1, "Pings for the client in an hour")
 		assert.InDelta(t, 180, <-fromServer, 1, "Pings for the upstream in an hour")
@@ -81,7 +81,7 @@ func TestOnlyPongsThatComeKeepATunnel(t *testing.T) {
 		server.ExpectFrame(t, testkit.Ping, "wsproxy!")
 		client.ExpectNothing(t, 9*time.Second)
 		testkit.AnswerClose(t, 1001, client, server)
-		ending := r.EndsIn(t, 0, wsproxy.ReadTimeout)
+		ending := r.EndsIn(t, 0, wsproxy.ReasonReadTimeout)
 		assert.Equal(t, 60*time.Second, ending.Lifetime, "a Ping of the proxy's is no activity")
 	})
 }
@@ -96,7 +96,7 @@ func TestAnEndThatDoesNotAnswerIsDead(t *testing.T) {
 		assert.NotEmpty(t, live.ExpectClose(t, 1001), "the reason text")
 		assert.Equal(t, 25*time.Second, time.Since(start), "the silence until the end")
 		live.SendFrame(t, testkit.Close, testkit.ClosePayload(1001, ""))
-		ending := r.EndsIn(t, 0, wsproxy.PingTimeout)
+		ending := r.EndsIn(t, 0, wsproxy.ReasonPingTimeout)
 		assert.NoError(t, ending.Err)
 		assert.Equal(t, 1001, live.Sent(ending).CloseCode)
 		got, err := io.ReadAll(dead)
@@ -129,7 +129,7 @@ func TestALiveEndThatIsSlowToTakeItsPingDoesNotKeepADeadOne(t *testing.T) {
 		go io.Copy(io.Discard, dead)
 		time.Sleep(26 * time.Second)
 		require.NotEmpty(t, r.Ended, "the dead end is kept")
-		assert.Equal(t, wsproxy.PingTimeout, (<-r.Ended).Reason)
+		assert.Equal(t, wsproxy.ReasonPingTimeout, (<-r.Ended).Reason)
 	})
 }
 
@@ -233,7 +233,7 @@ func TestAnEndThatNeitherReadsNorSendsIsCut(t *testing.T) {
 		chatter(t, other, time.Millisecond)
 		go io.Copy(io.Discard, other)
 		ending := <-r.Ended
-		assert.Contains(t, []wsproxy.Reason{wsproxy.PingTimeout, wsproxy.SendTimeout}, ending.Reason)
+		assert.Contains(t, []wsproxy.Reason{wsproxy.ReasonPingTimeout, wsproxy.ReasonSendTimeout}, ending.Reason)
 		assert.LessOrEqual(t, ending.Lifetime, 70*time.Second)
 	})
 }
@@ -266,7 +266,7 @@ func TestAnEndThatDiesWithinAFrameIsGivenNoCloseFrameWithinIt(t *testing.T) {
 		dead.Send(t, half)
 		chatter(t, live, time.Second)
 		live.ExpectEOF(t, half)
-		r.EndsIn(t, 0, wsproxy.PingTimeout)
+		r.EndsIn(t, 0, wsproxy.ReasonPingTimeout)
 	})
 }
 
@@ -311,7 +311,7 @@ func TestADeadEndIsCutOnEveryLink(t *testing.T) {
 		chatter(t, server, 100*time.Millisecond)
 		return func(t *testing.T) {
 			ending := ended.Next(t)
-			assert.Equal(t, wsproxy.PingTimeout, ending.Reason)
+			assert.Equal(t, wsproxy.ReasonPingTimeout, ending.Reason)
 			assert.Equal(t, 1001, ending.FromUpstream.CloseCode, "of the live end's answer")
 			got, _ := io.ReadAll(client)
 			assert.Contains(t, string(got), testkit.Frame{First: testkit.Ping, Masked: false, Payload: "wsproxy!"}.String(), "what the dead end was sent")
@@ -324,7 +324,7 @@ func TestPingAndPongCrossEndToEnd(t *testing.T) {
 		testkit.EachSide(t, func(t *testing.T, side wsproxy.Reason) {
 			client, server := testkit.Ends(l.Start(t, nil).Tunnel(t))
 			from, to := client, server
-			if side == wsproxy.UpstreamClosed {
+			if side == wsproxy.ReasonUpstreamClosed {
 				from, to = server, client
 			}
 			from.SendFrame(t, testkit.TextPart, "one ")

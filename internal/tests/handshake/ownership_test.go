@@ -99,8 +99,8 @@ func (h exitingHandler) Handle(_ context.Context, r slog.Record) error {
 // It leaked the tunnel, for which Shutdown then waited.
 func TestALoggerThatExitsItsGoroutineFailsItsTunnelAlone(t *testing.T) {
 	for message, want := range map[string]wsproxy.Reason{
-		"tunnel opened": wsproxy.Failed,
-		"tunnel closed": wsproxy.ClientClosed,
+		"tunnel opened": wsproxy.ReasonFailed,
+		"tunnel closed": wsproxy.ReasonClientClosed,
 	} {
 		for mode, opts := range map[string][]wsproxy.Option{"blocking": nil, "detached": {wsproxy.WithDetached()}} {
 			t.Run(message+", "+mode, func(t *testing.T) {

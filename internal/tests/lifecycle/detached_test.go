@@ -32,7 +32,7 @@ func TestADetachedTunnelOutlivesServeHTTPAndItsContext(t *testing.T) {
 		}
 		assert.Equal(t, 1, r.Proxy.Stats().Live)
 		assert.ErrorIs(t, r.Proxy.Shutdown(testkit.EndedContext()), context.Canceled)
-		assert.Equal(t, wsproxy.Shutdown, ended.Next(t).Reason)
+		assert.Equal(t, wsproxy.ReasonShutdown, ended.Next(t).Reason)
 	})
 }
 

@@ -29,9 +29,9 @@ func (h brokenHandler) Handle(_ context.Context, r slog.Record) error {
 // The proxy's goroutines have nobody above them who would catch it.
 func TestALoggerThatPanicsFailsItsTunnelAlone(t *testing.T) {
 	for message, want := range map[string]wsproxy.Reason{
-		"tunnel opened": wsproxy.Failed,
-		"hook failed":   wsproxy.Failed,
-		"tunnel closed": wsproxy.ClientClosed,
+		"tunnel opened": wsproxy.ReasonFailed,
+		"hook failed":   wsproxy.ReasonFailed,
+		"tunnel closed": wsproxy.ReasonClientClosed,
 	} {
 		for _, opts := range [][]wsproxy.Option{nil, {wsproxy.WithDetached()}} {
 			ended := testkit.NewEndings()

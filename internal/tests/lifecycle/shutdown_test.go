@@ -53,7 +53,7 @@ func TestShutdownRefusesNewTunnelsAndWaitsForThoseThereAre(t *testing.T) {
 	client.Close()
 	server.Close()
 	assert.NoError(t, testkit.Within(t, done, "Shutdown returns"))
-	assert.Equal(t, wsproxy.Shutdown, ended.Next(t).Reason)
+	assert.Equal(t, wsproxy.ReasonShutdown, ended.Next(t).Reason)
 	for range 3 {
 		assert.NoError(t, r.Proxy.Shutdown(context.Background()), "Shutdown once more")
 	}
@@ -94,7 +94,7 @@ func TestShutdownCutsTunnelsAndHandshakesWhenItsContextEnds(t *testing.T) {
 	cancel()
 	assert.ErrorIs(t, testkit.Within(t, done, "Shutdown returns"), context.Canceled)
 	assert.Equal(t, wsproxy.Stats{Opened: 1}, r.Proxy.Stats(), "when Shutdown has returned")
-	assert.Equal(t, wsproxy.Shutdown, ended.Next(t).Reason)
+	assert.Equal(t, wsproxy.ReasonShutdown, ended.Next(t).Reason)
 	client.ExpectEOF(t, "")
 	asked.ExpectEOF(t, "")
 	assert.Equal(t, http.StatusServiceUnavailable, asking.Response(t).StatusCode)

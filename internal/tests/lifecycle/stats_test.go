@@ -24,7 +24,7 @@ func TestATunnelTellsWhatItIs(t *testing.T) {
 		assert.Equal(t, netip.MustParseAddr("192.0.2.1"), tunnel.ClientIP())
 		assert.Equal(t, "/chat", tunnel.Path())
 		assert.Equal(t, "upstream:80", tunnel.Server())
-		assert.Equal(t, opened, tunnel.Opened())
+		assert.Equal(t, opened, tunnel.OpenedAt())
 		assert.Equal(t, opened, tunnel.LastActivity())
 		assert.Equal(t, wsproxy.FlowStats{}, tunnel.FromClient())
 
@@ -51,7 +51,7 @@ func TestATunnelTellsWhatItIs(t *testing.T) {
 		synctest.Wait()
 		server.Close()
 		client.Close()
-		ending := r.EndsIn(t, 0, wsproxy.UpstreamClosed)
+		ending := r.EndsIn(t, 0, wsproxy.ReasonUpstreamClosed)
 		assert.Equal(t, wsproxy.FlowStats{Bytes: 23, Messages: 1, CloseCode: 1005}, ending.FromClient)
 		assert.Equal(t, wsproxy.FlowStats{Bytes: 6, CloseCode: 1000}, ending.FromUpstream)
 		assert.Equal(t, 10*time.Second, ending.Lifetime)
@@ -66,7 +66,7 @@ func TestATunnelTellsWhatItIs(t *testing.T) {
 func TestAMessageCountsOnceItIsWholeWhateverFollows(t *testing.T) {
 	for name, opts := range map[string][]wsproxy.Option{
 		"without a limit": nil,
-		"with a limit":    {wsproxy.WithMaxMessageSize(100, 100)},
+		"with a limit":    {wsproxy.WithMaxClientMessageSize(100), wsproxy.WithMaxUpstreamMessageSize(100)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			testkit.FromEither(t, opts, func(t *testing.T, r *testkit.MemRig, from, to testkit.End) {
@@ -92,7 +92,7 @@ func TestWhatAnEndSendsAfterTheProxysCloseDoesNotCount(t *testing.T) {
 		from.SendFrame(t, testkit.Text, "too late")
 		from.SendFrame(t, testkit.Close, "")
 		to.SendFrame(t, testkit.Close, "")
-		ending := r.EndsIn(t, 0, wsproxy.Killed)
+		ending := r.EndsIn(t, 0, wsproxy.ReasonKilled)
 		assert.Equal(t, wsproxy.FlowStats{CloseCode: 1005}, from.Sent(ending))
 	})
 }
@@ -190,7 +190,7 @@ func TestShutdownReportsWhatItCutAndWhatEnded(t *testing.T) {
 		unanswered := 0
 		for range 10 {
 			ending := <-r.Ended
-			assert.Equal(t, wsproxy.Shutdown, ending.Reason)
+			assert.Equal(t, wsproxy.ReasonShutdown, ending.Reason)
 			assert.Equal(t, 1001, ending.FromUpstream.CloseCode)
 			if ending.FromClient.CloseCode == 0 {
 				assert.Equal(t, 30*time.Second, ending.Lifetime, "the one that is cut")
@@ -205,17 +205,17 @@ func TestShutdownReportsWhatItCutAndWhatEnded(t *testing.T) {
 
 func TestEachReasonHasItsWords(t *testing.T) {
 	for reason, want := range map[wsproxy.Reason]string{
-		wsproxy.ClientClosed:   "client closed",
-		wsproxy.UpstreamClosed: "upstream closed",
-		wsproxy.ReadTimeout:    "read timeout",
-		wsproxy.SendTimeout:    "send timeout",
-		wsproxy.PingTimeout:    "ping timeout",
-		wsproxy.MaxLifetime:    "max lifetime",
-		wsproxy.Shutdown:       "shutdown",
-		wsproxy.Killed:         "killed",
-		wsproxy.Limit:          "limit",
-		wsproxy.ContextDone:    "context done",
-		wsproxy.Failed:         "failed",
+		wsproxy.ReasonClientClosed:   "client closed",
+		wsproxy.ReasonUpstreamClosed: "upstream closed",
+		wsproxy.ReasonReadTimeout:    "read timeout",
+		wsproxy.ReasonSendTimeout:    "send timeout",
+		wsproxy.ReasonPingTimeout:    "ping timeout",
+		wsproxy.ReasonMaxLifetime:    "max lifetime",
+		wsproxy.ReasonShutdown:       "shutdown",
+		wsproxy.ReasonKilled:         "killed",
+		wsproxy.ReasonLimit:          "limit",
+		wsproxy.ReasonContextDone:    "context done",
+		wsproxy.ReasonFailed:         "failed",
 	} {
 		assert.Equal(t, want, reason.String())
 	}

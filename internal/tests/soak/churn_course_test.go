@@ -68,9 +68,9 @@ func clientDoes(act func(*testkit.Peer)) func(*testkit.Peer, *stand) {
 }
 
 var (
-	clientFirst   = []wsproxy.Reason{wsproxy.ClientClosed}
-	upstreamFirst = []wsproxy.Reason{wsproxy.UpstreamClosed}
-	eitherFirst   = []wsproxy.Reason{wsproxy.ClientClosed, wsproxy.UpstreamClosed}
+	clientFirst   = []wsproxy.Reason{wsproxy.ReasonClientClosed}
+	upstreamFirst = []wsproxy.Reason{wsproxy.ReasonUpstreamClosed}
+	eitherFirst   = []wsproxy.Reason{wsproxy.ReasonClientClosed, wsproxy.ReasonUpstreamClosed}
 	cutSoon       = wsproxy.WithCloseTimeout(2 * time.Millisecond)
 )
 
@@ -93,16 +93,16 @@ var ways = []way{
 	{name: "half-close, then reset", client: clientDoes(func(conn *testkit.Peer) { conn.CloseWrite(); conn.Reset() }), upstream: sayAndHalfClose,
 		reasons: eitherFirst},
 	{name: "read timeout", timeout: wsproxy.WithReadTimeout, opts: []wsproxy.Option{cutSoon}, client: clientDoes(readAll), upstream: readAll,
-		either: true, unopened: true, reasons: []wsproxy.Reason{wsproxy.ReadTimeout}, cut: true},
+		either: true, unopened: true, reasons: []wsproxy.Reason{wsproxy.ReasonReadTimeout}, cut: true},
 	{name: "max lifetime", timeout: aThird(wsproxy.WithMaxLifetime), opts: []wsproxy.Option{cutSoon}, client: clientDoes(readAll), upstream: readAll,
-		either: true, reasons: []wsproxy.Reason{wsproxy.MaxLifetime}, cut: true},
+		either: true, reasons: []wsproxy.Reason{wsproxy.ReasonMaxLifetime}, cut: true},
 	{name: "close timeout", opts: []wsproxy.Option{cutSoon}, client: clientDoes(halfClose), upstream: talkOn, reasons: clientFirst, cut: true},
 	{name: "context", client: func(conn *testkit.Peer, s *stand) { s.end(); readAll(conn) }, upstream: readAll, own: true,
-		reasons: []wsproxy.Reason{wsproxy.ContextDone}},
+		reasons: []wsproxy.Reason{wsproxy.ReasonContextDone}},
 	{name: "Shutdown", client: func(conn *testkit.Peer, s *stand) { s.p.Shutdown(testkit.EndedContext()); readAll(conn) }, upstream: readAll, own: true,
-		reasons: []wsproxy.Reason{wsproxy.Shutdown}},
+		reasons: []wsproxy.Reason{wsproxy.ReasonShutdown}},
 	{name: "Close", client: func(conn *testkit.Peer, s *stand) { s.p.Close(); readAll(conn) }, upstream: readAll, own: true,
-		reasons: []wsproxy.Reason{wsproxy.Killed}},
+		reasons: []wsproxy.Reason{wsproxy.ReasonKilled}},
 	{name: "refusal", answer: "HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno", client: clientDoes(readAll), upstream: readAll},
 	{name: "wrong accept", answer: strings.Replace(testkit.SampleSwitch, testkit.SampleAccept, testkit.SampleKey, 1), client: clientDoes(readAll), upstream: readAll},
 	{name: "no answer", answer: " ", client: clientDoes(readAll), upstream: (*testkit.Peer).Reset},
@@ -225,8 +225,8 @@ func (c *course) newStand(t *testing.T, w int, detached bool) (*stand, string) {
 // count has a proxy note how the tunnels of a way end.
 func (c *course) count(w int, detached bool) wsproxy.Option {
 	way, reasons := ways[w], ways[w].reasons
-	if detached && slices.Contains(reasons, wsproxy.ContextDone) {
-		reasons = []wsproxy.Reason{wsproxy.Killed} // as the context is not to end it
+	if detached && slices.Contains(reasons, wsproxy.ReasonContextDone) {
+		reasons = []wsproxy.Reason{wsproxy.ReasonKilled} // as the context is not to end it
 	}
 	return wsproxy.WithHooks(wsproxy.Hooks{
 		OnOpen: func(*wsproxy.Tunnel, *http.Request) {

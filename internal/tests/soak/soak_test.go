@@ -146,7 +146,7 @@ func (s *soak) serve(t *testing.T, l testkit.Link, detached, framed bool) {
 	}
 	if framed {
 		k.name += ", frame by frame"
-		opts = append(opts, wsproxy.WithPing(20*time.Millisecond, soakPatience), wsproxy.WithMaxMessageSize(soakLimit, soakLimit))
+		opts = append(opts, wsproxy.WithPing(20*time.Millisecond, soakPatience), wsproxy.WithMaxClientMessageSize(soakLimit), wsproxy.WithMaxUpstreamMessageSize(soakLimit))
 	}
 	k.Rig = l.Start(t, func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

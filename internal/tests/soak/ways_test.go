@@ -41,10 +41,10 @@ type soakWay struct {
 
 var soakWays = append(append([]soakWay{
 	{name: "the proxy closes", by: soakEither, act: func(e *soakEnd) { e.of.tunnel.Load().Close(4000, "soak") },
-		byProxy: true, code: 4000, reason: wsproxy.Killed},
+		byProxy: true, code: 4000, reason: wsproxy.ReasonKilled},
 	{name: "the request's context ends", by: soakEither, act: func(e *soakEnd) { e.of.cancel() },
-		cuts: true, reason: wsproxy.ContextDone, fits: func(k *soakKind) bool { return !k.detached }},
-}, soakWaysOf(soakClient, wsproxy.ClientClosed)...), soakWaysOf(soakUpstream, wsproxy.UpstreamClosed)...)
+		cuts: true, reason: wsproxy.ReasonContextDone, fits: func(k *soakKind) bool { return !k.detached }},
+}, soakWaysOf(soakClient, wsproxy.ReasonClientClosed)...), soakWaysOf(soakUpstream, wsproxy.ReasonUpstreamClosed)...)
 
 func soakWaysOf(by int, reason wsproxy.Reason) []soakWay {
 	leave := func(e *soakEnd) { e.Socket().Close() }
@@ -57,7 +57,7 @@ func soakWaysOf(by int, reason wsproxy.Reason) []soakWay {
 		{name: "is gone mid-message", act: leave, mid: true, cuts: true},
 		{name: "is killed mid-message", act: resets, mid: true, cuts: true, resets: true},
 		{name: "sends too large a message", last: func(e *soakEnd) { e.put(soakFrame{testkit.Binary, soakLimit + 1}, soakLimit+1) },
-			byProxy: true, code: 1009, reason: wsproxy.Limit, fits: func(k *soakKind) bool { return k.framed }},
+			byProxy: true, code: 1009, reason: wsproxy.ReasonLimit, fits: func(k *soakKind) bool { return k.framed }},
 	}
 	for i := range ways {
 		ways[i].name = soakSides[by] + " " + ways[i].name

@@ -83,7 +83,7 @@ func TestADialerMayLeaveItsConnectionsBlocking(t *testing.T) {
 		client.Expect(t, "hello")
 		runtime.GC() // while the relay waits for bytes
 		require.NoError(t, testkit.OnlyTunnel(t, r.Proxy).Close(1001, ""))
-		assert.Equal(t, wsproxy.Killed, ended.Next(t).Reason)
+		assert.Equal(t, wsproxy.ReasonKilled, ended.Next(t).Reason)
 	})
 }
 

@@ -16,7 +16,7 @@ func TestTheEndOfTheRequestsContextEndsABlockingTunnel(t *testing.T) {
 		ctx, cancel := context.WithCancelCause(context.Background())
 		defer cancel(nil)
 		ended := testkit.NewEndings()
-		ending := endsWith(t, wsproxy.ContextDone, l.Start(t, testkit.WithContext(ctx), ended.Option()), ended,
+		ending := endsWith(t, wsproxy.ReasonContextDone, l.Start(t, testkit.WithContext(ctx), ended.Option()), ended,
 			func(_, _ *testkit.Peer) { cancel(assert.AnError) })
 		assert.ErrorIs(t, ending.Err, assert.AnError)
 	})
@@ -46,6 +46,6 @@ func TestTheEndOfTheContextEndsABusyTunnelForBothSides(t *testing.T) {
 		err = testkit.Within(t, sent, "the upstream goes on sending")
 		assert.Error(t, err)
 		assert.NotErrorIs(t, err, testkit.ErrDeadline, "the upstream's connection stays open")
-		assert.Equal(t, wsproxy.ContextDone, ended.Next(t).Reason)
+		assert.Equal(t, wsproxy.ReasonContextDone, ended.Next(t).Reason)
 	})
 }

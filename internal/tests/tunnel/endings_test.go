@@ -70,8 +70,8 @@ var impatient = wsproxy.WithCloseTimeout(50 * time.Millisecond)
 func TestATimeoutIsTheReason(t *testing.T) {
 	t.Parallel()
 	for want, opt := range map[wsproxy.Reason]wsproxy.Option{
-		wsproxy.ReadTimeout: wsproxy.WithReadTimeout(2 * time.Second),
-		wsproxy.MaxLifetime: wsproxy.WithMaxLifetime(2 * time.Second),
+		wsproxy.ReasonReadTimeout: wsproxy.WithReadTimeout(2 * time.Second),
+		wsproxy.ReasonMaxLifetime: wsproxy.WithMaxLifetime(2 * time.Second),
 	} {
 		t.Run(want.String(), func(t *testing.T) {
 			t.Parallel()
@@ -94,10 +94,10 @@ func TestCloseAndShutdownAreTheReason(t *testing.T) {
 	testkit.OverLinks(t, nil, func(t *testing.T, l testkit.Link) {
 		ended := testkit.NewEndings()
 		r := l.Start(t, nil, ended.Option())
-		endsWith(t, wsproxy.Killed, r, ended, func(_, _ *testkit.Peer) { assert.NoError(t, r.Proxy.Close()) })
+		endsWith(t, wsproxy.ReasonKilled, r, ended, func(_, _ *testkit.Peer) { assert.NoError(t, r.Proxy.Close()) })
 
 		r = l.Start(t, nil, ended.Option())
-		endsWith(t, wsproxy.Shutdown, r, ended, func(_, _ *testkit.Peer) {
+		endsWith(t, wsproxy.ReasonShutdown, r, ended, func(_, _ *testkit.Peer) {
 			assert.ErrorIs(t, r.Proxy.Shutdown(testkit.EndedContext()), context.Canceled)
 		})
 	})
@@ -115,7 +115,7 @@ func TestATunnelTellsAboutItself(t *testing.T) {
 	assert.Equal(t, netip.MustParseAddr("127.0.0.1"), tunnel.ClientIP())
 	assert.Equal(t, "/chat", tunnel.Path())
 	assert.Equal(t, r.Upstream.Addr, tunnel.Server())
-	assert.WithinRange(t, tunnel.Opened(), before, time.Now())
+	assert.WithinRange(t, tunnel.OpenedAt(), before, time.Now())
 	client.Send(t, "hello")
 	server.Expect(t, "hello")
 	server.Send(t, "hi")
@@ -155,12 +155,12 @@ func TestStatsCountHandshakesTunnelsAndBytes(t *testing.T) {
 
 func TestReasonsHaveNames(t *testing.T) {
 	seen := map[string]bool{}
-	for r := wsproxy.ClientClosed; r <= wsproxy.Failed; r++ {
+	for r := wsproxy.ReasonClientClosed; r <= wsproxy.ReasonFailed; r++ {
 		assert.NotContains(t, r.String(), "reason", "%d", r)
 		assert.False(t, seen[r.String()], "two reasons named %q", r)
 		seen[r.String()] = true
 	}
-	assert.Equal(t, "read timeout", wsproxy.ReadTimeout.String())
+	assert.Equal(t, "read timeout", wsproxy.ReasonReadTimeout.String())
 	assert.Equal(t, "reason 0", wsproxy.Reason(0).String())
 	assert.Equal(t, "reason 200", wsproxy.Reason(200).String())
 }

@@ -58,7 +58,7 @@ func TestTheUpstreamGoesOnSendingAfterTheClientHalfCloses(t *testing.T) {
 			server.Close()
 		}()
 		client.ExpectEOF(t, rest)
-		assert.Equal(t, wsproxy.ClientClosed, ended.Next(t).Reason)
+		assert.Equal(t, wsproxy.ReasonClientClosed, ended.Next(t).Reason)
 	})
 }
 
@@ -76,7 +76,7 @@ func TestTheClientGoesOnSendingAfterTheUpstreamHalfCloses(t *testing.T) {
 			client.Close()
 		}()
 		server.ExpectEOF(t, rest)
-		assert.Equal(t, wsproxy.UpstreamClosed, ended.Next(t).Reason)
+		assert.Equal(t, wsproxy.ReasonUpstreamClosed, ended.Next(t).Reason)
 	})
 }
 
@@ -88,7 +88,7 @@ func TestBothSidesMayHalfCloseAtOnce(t *testing.T) {
 			client, server := r.Tunnel(t)
 			exchangeAll(t, client, server, []byte("from client"), []byte("from upstream"))
 			ending := ended.Next(t)
-			assert.Contains(t, []wsproxy.Reason{wsproxy.ClientClosed, wsproxy.UpstreamClosed}, ending.Reason)
+			assert.Contains(t, []wsproxy.Reason{wsproxy.ReasonClientClosed, wsproxy.ReasonUpstreamClosed}, ending.Reason)
 			assert.NoError(t, ending.Err)
 		}
 	})
@@ -111,7 +111,7 @@ func TestMessagesAfterAHalfCloseArriveOneByOneBeforeTheClose(t *testing.T) {
 
 // A pipe cannot be told of the other side's end but by its own.
 func TestWithoutHalfCloseTheTunnelEndsAtTheFirstEnd(t *testing.T) {
-	for _, first := range []wsproxy.Reason{wsproxy.ClientClosed, wsproxy.UpstreamClosed} {
+	for _, first := range []wsproxy.Reason{wsproxy.ReasonClientClosed, wsproxy.ReasonUpstreamClosed} {
 		t.Run(first.String(), func(t *testing.T) {
 			ended := testkit.NewEndings()
 			near, far := net.Pipe()
@@ -125,7 +125,7 @@ func TestWithoutHalfCloseTheTunnelEndsAtTheFirstEnd(t *testing.T) {
 			client.Response(t)
 			server.Send(t, "hello")
 			client.Expect(t, "hello")
-			if first == wsproxy.ClientClosed {
+			if first == wsproxy.ReasonClientClosed {
 				require.NoError(t, client.CloseWrite())
 			} else {
 				server.Send(t, "bye")

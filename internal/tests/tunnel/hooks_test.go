@@ -37,7 +37,7 @@ func TestAPanicInOnOpenFailsItsTunnelAlone(t *testing.T) {
 	client.ExpectEOF(t, "")
 	other.ExpectEOF(t, "")
 	ending := ended.Next(t)
-	assert.Equal(t, wsproxy.Failed, ending.Reason)
+	assert.Equal(t, wsproxy.ReasonFailed, ending.Reason)
 	assert.ErrorContains(t, ending.Err, "boo")
 	assert.Contains(t, log.String(), "boo")
 
@@ -114,7 +114,7 @@ func TestHooksMayCallTheProxy(t *testing.T) {
 	server.Send(t, testkit.SampleSwitch)
 	client.ExpectEOF(t, "")
 	server.ExpectEOF(t, "")
-	assert.Equal(t, wsproxy.Killed, ended.Next(t).Reason)
+	assert.Equal(t, wsproxy.ReasonKilled, ended.Next(t).Reason)
 	assert.Equal(t, 1, (<-inOnClose).Live, "live tunnels in OnClose")
 	require.NoError(t, p.Shutdown(context.Background()))
 	assert.Zero(t, p.Stats().Live)

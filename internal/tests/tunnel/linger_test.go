@@ -57,7 +57,7 @@ func areCut(t *testing.T, clients []*testkit.Peer) {
 func TestAConnectionThatLingersHoldsUpNoOtherTunnel(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // one loop for all
 	timeout := wsproxy.WithSendTimeout(50 * time.Millisecond)
-	lingering(t, wsproxy.SendTimeout, timeout, func(t *testing.T, r *testkit.Rig, ended testkit.Endings, clients []*testkit.Peer) {
+	lingering(t, wsproxy.ReasonSendTimeout, timeout, func(t *testing.T, r *testkit.Rig, ended testkit.Endings, clients []*testkit.Peer) {
 		areCut(t, clients)
 		client, server := r.Tunnel(t)
 		client.Send(t, "ping")
@@ -71,7 +71,7 @@ func TestAConnectionThatLingersHoldsUpNoOtherTunnel(t *testing.T) {
 // The portable relay closed one such connection after another.
 func TestCloseCutsConnectionsThatLingerAtOnce(t *testing.T) {
 	none := wsproxy.WithSendTimeout(0)
-	lingering(t, wsproxy.Killed, none, func(t *testing.T, r *testkit.Rig, _ testkit.Endings, clients []*testkit.Peer) {
+	lingering(t, wsproxy.ReasonKilled, none, func(t *testing.T, r *testkit.Rig, _ testkit.Endings, clients []*testkit.Peer) {
 		awaitStall(t, r.Proxy)
 		require.NoError(t, r.Proxy.Close())
 		areCut(t, clients)

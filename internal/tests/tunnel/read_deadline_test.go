@@ -99,7 +99,7 @@ func endsByDeadline(t *testing.T, ended testkit.Endings, server *testkit.Peer) {
 	_, err := io.Copy(io.Discard, server)
 	assert.NotErrorIs(t, err, testkit.ErrDeadline, "the tunnel goes on")
 	ending := ended.Next(t)
-	assert.Equal(t, wsproxy.ClientClosed, ending.Reason)
+	assert.Equal(t, wsproxy.ReasonClientClosed, ending.Reason)
 	assert.ErrorIs(t, ending.Err, os.ErrDeadlineExceeded)
 }
 

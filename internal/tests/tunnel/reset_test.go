@@ -196,7 +196,7 @@ func TestAnAbruptCloseIsSeenAsAbrupt(t *testing.T) {
 			for _, cut := range []int{0, 1, 4, 100} {
 				client, server := testkit.Ends(r.Tunnel(t))
 				from, to := client, server
-				if side == wsproxy.UpstreamClosed {
+				if side == wsproxy.ReasonUpstreamClosed {
 					from, to = server, client
 				}
 				from.SendFrame(t, testkit.Text, "whole")

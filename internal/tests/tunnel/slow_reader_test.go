@@ -36,7 +36,7 @@ func TestASocketThatIsNotReadEndsTheTunnelAtTheSendTimeout(t *testing.T) {
 	t.Parallel()
 	const timeout = 2 * time.Second
 	testkit.OverLinksAtOnce(t, testkit.OneOfEachSocket, func(t *testing.T, l testkit.Link) func(*testing.T) {
-		deafs := []wsproxy.Reason{wsproxy.ClientClosed, wsproxy.UpstreamClosed}
+		deafs := []wsproxy.Reason{wsproxy.ReasonClientClosed, wsproxy.ReasonUpstreamClosed}
 		var ended []testkit.Endings
 		for i, deaf := range deafs {
 			ended = append(ended, testkit.NewEndings())
@@ -45,7 +45,7 @@ func TestASocketThatIsNotReadEndsTheTunnelAtTheSendTimeout(t *testing.T) {
 		return func(t *testing.T) {
 			for i, deaf := range deafs {
 				ending := ended[i].Next(t)
-				assert.Equal(t, wsproxy.SendTimeout, ending.Reason, "reason where %v would come first: %v", deaf, ending.Reason)
+				assert.Equal(t, wsproxy.ReasonSendTimeout, ending.Reason, "reason where %v would come first: %v", deaf, ending.Reason)
 				assert.NoError(t, ending.Err)
 				assert.GreaterOrEqual(t, ending.Lifetime, timeout)
 			}
@@ -56,12 +56,12 @@ func TestASocketThatIsNotReadEndsTheTunnelAtTheSendTimeout(t *testing.T) {
 func TestAPeerThatDoesNotReadCostsOneBuffer(t *testing.T) {
 	testkit.OverLinks(t, testkit.OneOfEachSocket, func(t *testing.T, l testkit.Link) {
 		r := l.Start(t, nil)
-		makeDeaf(t, r, wsproxy.ClientClosed)
+		makeDeaf(t, r, wsproxy.ReasonClientClosed)
 		awaitStall(t, r.Proxy)
 		const n = 10
 		before := heapInUse()
 		for range n {
-			makeDeaf(t, r, wsproxy.ClientClosed)
+			makeDeaf(t, r, wsproxy.ReasonClientClosed)
 		}
 		awaitStall(t, r.Proxy)
 		each := (heapInUse() - before) / n

@@ -64,7 +64,7 @@ func TestAnIdleTunnelEndsAtTheReadTimeout(t *testing.T) {
 				client.Expect(t, "\x88\x13\x03\xe9idle for too long")
 				server.Expect(t, "\x88\x93") // and a mask that nobody foretells
 				assert.Equal(t, test.want, time.Since(start), "the Close frames come after")
-				ending := endsAfter(t, r, unanswered, wsproxy.ReadTimeout)
+				ending := endsAfter(t, r, unanswered, wsproxy.ReasonReadTimeout)
 				assert.Equal(t, test.want+unanswered, ending.Lifetime)
 				assert.ErrorIs(t, ending.Err, wsproxy.ErrCut)
 				client.ExpectEOF(t, "")
@@ -86,7 +86,7 @@ func TestAByteInEitherDirectionRearmsTheReadTimeout(t *testing.T) {
 			server.Send(t, "b")
 			client.Expect(t, "b")
 		}
-		endsAfter(t, r, time.Minute+unanswered, wsproxy.ReadTimeout)
+		endsAfter(t, r, time.Minute+unanswered, wsproxy.ReasonReadTimeout)
 	})
 }
 
@@ -104,7 +104,7 @@ func TestWithoutTimeoutsATunnelStaysForEver(t *testing.T) {
 		testkit.StaysFor(t, r, 10_000*time.Hour)
 		server.Close()
 		client.Close()
-		endsAfter(t, r, 0, wsproxy.ClientClosed)
+		endsAfter(t, r, 0, wsproxy.ReasonClientClosed)
 	})
 }
 
@@ -146,7 +146,7 @@ func TestAPeerThatStopsReadingEndsTheTunnelAtTheSendTimeout(t *testing.T) {
 					_, from := testkit.InOrder(deaf, client, server)
 					time.Sleep(7 * time.Second)
 					go io.Copy(from, testkit.Zeros{})
-					ending := endsAfter(t, r, time.Minute, wsproxy.SendTimeout)
+					ending := endsAfter(t, r, time.Minute, wsproxy.ReasonSendTimeout)
 					assert.NoError(t, ending.Err)
 				})
 			})
@@ -162,7 +162,7 @@ func TestTrafficTheOtherWayDoesNotRearmTheSendTimeout(t *testing.T) {
 		go io.Copy(server, testkit.Zeros{})
 		pingEverySecond(t, client)
 		go io.Copy(io.Discard, server)
-		endsAfter(t, r, time.Minute, wsproxy.SendTimeout)
+		endsAfter(t, r, time.Minute, wsproxy.ReasonSendTimeout)
 	})
 }
 
@@ -232,7 +232,7 @@ func TestTheMaxLifetimeEndsABusyTunnel(t *testing.T) {
 		client, server := r.Tunnel(t)
 		pingEverySecond(t, client)
 		go io.Copy(io.Discard, server)
-		ending := endsAfter(t, r, 90*time.Minute+unanswered, wsproxy.MaxLifetime)
+		ending := endsAfter(t, r, 90*time.Minute+unanswered, wsproxy.ReasonMaxLifetime)
 		assert.GreaterOrEqual(t, ending.FromClient.Bytes, int64(4*90*60))
 	})
 }
@@ -253,7 +253,7 @@ func TestEachOfManyTunnelsEndsAtItsOwnTime(t *testing.T) {
 		}
 		for range n {
 			ending := <-r.Ended
-			want := map[wsproxy.Reason]time.Duration{wsproxy.ReadTimeout: time.Minute, wsproxy.MaxLifetime: 5 * time.Minute}[ending.Reason] + unanswered
+			want := map[wsproxy.Reason]time.Duration{wsproxy.ReasonReadTimeout: time.Minute, wsproxy.ReasonMaxLifetime: 5 * time.Minute}[ending.Reason] + unanswered
 			assert.GreaterOrEqual(t, ending.Lifetime, want, "%v", ending.Reason)
 			assert.LessOrEqual(t, ending.Lifetime, want+2*n*20*time.Microsecond, "%v", ending.Reason)
 		}
@@ -290,6 +290,6 @@ func TestTheServersOwnTimeoutsDoNotReachATunnel(t *testing.T) {
 			server.Send(t, "pong")
 			client.Expect(t, "pong")
 		}
-		endsAfter(t, r, time.Minute+unanswered, wsproxy.ReadTimeout)
+		endsAfter(t, r, time.Minute+unanswered, wsproxy.ReasonReadTimeout)
 	})
 }

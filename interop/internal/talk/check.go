@@ -11,8 +11,8 @@ import (
 )
 
 const (
-	byClient   = wsproxy.ClientClosed
-	byUpstream = wsproxy.UpstreamClosed
+	byClient   = wsproxy.ReasonClientClosed
+	byUpstream = wsproxy.ReasonUpstreamClosed
 )
 
 // An outcome is what a conversation comes to, whoever the client and the server

@@ -22,9 +22,9 @@ func CheckEndings(t *testing.T, upstream string, client func(t *testing.T, f *Fr
 		reason             wsproxy.Reason
 	}{
 		{"an idle tunnel", "/echo/wait", `{"code":1001,"reason":"idle for too long"}`,
-			wsproxy.WithReadTimeout(time.Second), wsproxy.ReadTimeout},
+			wsproxy.WithReadTimeout(time.Second), wsproxy.ReasonReadTimeout},
 		{"a message that is too large", "/echo/large", `{"code":1009,"reason":"message too big"}`,
-			wsproxy.WithMaxMessageSize(50_000, 0), wsproxy.Limit},
+			wsproxy.WithMaxClientMessageSize(50_000), wsproxy.ReasonLimit},
 	} {
 		t.Run(c.name+" is closed with a code", func(t *testing.T) {
 			f := NewFront(t, "ws", upstream, c.opt)
@@ -50,7 +50,7 @@ func CheckEndings(t *testing.T, upstream string, client func(t *testing.T, f *Fr
 		require.NoError(t, f.Shutdown(ctx))
 		require.JSONEq(t, `{"code":1001,"reason":"shutting down"}`, string(p.Next(t).Result))
 		e := f.Ending(t, "/echo/wait")
-		assert.Equal(t, wsproxy.Shutdown, e.Reason)
+		assert.Equal(t, wsproxy.ReasonShutdown, e.Reason)
 		assert.NoError(t, e.Err)
 		assert.Equal(t, 1001, e.FromClient.CloseCode, "the client's answer")
 		assert.Equal(t, 1001, e.FromUpstream.CloseCode, "the server's answer")
