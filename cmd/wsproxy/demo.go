@@ -12,6 +12,9 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -118,6 +121,7 @@ func servePage(w http.ResponseWriter, _ *http.Request) {
 
 // A handshake is the demo's first message: the request as it arrived.
 type handshake struct {
+	Command  string              `json:"command"` // how the reader has started the demo
 	Request  string              `json:"request"`
 	Upstream string              `json:"upstream"`
 	Host     string              `json:"host"`
@@ -226,11 +230,24 @@ func newHandshake(r *http.Request, upstream string) handshake {
 		}
 	}
 	return handshake{
+		Command:  typed(os.Args[0]),
 		Request:  r.Method + " " + r.RequestURI + " " + r.Proto,
 		Upstream: upstream,
 		Host:     r.Host,
 		Header:   header,
 	}
+}
+
+// goRun matches the directories in which go run puts what it builds.
+var goRun = regexp.MustCompile(`go-build\d*[/\\]|[/\\][0-9a-f]{64}-d$`)
+
+// typed returns the command that a reader has typed to start the program that
+// was started as name. The README has the one for go run.
+func typed(name string) string {
+	if goRun.MatchString(filepath.Dir(name)) {
+		return "go run ./cmd/wsproxy"
+	}
+	return name
 }
 
 // fromOwnPage reports whether r comes from a page that the demo served, or

@@ -50,7 +50,7 @@ func TestTheDemoServesItsPageWhichMayLoadNothingElse(t *testing.T) {
 func TestTheDemosPageHasNoOutsideAssets(t *testing.T) {
 	page := string(demoPage)
 	for _, loadsNothing := range []string{
-		"http://www.w3.org/2000/svg", "<code>wsproxy http://localhost:3000</code>", `.replace("http://", "")`, `new URL("echo", location.href)`,
+		"http://www.w3.org/2000/svg", "</span> http://localhost:3000</code>", `.replace("http://", "")`, `new URL("echo", location.href)`,
 	} {
 		require.Contains(t, page, loadsNothing)
 		page = strings.ReplaceAll(page, loadsNothing, "")
@@ -110,6 +110,23 @@ func TestTheDemoTellsTheHandshakeThatItGot(t *testing.T) {
 	} {
 		require.Equal(t, []string{want}, h.Header[name], name)
 	}
+}
+
+// The footer said "wsproxy" to readers who had typed "go run ./cmd/wsproxy", and
+// had no such command.
+func TestTheDemoTellsTheCommandThatWasTyped(t *testing.T) {
+	for started, want := range map[string]string{
+		"wsproxy":                            "wsproxy",
+		"./wsproxy":                          "./wsproxy",
+		"/usr/local/bin/wsproxy":             "/usr/local/bin/wsproxy",
+		"/tmp/go-build2890/b001/exe/wsproxy": "go run ./cmd/wsproxy",
+		"/cache/5a/" + strings.Repeat("5a", 32) + "-d/wsproxy":                     "go run ./cmd/wsproxy",
+		"/home/user/.cache/go-build/5a/" + strings.Repeat("5a", 32) + "-d/wsproxy": "go run ./cmd/wsproxy",
+	} {
+		require.Equal(t, want, typed(started), started)
+	}
+	_, h := demoSocket(t, start(t), "")
+	require.Equal(t, typed(os.Args[0]), h.Command)
 }
 
 func TestTheDemoEchoesTextBinaryAndPings(t *testing.T) {

@@ -42,6 +42,7 @@ func TestChromium(t *testing.T) {
 	t.Run("shows the demo over wss", func(t *testing.T) { testDemo(t, browser, program, selfSigned(t)...) })
 	t.Run("draws each echo in the demo's plot", func(t *testing.T) { testDemoPlot(t, browser, program) })
 	t.Run("shows the demo in light and in dark", func(t *testing.T) { testDemoColours(t, browser, program) })
+	t.Run("asks the demo no more once its server is gone", func(t *testing.T) { testDemoGone(t, browser, program) })
 	t.Run("shows the demo on a phone", func(t *testing.T) { testDemoPhone(t, browser, program) })
 	t.Run("opens a socket beside a page over HTTP/2", func(t *testing.T) { testHTTP2(t, browser) })
 }

@@ -41,7 +41,7 @@ func run(t *testing.T, program string, flags ...string) (process *os.Process, ur
 	ours, theirs, err := os.Pipe()
 	require.NoError(t, err)
 	t.Cleanup(func() { ours.Close() })
-	cmd := exec.Command(program, append(flags, "-listen", "127.0.0.1:0")...)
+	cmd := exec.Command(program, append([]string{"-listen", "127.0.0.1:0"}, flags...)...)
 	cmd.Stdout = theirs
 	lab.Start(t, cmd)
 	theirs.Close()
@@ -86,6 +86,8 @@ func testDemo(t *testing.T, browser context.Context, program string, flags ...st
 	page.text(t, "#fields", "X-Forwarded-Proto\t"+proto+"\n")
 	page.text(t, "#last", " ms")
 	page.text(t, "#rows", "/echo")
+	page.text(t, "#fields tr.ours", "Host") // the first of those that the proxy sets
+	page.text(t, "footer", "name it: "+program+" http://localhost:3000. All flags: "+program+" -h.")
 
 	page.do(t, chromedp.SetValue("#message", "grüße"), chromedp.Click("#send"))
 	assert.Contains(t, page.text(t, "#log li", "came back after"), "grüße")
@@ -178,6 +180,62 @@ func testDemoColours(t *testing.T, browser context.Context, program string) {
 	}
 }
 
+// testDemoGone has the server die. The page asked for its counters each second
+// for ever, and the browser logged an error for each.
+func testDemoGone(t *testing.T, browser context.Context, program string) {
+	process, url := run(t, program)
+	page := open(t, browser, url)
+	page.text(t, "#rows", "/echo")
+	require.NoError(t, process.Kill())
+	page.text(t, "#close", "Closed with 1006")
+	page.text(t, "#more", "Reconnect to ask again.")
+
+	// The page asks each second, so within two and a half it would ask again.
+	// After the click one request may fail before the socket does.
+	got := call[struct {
+		Silent    int  `json:"silent"`
+		Reconnect int  `json:"reconnect"`
+		Polling   bool `json:"polling"`
+	}](t, page, `(async () => {
+		const real = fetch, passes = () => new Promise(resolve => setTimeout(resolve, 2_500));
+		let n = 0;
+		fetch = (...request) => (n++, real(...request));
+		await passes();
+		const silent = n;
+		document.getElementById("toggle").click();
+		await passes();
+		return {silent, reconnect: n - silent, polling};
+	})()`)
+	assert.Zero(t, got.Silent, "requests without being asked")
+	assert.Positive(t, got.Reconnect, "requests after Reconnect")
+	assert.False(t, got.Polling, "it goes on asking")
+
+	process, _ = run(t, program, "-listen", strings.TrimPrefix(url, "http://"))
+	page.do(t, chromedp.Click("#toggle"))
+	page.text(t, "#state", "connected")
+	page.text(t, "#rows", "/echo")
+	require.True(t, call[bool](t, page, "polling && document.getElementById('more').hidden"))
+	require.NoError(t, process.Signal(syscall.SIGTERM))
+	page.text(t, "#close", "Closed with 1001")
+}
+
+// broken returns the words of the page, letters and digits of no more than 24,
+// that a line break divides.
+const broken = `(() => {
+	const words = [], texts = document.createTreeWalker(document.querySelector("body"), NodeFilter.SHOW_TEXT);
+	for (let text; text = texts.nextNode();) {
+		if (text.parentElement.closest("script, style, thead, svg")) continue;
+		for (const word of text.data.matchAll(/[\p{L}\p{N}_]+/gu)) {
+			const range = document.createRange();
+			range.setStart(text, word.index);
+			range.setEnd(text, word.index + word[0].length);
+			const lines = new Set([...range.getClientRects()].map(r => r.top));
+			if (word[0].length <= 24 && lines.size > 1) words.push(word[0]);
+		}
+	}
+	return words;
+})()`
+
 // testDemoPhone shows the page on a phone that is 360 pixels wide.
 func testDemoPhone(t *testing.T, browser context.Context, program string) {
 	_, url := run(t, program, "-header", "X-Long: "+strings.Repeat("x", 500))
@@ -205,6 +263,7 @@ func testDemoPhone(t *testing.T, browser context.Context, program string) {
 		assert.Empty(t, got.Beyond, when)
 		assert.Greater(t, got.Card, 320., "%s: cards stand side by side", when)
 		assert.Zero(t, got.Aside, "%s: messages go on to the side", when)
+		assert.Empty(t, call[[]string](t, page, broken), "%s: words that a line break divides", when)
 	}
 	page.text(t, "#last", " ms")
 	page.text(t, "#rows", "/echo")
