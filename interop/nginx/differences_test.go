@@ -5,7 +5,7 @@ const (
 	moreForwarding   = "X-Forwarded-Proto and X-Forwarded-Host"
 	unsetForwarding  = "X-Real-IP and X-Forwarded-For without their lines"
 	innerForwarding  = "X-Forwarded-Proto and X-Forwarded-Host of a second proxy"
-	clientForwarding = "Other forwarding fields of the client's own"
+	clientForwarding = "The client's other forwarding fields"
 	emptyList        = "An empty X-Forwarded-For"
 	serverField      = "Server"
 	dateField        = "Date"
@@ -24,7 +24,7 @@ const (
 	closeAfter       = "The client's connection after an upgrade that fails"
 	informational    = "1xx responses"
 	errorPages       = "Error pages"
-	notHTTP          = "A response that is no HTTP"
+	notHTTP          = "A response that is not HTTP"
 	headerLimits     = "Limits on headers"
 	bodyLimit        = "The limit on request bodies"
 	prefixLocations  = "Paths that only begin like the location"
@@ -63,45 +63,45 @@ var differences = []difference{{
 		`upstream.*: field x-forwarded-host: none → (server\.example\.com|Server\.Example\.com:8080|other\.example)`},
 }, {
 	title:  unsetForwarding,
-	reason: "an upstream that does not read them is not harmed, and one that does must not read the client's",
+	reason: "an upstream that reads them must not read the client's",
 	lines: []string{`upstream.*: field x-(real-ip|forwarded-for): none → 127\.0\.0\.1`,
 		`upstream: field x-forwarded-for: 192\.0\.2\.1 → 192\.0\.2\.1, 127\.0\.0\.1`},
 }, {
 	title:  innerForwarding,
-	reason: "the inner one does not know that the outer one is not a client; WithTrustedProxies tells it",
+	reason: "to the inner proxy the outer one is a client, unless WithTrustedProxies names it",
 	lines:  []string{`upstream: field x-forwarded-(proto: none → http|host: none → ws\.example\.com)`},
 }, {
 	title:  clientForwarding,
-	reason: "they would be believed; WithTrustedProxies keeps those of your own proxies",
+	reason: "the upstream might trust them; WithTrustedProxies keeps those of your proxies",
 	lines: []string{`upstream: field forwarded: for=192\.0\.2\.1 → none`,
 		`upstream: field x-forwarded-(host: evil\.example → server\.example\.com|proto: https → the client's scheme)`},
 }, {
 	title:  emptyList,
-	reason: "an empty element says nothing",
+	reason: "an empty element has no meaning",
 	lines:  []string{`upstream: field x-forwarded-for: , 127\.0\.0\.1 → 127\.0\.0\.1`},
 }, {
 	title: serverField, everywhere: true,
-	reason: "a proxy is not the server",
+	reason: "the upstream is the server",
 	lines:  []string{`client.*: field server: nginx/[0-9.]+ → (none|recorder)`},
 }, {
 	title: dateField, everywhere: true,
-	reason: "RFC 9110, section 6.6.1: a recipient adds a Date where there is none; a 101 needs none",
+	reason: "RFC 9110, section 6.6.1: a recipient adds a missing Date; a 101 needs none",
 	lines:  []string{`client.*: field date: now → (none|Thu, 01 Jan 1970 00:00:00 GMT)`},
 }, {
 	title: keepAliveField, everywhere: true,
-	reason: "in HTTP/1.1 it goes without saying",
+	reason: "it is HTTP/1.1's default",
 	lines:  []string{`client.*: field connection: keep-alive → none`},
 }, {
 	title: upgradeOption, everywhere: true,
-	reason: "the case means nothing; this is RFC 6455's",
+	reason: "case does not matter; RFC 6455 writes it so",
 	lines:  []string{`client.*: field connection: upgrade → Upgrade`},
 }, {
 	title: orderOfFields, everywhere: true,
-	reason: "the order of different fields means nothing",
+	reason: "the order of different fields does not matter",
 	lines:  []string{`.*: order of fields: .*`},
 }, {
 	title: caseOfFields, everywhere: true,
-	reason: "the case means nothing; net/http keeps one",
+	reason: "case does not matter; net/http normalizes it",
 	lines:  []string{`.*: case of fields: .*`},
 }, {
 	title:  hostPort,
@@ -109,7 +109,7 @@ var differences = []difference{{
 	lines:  []string{`upstream: field host: server\.example\.com → Server\.Example\.com:8080`},
 }, {
 	title:  upgradeToken,
-	reason: "the upstream is to switch to what the proxy knows, and can only choose that",
+	reason: "the upstream may switch only to the protocol that the proxy chose",
 	lines:  []string{`upstream: field upgrade: (WebSocket|foo/2, websocket) → websocket`},
 }, {
 	title:  hopByHop,
@@ -118,15 +118,15 @@ var differences = []difference{{
 		`client: field (x-private: 1|proxy-authenticate: Basic|upgrade: h2c) → none`},
 }, {
 	title:  oddNames,
-	reason: "they are legal; aliases of the forwarding fields never pass",
+	reason: "such names are legal; aliases of the forwarding fields never pass",
 	lines:  []string{`upstream: field my[._]field: none → [12]`},
 }, {
 	title:  noUpgradeOption,
-	reason: "RFC 6455, section 4.2.1, and RFC 9110, section 7.8, ask for the option",
+	reason: "RFC 6455, section 4.2.1, and RFC 9110, section 7.8, require the option",
 	lines:  []string{`upstream: field upgrade: websocket → none`, `upstream: field connection: upgrade → close`},
 }, {
 	title:  otherProtocols,
-	reason: "h2c would carry requests past every rule in front of the upstream",
+	reason: "h2c would carry requests past all rules in front of the upstream",
 	lines: []string{`upstream: field upgrade: h2c → none`, `upstream: field connection: upgrade → close`,
 		`upstream: field http2-settings: .* → none`},
 }, {
@@ -135,22 +135,22 @@ var differences = []difference{{
 	lines:  []string{`client: status: 101 → 4(00|05|26)`, `upstream requests: 1 → 0`},
 }, {
 	title:  badSwitches,
-	reason: "what follows would be neither HTTP nor WebSocket, and no rule would see it",
+	reason: "what follows would be neither HTTP nor WebSocket, and no rule would apply to it",
 	lines:  []string{`client: status: 101 → 502`},
 }, {
 	title:  closeAfter,
-	reason: "the client may have sent frames already, and those are not to be read as a request",
+	reason: "the client may have sent frames already, which must not be read as a request",
 	lines: []string{`client: field connection: keep-alive → close`, `client: end: none → "", EOF`,
 		`client: what follows: "HTTP/1\.1 403 F → "", EOF`, `upstream requests: 2 → 1`},
 }, {
 	title:  informational,
-	reason: "RFC 9110, section 15.2: a proxy passes them on",
+	reason: "RFC 9110, section 15.2: a proxy forwards them",
 	lines: []string{`client: informational: HTTP/1\.1 103 Early Hints\[\[Server .* → HTTP/1\.1 103 Early Hints\[\[Link </a>\]\]`,
 		`client: field date: none → now`,
 		`client: what comes:  → HTTP/1\.1 103 Early Hints, HTTP/1\.1 101 Switching Protocols`},
 }, {
 	title:  errorPages,
-	reason: "a page is the user's to write, with WithErrorHandler; those of net/http come before any handler",
+	reason: "WithErrorHandler replaces the text; net/http writes its own errors before any handler runs",
 	lines: []string{`client: body: "<html>.*nginx.* → "[^<]*"`,
 		`client: field content-length: [0-9]+ → ([0-9]+|none)`,
 		`client: field content-type: text/html → (text/plain; charset=utf-8|none)`,
@@ -160,7 +160,7 @@ var differences = []difference{{
 		`client: version: HTTP/1\.1 → HTTP/1\.0`},
 }, {
 	title:  notHTTP,
-	reason: "it is no response; nginx takes it for one of HTTP/0.9",
+	reason: "nginx takes it for HTTP/0.9",
 	lines:  []string{`client: what comes: SSH-2\.0-x → HTTP/1\.1 502 Bad Gateway`},
 }, {
 	title:  headerLimits,
@@ -192,12 +192,12 @@ var differences = []difference{{
 	lines:  []string{`upstream: request line: GET /base/a(/b)? HTTP/1\.1 → GET /base/(a%2Fb|%61) HTTP/1\.1`},
 }, {
 	title:  illegalInPaths,
-	reason: "net/http sends nothing else; to the application it is the same path",
+	reason: "net/http always escapes them; to the application it is the same path",
 	lines: []string{`upstream: request line: GET /a\|b.* → GET /a%7Cb%5Ec%22d%7Be%7D%C3%A9 HTTP/1\.1`,
 		`upstream: request line: GET /a#b HTTP/1\.1 → GET /a%23b HTTP/1\.1`},
 }, {
 	title:  refusedPaths,
-	reason: "they are the upstream's to judge",
+	reason: "the upstream decides",
 	lines:  []string{`client: status: 400 → 200`, `upstream requests: 0 → 1`},
 }, {
 	title:  traceMethod,
@@ -209,12 +209,12 @@ var differences = []difference{{
 	lines:  []string{`upstream.*: field connection: upgrade → close`},
 }, {
 	title:  requestBuffering,
-	reason: "as with proxy_request_buffering off: a proxy is not to hold back what it has",
+	reason: "as with proxy_request_buffering off: nothing is held back",
 	lines: []string{`upstream: field content-length: 4 → none`, `upstream: field transfer-encoding: none → chunked`,
 		`upstream: the beginning comes before the end: false → true`},
 }, {
 	title:  answerBuffering,
-	reason: "as with proxy_buffering off: events and long polls need it",
+	reason: "as with proxy_buffering off: event streams and long polls need it",
 	lines: []string{`client: the beginning comes before the end: false → true`,
 		`client: body: "" → "body"`, `client: body's end: EOF → unexpected EOF`},
 }, {
@@ -223,7 +223,7 @@ var differences = []difference{{
 	lines:  []string{`upstream: field expect: none → 100-continue`},
 }, {
 	title:  oldClients,
-	reason: "net/http answers in the client's version",
+	reason: "net/http responds in the client's version",
 	lines: []string{`client: version: HTTP/1\.1 → HTTP/1\.0`, `client: field connection: close → none`,
 		`client: end: "", EOF → none`},
 }, {
@@ -236,11 +236,11 @@ var differences = []difference{{
 	lines:  []string{`client: reason: (Fine → OK|Odd → status code 299)`},
 }, {
 	title:  accelFields,
-	reason: "they are nginx's own",
+	reason: "they are instructions for nginx",
 	lines:  []string{`client: field x-accel-buffering: none → no`},
 }, {
 	title:  proxyRedirect,
-	reason: "an application that knows its Host makes no such links; WithModifyResponse can change them",
+	reason: "an application that gets the client's Host makes no such links; WithModifyResponse can rewrite them",
 	lines:  []string{`client: field location: http://server\.example\.com:PORT/.* → http://127\.0\.0\.1:[0-9]+/.*`},
 }, {
 	title:  oldUpstreams,
@@ -248,38 +248,38 @@ var differences = []difference{{
 	lines:  []string{`upstream 2: request line: .* HTTP/1\.0 → .* HTTP/1\.1`},
 }, {
 	title:  everyRoute,
-	reason: "every route of a Proxy takes upgrades; WithUpgrades names which",
+	reason: "a Proxy takes upgrades on every route; WithUpgrades lists the protocols",
 	lines:  []string{`upstream 2: field upgrade: none → websocket`, `upstream 2: field connection: close → upgrade`},
 }, {
 	title:  trustedList,
-	reason: "each hop adds the peer that it saw; nginx has replaced that by then",
+	reason: "each hop adds its peer; nginx has replaced that address by then",
 	lines:  []string{`upstream: field x-forwarded-for: (.*), [0-9.]+ → (.*), 127\.0\.0\.1`},
 }, {
 	title:  untrustedList,
-	reason: "a list from nobody's proxy is a claim, and the upstream could not tell",
+	reason: "such a list is only a claim",
 	lines:  []string{`upstream: field x-forwarded-for: 192\.0\.2\.1, 127\.0\.0\.2 → 127\.0\.0\.2`},
 }, {
 	title:  noServerLeft,
-	reason: "503 with Retry-After says that it will pass",
+	reason: "503 with Retry-After says that the condition is temporary",
 	lines:  []string{`servers: 1 2 502 → 1 2 503`},
 }, {
 	title:  allDown,
-	reason: "one of them may be back",
+	reason: "one of them may be up again",
 	lines:  []string{`upstream( 2)? requests: 1 → 2`},
 }, {
 	title:  retryStatus,
-	reason: "one path that answers 503 must not take its server from the others",
+	reason: "one path that responds with 503 must not take its server from other clients",
 	lines:  []string{`upstream requests: [01] → [1-6]`},
 }, {
 	title:  halfClose,
-	reason: "what is under way is not lost; WithCloseTimeout bounds it",
+	reason: "bytes under way are not lost; WithCloseTimeout limits it",
 	lines:  []string{`(client|upstream): end: "", EOF → "last words", EOF`},
 }, {
 	title:  resets,
-	reason: "an end that broke off is not to look like one that finished",
+	reason: "an abrupt end must not look like an orderly one",
 	lines:  []string{`(client|upstream): end: "", EOF → "", RST`},
 }, {
 	title:  idleTunnels,
-	reason: "a Close frame says why, and a client can tell it from a failure",
+	reason: "a Close frame tells the client why, and that it is not a failure",
 	lines:  []string{`(client|upstream): end: "", EOF → Close 1001 "idle for too long", EOF`},
 }}
