@@ -23,7 +23,10 @@ func TestTheMainOfTheREADMESends1001OnSIGTERMAndExitsWith0(t *testing.T) {
 	require.NoError(t, err)
 	source := readmeMain(t, filepath.Join(root, "README.md"))
 	u := testkit.NewUpstream(t)
-	addr := freeAddr(t)
+	reserved, err := net.Listen("tcp", "127.0.0.1:0") // a free port, until the program starts
+	require.NoError(t, err)
+	defer reserved.Close()
+	addr := reserved.Addr().String()
 	for old, fresh := range map[string]string{`"http://localhost:3000"`: `"` + u.URL + `"`, `":8080"`: `"` + addr + `"`} {
 		require.Equal(t, 1, strings.Count(source, old), "times that README's main has %s", old)
 		source = strings.Replace(source, old, fresh, 1)
@@ -33,6 +36,7 @@ func TestTheMainOfTheREADMESends1001OnSIGTERMAndExitsWith0(t *testing.T) {
 	said := &testkit.Buffer{}
 	cmd := exec.Command(program)
 	cmd.Stdout, cmd.Stderr = said, said
+	reserved.Close()
 	require.NoError(t, cmd.Start())
 	exited := make(chan error, 1)
 	go func() { exited <- cmd.Wait() }()
@@ -71,15 +75,6 @@ func readmeMain(t *testing.T, file string) string {
 	source, _, _ := strings.Cut(rest, "```\n")
 	require.Contains(t, source, "func main() {")
 	return source
-}
-
-// freeAddr returns a loopback address on which nobody listens.
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // buildOffline builds a program that imports wsproxy and returns its path. The
