@@ -10,16 +10,19 @@ import (
 	"time"
 )
 
-// An Option configures a Proxy in [New]. Setting an option never fails; New
-// checks them all and reports every mistake at once. Of two equal options the
-// last one wins, except that [WithHeader] is remembered for each name apart.
+// An Option configures a Proxy in [New]. If an option is given twice, the last
+// one wins. [WithHeader] may be given once for each field name.
+//
+// New checks all options and reports every mistake. It returns an error if a
+// duration or a number is negative, and if a function, a pointer or another
+// argument is nil.
 type Option interface{ apply(*config) }
 
 type optionFunc func(*config)
 
 func (f optionFunc) apply(c *config) { f(c) }
 
-// config is what the options set. It is not written after New.
+// config holds what the options set. It is not written after New.
 type config struct {
 	connectTimeout time.Duration
 	readTimeout    time.Duration
@@ -77,11 +80,12 @@ func defaultConfig() config {
 	}
 }
 
-// WithPlainHandler hands requests that are not upgrades to h, for instance an
-// [httputil.ReverseProxy] of your own, which can use [Proxy.Rewrite]. The
-// default proxies them to the target, and refuses CONNECT and paths with a segment
-// that decodes to "." or "..". h gets these too. h sees the request as it came, less an
-// Upgrade that is not to be forwarded. New returns an error if h is nil.
+// WithPlainHandler passes requests that are not upgrades to h, for example to
+// an [httputil.ReverseProxy] that uses [Proxy.Rewrite]. By default the Proxy
+// sends them to the target, and refuses CONNECT and paths with a segment that
+// decodes to "." or "..". The Proxy does not refuse these for h. It passes
+// each request unchanged, except that it removes an Upgrade that must not be
+// forwarded.
 func WithPlainHandler(h http.Handler) Option {
 	return optionFunc(func(c *config) {
 		c.plainHandler = h
@@ -90,12 +94,12 @@ func WithPlainHandler(h http.Handler) Option {
 }
 
 // WithErrorHandler sets the function that responds to a request that failed
-// before the upgrade. [StatusCode] tells the status for err, which wraps one of
-// the package's errors, or is about the client's body or departure, or about
-// middleware, for which there are none. Fields that belong to
-// the response (Retry-After, Allow, Sec-WebSocket-Version, Connection) are set
-// on w already. The default writes the status with a short text that names no
-// upstream. New returns an error if f is nil.
+// before the upgrade. [StatusCode] returns the status for err. In most cases
+// err wraps one of the package's errors. Body errors, client disconnects and
+// mistakes of middleware wrap none of these. The header of w already has the
+// fields that the response needs (Retry-After, Allow, Sec-WebSocket-Version,
+// Connection). The default writes the status and a short text without the
+// upstream's address.
 func WithErrorHandler(f func(w http.ResponseWriter, r *http.Request, err error)) Option {
 	return optionFunc(func(c *config) {
 		c.errorHandler = f
@@ -103,13 +107,14 @@ func WithErrorHandler(f func(w http.ResponseWriter, r *http.Request, err error))
 	})
 }
 
-// WithLogger sets where the proxy logs; the default is [slog.Default] at the
-// time of New. Failures of the upstream and of hooks are warnings or errors;
-// clients' mistakes and the opening and closing of tunnels are for debugging.
-// Queries are never logged, and of header fields only what was refused: up to
-// 64 bytes of a Host, an Origin or a field of the handshake, and an upstream's
-// line that is no field. New returns an error for nil; for silence use
-// [slog.DiscardHandler].
+// WithLogger sets the logger of the proxy. The default is [slog.Default] at
+// the time of New. To log nothing, use a logger with [slog.DiscardHandler].
+//
+// Failures of the upstream and of hooks are logged as warnings or errors.
+// Mistakes of clients and the opening and closing of tunnels are logged at
+// debug level. Queries are never logged. Header fields are logged only if they
+// are refused: up to 64 bytes of a Host, an Origin, a handshake field or a
+// malformed upstream header line.
 func WithLogger(l *slog.Logger) Option {
 	return optionFunc(func(c *config) {
 		c.logger = l
@@ -117,161 +122,175 @@ func WithLogger(l *slog.Logger) Option {
 	})
 }
 
-// WithHooks sets the functions called as tunnels open and close.
+// WithHooks sets the functions to call when tunnels open and close.
 func WithHooks(h Hooks) Option {
 	return optionFunc(func(c *config) { c.hooks = h })
 }
 
-// WithDetached makes ServeHTTP return as soon as a tunnel stands, which frees
-// the server's goroutine, its buffers and the request: the setting for very
-// many idle tunnels. By default ServeHTTP returns when the tunnel has ended,
-// so that middleware round it sees the whole life, and the request's context
-// ends the tunnel; a detached tunnel outlives both.
+// WithDetached makes ServeHTTP return as soon as the tunnel is open. That
+// frees the server's goroutine, its buffers and the request, which saves
+// memory with many idle tunnels. By default ServeHTTP returns when the tunnel
+// has ended, so middleware runs for as long as the tunnel does, and the tunnel
+// ends when the request's context is done. A detached tunnel outlives both.
 func WithDetached() Option {
 	return optionFunc(func(c *config) { c.detached = true })
 }
 
-// WithConnectTimeout sets how long the connection to the upstream may take,
-// TLS handshake included; where there are several servers, each one's. The
-// default is 60 seconds; zero means no limit of the proxy's own; New returns an
-// error if it is negative. The client gets 504 with [ErrUpstreamTimeout].
+// WithConnectTimeout limits the time to connect to a server, including the TLS
+// handshake. With several servers it applies to each attempt. If the limit is
+// exceeded and no other server is left, the client gets 504 with
+// [ErrUpstreamTimeout]. The default is 60 seconds. Zero means no limit.
 //
-// It is nginx's proxy_connect_timeout.
+// nginx: proxy_connect_timeout.
 func WithConnectTimeout(d time.Duration) Option {
 	return optionFunc(func(c *config) { c.connectTimeout = d })
 }
 
-// WithReadTimeout sets the idle timeout. Before the upgrade it limits the time
-// from the end of the request to the end of the response's header, and then the
-// time between two reads of the body. The client gets 504 with
-// [ErrUpstreamTimeout], or a body that is cut. On a tunnel it limits the time in
-// which no byte crosses in either direction. The tunnel then ends with
-// [ReasonReadTimeout]. The default is 60 seconds; zero disables it; New returns an
-// error if it is negative.
+// WithReadTimeout sets the idle timeout. The default is 60 seconds. Zero
+// disables it.
 //
-// It is nginx's proxy_read_timeout, which nginx too re-arms on every event of
-// an upgraded connection, whatever its manual says. Peers that send pings more
-// often than this keep their tunnel.
+// On a tunnel it limits the time without a byte in either direction. The
+// tunnel then ends with [ReasonReadTimeout]. A peer that sends pings more often than
+// this keeps its tunnel open.
+//
+// Before the upgrade, and for plain requests, it limits the time from the end
+// of the request to the end of the response's header; the client then gets 504
+// with [ErrUpstreamTimeout]. After the header it limits the time between two
+// reads of the body; the response is then aborted.
+//
+// nginx: proxy_read_timeout. Despite its manual, nginx also restarts that
+// timeout on every event of an upgraded connection.
 func WithReadTimeout(d time.Duration) Option {
 	return optionFunc(func(c *config) { c.readTimeout = d })
 }
 
-// WithSendTimeout sets how long a write may make no progress, to the upstream
-// or to the client, of a plain request, its response, or on a tunnel. A request
-// that the upstream does not take gets 504 with [ErrUpstreamTimeout]; a response
-// that the client does not take is cut, and the connections of both are closed;
-// a tunnel ends with [ReasonSendTimeout]. So a client that has stopped reading holds
-// nothing for longer. The default is 60 seconds; zero disables it; New returns
-// an error if it is negative.
+// WithSendTimeout limits the time in which a write to the upstream or to the
+// client makes no progress. The default is 60 seconds. Zero disables it.
 //
-// Progress is seen in steps of 16 KiB, but on tunnels between plain sockets byte
-// by byte: a client that takes 16 KiB of a plain response within each timeout,
-// after what the system's buffers hold, is never cut. The system may report room
-// in its buffers only when a third of them is free.
+// If the upstream stops reading a request, the client gets 504 with
+// [ErrUpstreamTimeout]. If the client stops reading a response, the response
+// is aborted and both connections are closed. If either end of a tunnel stops
+// reading, the tunnel ends with [ReasonSendTimeout].
 //
-// It is nginx's proxy_send_timeout and, toward the client, send_timeout. Where
-// http.Server's WriteTimeout ends earlier, that holds. Middleware whose
-// ResponseWriter has neither SetWriteDeadline nor Unwrap (see
-// [http.ResponseController]) takes the bound off plain responses.
+// On tunnels between plain sockets every byte counts as progress. Elsewhere
+// progress is measured in steps of 16 KiB: a client that reads 16 KiB of a
+// plain response within each timeout, beyond what the system's buffers hold,
+// never exceeds the limit. The system may report room in its buffers only when
+// a third of them is free.
+//
+// If the WriteTimeout of [http.Server] ends earlier, it applies. The limit
+// does not apply to plain responses through middleware whose ResponseWriter
+// has neither SetWriteDeadline nor Unwrap (see [http.ResponseController]).
+//
+// nginx: proxy_send_timeout and, toward the client, send_timeout.
 func WithSendTimeout(d time.Duration) Option {
 	return optionFunc(func(c *config) { c.sendTimeout = d })
 }
 
-// WithBodyTimeout sets how long a client may be silent between two reads of the
-// body of a plain request, until the response begins. The client gets 408, and
-// its connection is closed; the exchange with the upstream ends, which does not
-// count as a failure of the server. The default is 60 seconds; zero disables it;
-// New returns an error if it is negative.
+// WithBodyTimeout limits the time between two reads of the client's body of a
+// plain request, until the response begins. If the limit is exceeded, the
+// client gets 408 and its connection is closed. The proxy also closes the
+// connection to the server, which does not count as a failure of that server.
+// The default is 60 seconds. Zero disables it.
 //
-// It is nginx's client_body_timeout. Where http.Server's ReadTimeout ends
-// earlier, that holds. With [WithPlainHandler] bodies are that handler's
-// business. Middleware whose ResponseWriter has neither SetReadDeadline nor
-// Unwrap (see [http.ResponseController]) takes the bound off, and so does a body
-// put in place of the client's that does not read from it.
+// If the ReadTimeout of [http.Server] ends earlier, it applies. The limit does
+// not apply with [WithPlainHandler], nor to requests through middleware whose
+// ResponseWriter has neither SetReadDeadline nor Unwrap (see
+// [http.ResponseController]), nor to a body that replaces the client's and
+// does not read from it.
+//
+// nginx: client_body_timeout.
 func WithBodyTimeout(d time.Duration) Option {
 	return optionFunc(func(c *config) { c.bodyTimeout = d })
 }
 
-// WithCloseTimeout sets how long a tunnel may last once one side has ended it:
-// the other side may send what it has left and must then end too, or is cut.
-// On a WebSocket tunnel it also limits the time after a Close frame of either
-// side's, counted anew for each byte that the side without one still sends. If
-// the first side no longer reads, what the second sends is discarded, for
-// otherwise a reset could destroy the last bytes on their way to it. It is also
-// how long both have to answer a Close frame of the proxy's. The default is 10
-// seconds; zero disables it, which leaves tunnels that one side has closed to
-// the read timeout, and the answers to the proxy's Close frames to the default;
-// New returns an error if it is negative.
+// WithCloseTimeout limits the time from the end of one side of a tunnel to the
+// end of the other. The other side may send its remaining data in that time.
+// Then the tunnel's connections are closed. The default is 10 seconds. Zero
+// disables the limit, but not for answers to Close frames from the proxy,
+// which then have 10 seconds.
 //
-// nginx has no such directive: it closes both sides at the first end, and the
-// bytes still under way are lost.
+// On a WebSocket tunnel the timeout also starts when either side sends a Close
+// frame, and starts again with each byte from the side that has not sent one.
+// Both sides have this time to answer a Close frame from the proxy. If the
+// side that ended first no longer reads, the other's data is discarded;
+// otherwise a reset could destroy the last bytes on their way to the first.
+//
+// nginx has no such directive. It closes both sides when the first ends, and
+// data in transit is lost.
 func WithCloseTimeout(d time.Duration) Option {
 	return optionFunc(func(c *config) { c.closeTimeout = d })
 }
 
-// WithMaxLifetime sets how long a tunnel may last, busy or not, before it ends
-// with [ReasonMaxLifetime]: long enough for its users, short enough for credentials
-// to be checked again or load to be spread anew. The default, zero, is no
-// limit; New returns an error if it is negative.
+// WithMaxLifetime limits the lifetime of a tunnel, busy or idle. The tunnel
+// then ends with [ReasonMaxLifetime]. When clients reconnect, their credentials are
+// checked again and load is balanced again. The default is zero, which means
+// no limit.
 func WithMaxLifetime(d time.Duration) Option {
 	return optionFunc(func(c *config) { c.maxLifetime = d })
 }
 
-// WithPing finds ends that are gone without a word. An end that has sent
-// nothing for interval gets a Ping between two frames; if it stays silent for
-// timeout more, its connection is cut, the other end gets a Close frame with
-// code 1001, and the tunnel ends with [ReasonPingTimeout]. The Pong passes on to the
-// other end, which RFC 6455, section 5.5.3, lets it ignore, and counts for the
-// read timeout like any byte: a live but silent pair is kept. The default is no
-// Ping; an interval of zero disables it; New returns an error for negative
-// durations, and for a timeout of zero with an interval.
+// WithPing pings idle peers and drops those that do not answer. A peer that
+// has sent nothing for interval gets a Ping between two frames. If it then
+// sends nothing for timeout, its connection is closed immediately, the other
+// peer gets a Close frame with code 1001, and the tunnel ends with
+// [ReasonPingTimeout]. The default is an interval of zero, which disables pings. New
+// returns an error if interval is not zero and timeout is.
 //
-// It applies to WebSocket tunnels alone, and waits for traffic where a
-// connection's SetReadDeadline does not end a Read. nginx has no such directive.
+// The Pong is forwarded to the other peer, which may ignore it (RFC 6455,
+// section 5.5.3). It counts as activity for the read timeout, so live but idle
+// tunnels stay open.
+//
+// Only WebSocket tunnels are pinged. On a connection whose SetReadDeadline
+// does not interrupt a Read, the Ping waits for traffic. nginx has no such
+// directive.
 func WithPing(interval, timeout time.Duration) Option {
 	return optionFunc(func(c *config) { c.pingInterval, c.pingTimeout = interval, timeout })
 }
 
-// WithMaxTunnels limits the tunnels open at once, handshakes under way
-// included: one more gets 503 with [ErrTooManyTunnels] and Retry-After. The
-// default, zero, is no limit; New returns an error if it is negative. It is
-// nginx's limit_conn over a whole server.
+// WithMaxTunnels limits the number of tunnels open at once, including
+// handshakes in progress. Further upgrades get 503 with [ErrTooManyTunnels]
+// and Retry-After. The default is zero, which means no limit.
+//
+// nginx: limit_conn for a whole server.
 func WithMaxTunnels(n int) Option {
 	return optionFunc(func(c *config) { c.maxTunnels = n })
 }
 
-// WithMaxTunnelsPerIP limits the tunnels open at once from one client address,
-// as [WithMaxTunnels] does for all. IPv6 clients are counted by the /64 of their
-// address, as each can use all addresses in it. The address is that of X-Real-IP: behind
-// proxies of your own give [WithTrustedProxies], or all their clients count as
-// one. Clients on a unix socket are not counted. The default, zero, is no
-// limit; New returns an error if it is negative. It is nginx's limit_conn by
-// $binary_remote_addr.
+// WithMaxTunnelsPerIP limits the number of tunnels open at once from one
+// client address. Further upgrades get the response of [WithMaxTunnels]. The
+// default is zero, which means no limit.
+//
+// An IPv6 client is counted by the /64 of its address, because it can use
+// every address in it. The address is that of X-Real-IP. Behind your own
+// proxies, give [WithTrustedProxies], or all their clients count as one.
+// Clients on a unix socket are not counted.
+//
+// nginx: limit_conn by $binary_remote_addr.
 func WithMaxTunnelsPerIP(n int) Option {
 	return optionFunc(func(c *config) { c.maxTunnelsPerIP = n })
 }
 
-// WithMaxClientMessageSize limits the messages of the client, in bytes of
-// payload over all frames of a message, as they are on the wire: with
+// WithMaxClientMessageSize limits the size of the client's messages. The size
+// is the payload of all frames of a message, in bytes on the wire; with
 // permessage-deflate that is the compressed size. The frame that exceeds the
 // limit is not forwarded. Both ends get a Close frame with code 1009, and the
-// tunnel ends with [ReasonLimit].
+// tunnel ends with [ReasonLimit]. The default is zero, which means no limit.
 //
-// With a limit the client must send well-formed frames, in which lengths have
-// the fewest bytes and any reserved bit may be set, or the limit would not hold
-// for a receiver that takes others. A malformed frame is not forwarded: both
-// ends get a Close frame with code 1002, and the tunnel ends with
-// [ReasonProtocolError]. Nothing is forwarded that follows the client's Close
-// frame. Tunnels of other protocols than WebSocket are not limited. The default,
-// zero, is no limit; New returns an error if it is negative.
+// With a limit the client must send well-formed frames, or it could send larger
+// messages to a receiver that accepts malformed ones. Lengths must be encoded
+// in the fewest bytes; reserved bits may be set. A malformed frame is not
+// forwarded. Both ends get a Close frame with code 1002, and the tunnel ends
+// with [ReasonProtocolError]. What the client sends after its Close frame is
+// not forwarded. Only WebSocket tunnels are limited.
 //
 // nginx has no such directive.
 func WithMaxClientMessageSize(n int64) Option {
 	return optionFunc(func(c *config) { c.maxFromClient = n })
 }
 
-// WithMaxUpstreamMessageSize limits the messages of the upstream, as
-// [WithMaxClientMessageSize] does the client's.
+// WithMaxUpstreamMessageSize limits the size of the upstream's messages, as
+// [WithMaxClientMessageSize] does for the client's.
 func WithMaxUpstreamMessageSize(n int64) Option {
 	return optionFunc(func(c *config) { c.maxFromUpstream = n })
 }

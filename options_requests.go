@@ -10,17 +10,17 @@ import (
 	"strings"
 )
 
-// WithUpgrades replaces the list of protocols that a client may switch to;
-// the default is "websocket" alone. The first of the client's that is listed
-// is asked of the upstream. A request for others goes on as a plain one, with
-// Upgrade removed. Protocols other than websocket, such as "spdy/3.1" or
-// "tcp", are relayed byte for byte with any method and without the checks of
-// RFC 6455, but not with a request body.
+// WithUpgrades replaces the list of protocols that a client may switch to. The
+// default is "websocket" alone. The proxy requests the first of the client's
+// protocols that is listed. A request for other protocols is forwarded as a
+// plain request, without Upgrade. Protocols other than websocket, such as
+// "spdy/3.1" or "tcp", are relayed byte for byte. Their requests may have any
+// method but no body, and the checks of RFC 6455 do not apply.
 //
-// Once switched, a proxy no longer sees requests: every protocol listed here
-// passes whatever rules stand in front of the upstream. New returns an error
-// for an empty list, for names that are not tokens, and for "h2c", which
-// carries requests itself and is the known way round exactly such rules.
+// After the switch the proxy no longer sees requests, so every protocol listed
+// here bypasses rules in front of the upstream. New returns an error for an
+// empty list, for a name that is not a token, and for "h2c", which carries
+// requests itself and is a known way to bypass such rules.
 func WithUpgrades(protocols ...string) Option {
 	protocols = slices.Clone(protocols)
 	for i, name := range protocols {
@@ -32,18 +32,18 @@ func WithUpgrades(protocols ...string) Option {
 }
 
 // WithOrigins refuses upgrades whose Origin matches no pattern, with 403 and
-// [ErrForbiddenOrigin]: without it a page of any site can open a WebSocket
-// with its visitor's cookies (cross-site WebSocket hijacking), unless the
-// upstream checks Origin itself. A request without Origin comes from no
-// browser and passes.
+// [ErrForbiddenOrigin]. Without this option, and unless the upstream checks
+// Origin, a page of any site can open a WebSocket with the cookies of its
+// visitor (cross-site WebSocket hijacking). A request without Origin does not
+// come from a browser and is accepted.
 //
-// A pattern is a host, with or without scheme and port, in which a first
-// label * stands for one or more labels and a port * for any:
-// "https://example.com", "*.example.com", "http://localhost:*". Without a
-// scheme it matches http and https, without a port the scheme's own. "null"
-// allows opaque origins (sandboxed frames, files). The proxy's own origin is
-// not implied: list it too. New returns an error for an empty list and for
-// malformed patterns.
+// A pattern is a host with an optional scheme and port, such as
+// "https://example.com", "*.example.com" or "http://localhost:*". A leading *
+// label matches one or more labels, and the port * matches any port. Without a
+// scheme a pattern matches http and https. Without a port it matches the
+// scheme's default port. The pattern "null" matches opaque origins (sandboxed
+// frames, files). The proxy's own origin is not implied; list it too. New
+// returns an error for an empty list and for malformed patterns.
 func WithOrigins(patterns ...string) Option {
 	patterns = slices.Clone(patterns)
 	return optionFunc(func(c *config) {
@@ -54,86 +54,95 @@ func WithOrigins(patterns ...string) Option {
 	})
 }
 
-// WithHost sends name as the Host of every request; the default is the
-// client's Host, port included. It is nginx's "proxy_set_header Host name".
-// Of WithHost and [WithTargetHost] the last one given wins. New returns an
-// error for what is not a host with an optional port.
+// WithHost sends name as the Host of every request. The default is the
+// client's Host, including the port. If both WithHost and [WithTargetHost] are
+// given, the last one wins. New returns an error if name is not a host with an
+// optional port.
+//
+// nginx: proxy_set_header Host name.
 func WithHost(name string) Option {
 	return optionFunc(func(c *config) { c.host = hostPolicy{set: true, name: name} })
 }
 
-// WithTargetHost sends the target's host, with its port where the target names
-// one, as the Host of every request: what an upstream behind a name-based
-// virtual host needs, and what nginx does where the recipe sets no Host. On a
-// unix target it is "localhost", as in nginx. Of WithTargetHost and [WithHost]
-// the last one given wins.
+// WithTargetHost sends the target's host as the Host of every request, with
+// the target's port if it has one. An upstream with name-based virtual hosts
+// needs this. For a unix target the Host is "localhost". If both
+// WithTargetHost and [WithHost] are given, the last one wins.
+//
+// nginx: proxy_set_header Host $proxy_host, which is also nginx's default.
 func WithTargetHost() Option {
 	return optionFunc(func(c *config) { c.host = hostPolicy{set: true, target: true} })
 }
 
-// A hostPolicy is the Host sent upstream: the client's unless said otherwise.
+// A hostPolicy is the Host sent upstream. The zero value is the client's Host.
 type hostPolicy struct {
 	set    bool
 	target bool
 	name   string
 }
 
-// WithHeader sets a header field of every request upstream, in place of the
-// client's, or removes it where value is "". It is nginx's proxy_set_header,
-// without variables: for those see [WithRewrite]. It is applied after the
-// forwarding fields and can replace them. New returns an error for names and
-// values that are not legal, for Host (see [WithHost]), and for the fields of
-// the handshake and of the message framing, which are the proxy's own.
+// WithHeader sets a header field of every request to the upstream, replacing
+// the client's. If value is "", it removes the field. It is applied after the
+// forwarding fields and can replace them. For values that depend on the
+// request, use [WithRewrite]. New returns an error for an invalid name or
+// value, for Host (see [WithHost]), and for the fields of the handshake and of
+// the message framing, which only the proxy sets.
+//
+// nginx: proxy_set_header.
 func WithHeader(name, value string) Option {
 	return optionFunc(func(c *config) {
 		c.headers = append(c.headers, headerEdit{name, value})
 	})
 }
 
-// WithTrustedProxies says which peers are proxies of yours. From them the
-// forwarding fields are believed: X-Forwarded-For is extended, X-Forwarded-*
-// kept, and X-Real-IP is the right-most address of X-Forwarded-For that is not
-// one of the prefixes. If X-Forwarded-Proto or X-Forwarded-Host has several
-// lines or elements, the last one is used. From every other peer all forwarding fields are dropped
-// before the proxy sets its own. Without this option X-Forwarded-For is
-// extended whoever sent it, as the nginx recipe does, its left part being only
-// a claim; of the client's other forwarding fields none passes.
+// WithTrustedProxies sets the peers whose forwarding fields are trusted: your
+// own proxies in front of this one. A prefix is an address, a CIDR prefix, or
+// "unix:" for peers on a unix socket. With no prefixes no peer is trusted. New
+// returns an error for a malformed prefix.
 //
-// A prefix is an address, a CIDR prefix, or "unix:" for peers on a unix
-// socket. No prefix at all means that no peer is believed. New returns an error
-// for a malformed one. It is nginx's set_real_ip_from with real_ip_recursive on.
+// If a trusted peer sends forwarding fields, the proxy extends X-Forwarded-For
+// and keeps the other X-Forwarded fields. X-Real-IP is the right-most address
+// of X-Forwarded-For that is not in the prefixes. If X-Forwarded-Proto or
+// X-Forwarded-Host has several lines or elements, the last one is used. The
+// proxy removes all forwarding fields of other peers before it sets its own.
 //
-// The forwarding fields are Forwarded, X-Real-IP and all that begin with
-// X-Forwarded-, whatever punctuation is in their names. Others, such as
-// True-Client-IP, X-Client-IP and X-Original-URL, pass as the client sent them:
-// if the upstream believes one, remove it with [WithHeader].
+// Without this option X-Forwarded-For is extended for every peer, as in the
+// nginx recipe, so only its last address is reliable. The client's other
+// forwarding fields are not forwarded.
 //
-// Naming a prefix in which clients live lets them choose the address that the
-// upstream sees.
+// The forwarding fields are Forwarded, X-Real-IP and every field that begins
+// with X-Forwarded-, with any punctuation in place of the hyphens. Other
+// fields, such as True-Client-IP, X-Client-IP and X-Original-URL, are
+// forwarded unchanged. If the upstream trusts one of them, remove it with
+// [WithHeader].
+//
+// If a prefix contains clients, they can choose the address that the upstream
+// sees.
+//
+// nginx: set_real_ip_from, with real_ip_recursive on.
 func WithTrustedProxies(prefixes ...string) Option {
 	prefixes = slices.Clone(prefixes)
 	return optionFunc(func(c *config) { c.trustedProxies, c.trustSet = prefixes, true })
 }
 
-// WithForwarded also sends the Forwarded field of RFC 7239, with for, host and
-// proto, by the same rules as X-Forwarded-For. Without it a Forwarded field
-// passes only from a trusted proxy.
+// WithForwarded adds the Forwarded field of RFC 7239, with for, host and
+// proto, by the rules of X-Forwarded-For. Without it a Forwarded field is
+// forwarded only from a trusted proxy.
 func WithForwarded() Option {
 	return optionFunc(func(c *config) { c.forwarded = true })
 }
 
-// WithRewrite calls f last on every request, when the outgoing copy has all
-// its fields; see [httputil.ReverseProxy.Rewrite], which f follows. f may
-// change the path, the query, Host and header fields, or put another request
-// of [http.NewRequest]'s in Out's place. The scheme and host of the URL and the
-// fields of the handshake are restored after it. A trailer field of the client's
-// does not pass if Out.Header has its name when f returns, or if f deletes it
-// from Out.Trailer. f cannot refuse a request: that is for a middleware in front
-// of the Proxy. New returns an error if f is nil.
+// WithRewrite calls f on every request after the proxy has set all fields of
+// pr.Out; see [httputil.ReverseProxy.Rewrite]. f may change the path, the
+// query, Host and header fields, or replace pr.Out with a request from
+// [http.NewRequest]. The proxy then restores the scheme and host of the URL
+// and the fields of the handshake. A trailer field of the client is not
+// forwarded if pr.Out.Header has the same name when f returns, or if f deletes
+// it from pr.Out.Trailer. f cannot refuse a request; use middleware for that.
 //
-// A field that the upstream trusts, such as a user name, is set here and not in
-// middleware: a client can name any field in Connection, and the Proxy removes
-// it before f is called.
+// Set fields that the upstream trusts, such as a user name, in f and not in
+// middleware. A client can name any field in Connection, and the Proxy removes
+// the named fields before it calls f.
 func WithRewrite(f func(*httputil.ProxyRequest)) Option {
 	return optionFunc(func(c *config) {
 		c.rewrite = f
@@ -141,11 +150,11 @@ func WithRewrite(f func(*httputil.ProxyRequest)) Option {
 	})
 }
 
-// WithModifyResponse calls f on every response of the upstream, the 101
-// included, after hop-by-hop fields are removed and before anything is sent
-// to the client; see [httputil.ReverseProxy.ModifyResponse]. Of a 101 f may
-// change header fields alone. If f fails the client gets 502 with
-// [ErrUpstream] wrapping f's error. New returns an error if f is nil.
+// WithModifyResponse calls f on every response of the upstream, including the
+// 101, after hop-by-hop fields are removed and before anything is sent to the
+// client; see [httputil.ReverseProxy.ModifyResponse]. In a 101 f may only
+// change header fields. If f returns an error, the client gets 502, and the
+// error given to the error handler wraps [ErrUpstream] and f's error.
 func WithModifyResponse(f func(*http.Response) error) Option {
 	return optionFunc(func(c *config) {
 		c.modifyResponse = f
@@ -154,33 +163,37 @@ func WithModifyResponse(f func(*http.Response) error) Option {
 }
 
 // WithKeepAlive lets plain requests reuse connections to the upstream. By
-// default they are sent with "Connection: close", as the map of the nginx
-// recipe has it; this is the variant of that map with an empty string in
-// place of close. Tunnels are not concerned.
+// default they are sent with "Connection: close". Tunnels are unaffected.
+//
+// nginx: keepalive, with an empty string in place of close in the recipe's map.
 func WithKeepAlive() Option {
 	return optionFunc(func(c *config) { c.keepAlive = true })
 }
 
-// WithUpstream sends requests to the servers of u. The target then only names
-// them: its address is not connected to, its host is what [WithTargetHost]
-// sends and what the certificates of an https target are for, its path and
-// query are put before each request's. The client gets 503 with [ErrNoServer]
-// if every server is marked Down or, for an upgrade, full.
+// WithUpstream sends requests to the servers of u. The default is the target
+// as the only server. With WithUpstream the target is not dialed; it supplies
+// the host that [WithTargetHost] sends, the name in the certificates of an
+// https target, and the path and query to prepend. If every server is marked
+// Down or, for an upgrade, full, the client gets 503 with [ErrNoServer].
 //
-// A request without a body that is GET (as every WebSocket handshake is), HEAD,
-// OPTIONS or TRACE, or that has an Idempotency-Key, goes to the next server if
-// the connection to one breaks before its response, or if that is malformed.
-// Other requests do so only if no connection could be made. [WithMaxTries]
-// limits the servers for one request. A response goes to the client whatever
-// its status (see [WithRetryStatus]). A response whose header does not come
-// within the read timeout is a 504, and no other server is asked. Nothing is
-// retried after a 101. [Server.MaxFails] says what counts as a failure.
+// If no connection to a server can be made, the request is sent to the next
+// server. If the connection breaks before the response, or the response is
+// malformed, only a replayable request is: one without a body that is a GET
+// (every WebSocket handshake is), HEAD, OPTIONS or TRACE, or that has an
+// Idempotency-Key. [WithMaxTries] limits the servers tried for one request.
+// [Server.MaxFails] defines what counts as a failure.
 //
-// The default is the target itself as the only server. New returns an error for
-// nil, for an Upstream that [NewUpstream] did not make, and for a target that is
-// a unix socket, whose address would not be used: make the socket a [Server]. It
-// is nginx's proxy_pass to an upstream, with "proxy_next_upstream error timeout
-// invalid_header", except that timeout is the connect timeout alone.
+// A response is sent to the client whatever its status (see
+// [WithRetryStatus]). If the header of a response does not arrive within the
+// read timeout, the client gets 504 and no other server is tried. Nothing is
+// retried after a 101.
+//
+// New returns an error for an Upstream that [NewUpstream] did not return. It
+// also returns one if the target is a unix socket, because its address would
+// not be used. Give the socket as a [Server] instead.
+//
+// nginx: proxy_pass to an upstream, with "proxy_next_upstream error timeout
+// invalid_header", except that only the connect timeout counts as timeout.
 func WithUpstream(u *Upstream) Option {
 	return optionFunc(func(c *config) {
 		c.upstream = u
@@ -188,32 +201,34 @@ func WithUpstream(u *Upstream) Option {
 	})
 }
 
-// WithRetryStatus sends a request on to the next server if one responds with
-// one of these statuses: 503, for example, from a server that is starting. It
-// applies to the requests that [WithUpstream] may send twice. It does not count
-// as a failure of the server. The last server's response goes to the client,
-// and so does the response at hand if all the other servers are down. The
-// default is none: a status is the application's answer. New returns an error
-// for a status below 400 or above 599. It is the statuses of nginx's
-// proxy_next_upstream, such as http_503.
+// WithRetryStatus sends a request to the next server if one responds with one
+// of the statuses, for example with 503 while it is starting. Only replayable
+// requests are sent again (see [WithUpstream]). The response does not count as
+// a failure of the server. If no other server is up, the client gets the
+// response. The default is no status. New returns an error for a status below
+// 400 or above 599.
+//
+// nginx: the statuses of proxy_next_upstream, such as http_503.
 func WithRetryStatus(statuses ...int) Option {
 	statuses = slices.Clone(statuses)
 	return optionFunc(func(c *config) { c.retryStatus = statuses })
 }
 
-// WithMaxTries limits the servers that one request is sent to, the first
-// included. The default is 3; 1 means that no request goes to a second server,
-// and zero that each may go to all; New returns an error if it is negative. It
-// is nginx's proxy_next_upstream_tries, whose default is all.
+// WithMaxTries limits the number of servers tried for one request, including
+// the first. The default is 3. One means that only one server is tried. Zero
+// means no limit.
+//
+// nginx: proxy_next_upstream_tries, whose default is no limit.
 func WithMaxTries(n int) Option {
 	return optionFunc(func(c *config) { c.maxTries = n })
 }
 
-// WithTLSConfig sets the TLS configuration toward an https or wss target; for
-// other targets it is not used. It is cloned. ALPN is always HTTP/1.1, which
-// an upgrade needs, and ServerName defaults to the target's host. New returns
-// an error for nil. It stands for nginx's proxy_ssl_* directives, except that
-// names are verified unless the configuration says otherwise.
+// WithTLSConfig sets the TLS configuration for connections to an https or wss
+// target. Other targets do not use it. New clones cfg. ALPN is always
+// HTTP/1.1, which an upgrade needs. ServerName defaults to the target's host.
+//
+// nginx: the proxy_ssl directives, except that server certificates are
+// verified by default.
 func WithTLSConfig(cfg *tls.Config) Option {
 	return optionFunc(func(c *config) {
 		c.tls = cfg
@@ -221,19 +236,19 @@ func WithTLSConfig(cfg *tls.Config) Option {
 	})
 }
 
-// WithDialContext sets the function that connects to the upstream, called
-// with "tcp" and host:port or with "unix" and a path; the default is that of a
-// zero [net.Dialer]. ctx ends with the connect timeout and with the request; a
-// lookup of net's own resolver that it ends holds a socket for up to five
-// seconds more. TLS is the proxy's to add. New returns an error if dial is nil.
+// WithDialContext sets the function that connects to a server. It is called
+// with "tcp" and host:port, or with "unix" and a path. The default is
+// DialContext of a zero [net.Dialer]. The proxy adds TLS itself. ctx is done
+// when the connect timeout expires or the request ends. Canceling during a DNS
+// lookup by Go's resolver may hold a socket for five more seconds.
 //
-// dial may set socket options, also through the connection's File, and must not
-// use the connection after it has returned. A tunnel may take the socket out of
-// the [net.Conn] that dial has returned. On a conn that is kept, Close and the
-// deadlines then have no effect; use [Tunnel.Close] to end the tunnel. Otherwise
-// a read deadline that somebody sets ends the tunnel with
-// [os.ErrDeadlineExceeded]. A connection with SetLinger above 0 holds a thread
-// for as long as its close waits, and OnClose is called after that.
+// dial may set socket options, also through the connection's File. It must not
+// use the connection after it has returned. A tunnel may take the socket out
+// of the [net.Conn] that dial returned; Close and deadlines of that Conn then
+// have no effect. Use [Tunnel.Close] to end the tunnel. If the tunnel did not
+// take the socket, a read deadline set by others ends the tunnel with
+// [os.ErrDeadlineExceeded]. A connection with SetLinger above 0 occupies a
+// thread while its close waits, and OnClose is called after that.
 func WithDialContext(dial func(ctx context.Context, network, addr string) (net.Conn, error)) Option {
 	return optionFunc(func(c *config) {
 		c.dialContext = dial

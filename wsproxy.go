@@ -1,9 +1,9 @@
-// Package wsproxy is a WebSocket reverse proxy as an [http.Handler].
+// Package wsproxy provides a WebSocket reverse proxy as an [http.Handler].
 //
-// New returns a [Proxy] that does what the well-known nginx recipe does with
-// its map of $http_upgrade to $connection_upgrade: upgrades are checked, asked
-// of the upstream and then relayed both ways; every other request is proxied
-// as [httputil.ReverseProxy] does.
+// [New] returns a [Proxy] that replaces the nginx recipe with the map of
+// $http_upgrade to $connection_upgrade. It validates upgrades, forwards them,
+// and relays both ways. It proxies every other request as
+// [httputil.ReverseProxy] does.
 //
 //	proxy, err := wsproxy.New("http://localhost:3000")
 //	if err != nil {
@@ -13,26 +13,28 @@
 //
 // # Lifecycle
 //
-// A Proxy starts nothing until its first tunnel and leaves nothing running
-// after its last. [http.Server.Shutdown] does not know of hijacked
-// connections: call [Proxy.Shutdown] as well, from a function registered with
-// [http.Server.RegisterOnShutdown] or beside it, and let main wait for both:
-// neither waits for the other. That server's ReadHeaderTimeout and
-// IdleTimeout bound clients that are slow to ask; an upgrade clears them, and
-// the options of this package bound the rest.
+// A Proxy has no goroutines while it has no tunnels.
+//
+// [http.Server.Shutdown] ignores hijacked connections, so call
+// [Proxy.Shutdown] as well. Call it directly or from a function registered
+// with [http.Server.RegisterOnShutdown]. Neither waits for the other, so main
+// must wait for both.
+//
+// The ReadHeaderTimeout and IdleTimeout of the [http.Server] limit clients
+// that are slow to send a request. An upgrade clears them. From then on the
+// options of this package apply.
 //
 // # Bytes
 //
-// A tunnel passes every byte on unchanged: subprotocols, extensions such as
-// permessage-deflate, pings and close frames are the peers' own business.
-// Half-close passes as half-close and a reset as a reset. The proxy only
-// watches where frames end, so that a Close or Ping of its own comes between
-// two of them.
+// A tunnel forwards every byte unchanged. Subprotocols, extensions such as
+// permessage-deflate, pings and close frames are between the client and the
+// upstream. Half-closes and resets are propagated. The proxy only tracks where
+// frames end, so that it can send a Close or a Ping between two frames.
 //
 // # Limitations
 //
-// WebSockets over HTTP/2 and HTTP/3 (RFC 8441, RFC 9220) are not supported, and
-// upgrades with a request body are refused.
+// WebSockets over HTTP/2 and HTTP/3 (RFC 8441, RFC 9220) are not supported.
+// Upgrades with a request body are refused.
 package wsproxy
 
 import (
@@ -44,31 +46,29 @@ import (
 	"net/http"
 )
 
-// A Proxy is an [http.Handler] that proxies WebSockets, and the plain requests
-// beside them, to one target, or to the servers that [WithUpstream] puts behind
-// its name. Make one with [New]. Its methods may be called from any goroutine;
-// it must not be copied.
+// A Proxy is an [http.Handler] that proxies WebSockets and plain requests to
+// one target, or to the servers given with [WithUpstream]. Create one with
+// [New]. Its methods are safe for concurrent use. It must not be copied.
 type Proxy struct {
 	config
 	target    *target
 	policy    headerPolicy
 	allowed   []origin
 	plain     http.Handler
-	transport *http.Transport // nil with a plain handler of the user's
-	errorLog  *log.Logger     // httputil's, at debug level
+	transport *http.Transport // nil with WithPlainHandler
+	errorLog  *log.Logger     // for httputil, at debug level
 	tunnels   registry
 
-	closing context.Context // ends when tunnels and handshakes are cut
+	closing context.Context // canceled when tunnels and handshakes are cut
 	cut     context.CancelCauseFunc
 }
 
-// New returns a Proxy to target: an http, https, ws or wss URL, or nginx's
-// form for a unix socket, http://unix:/run/app.sock:/base. ws and wss mean
-// http and https. The path of the target is put before the path of each
-// request, and its query before the query, as
-// [httputil.ProxyRequest.SetURL] does.
+// New returns a Proxy to target, which is an http, https, ws or wss URL, or a
+// unix socket in nginx's form, http://unix:/run/app.sock:/base. The schemes ws
+// and wss mean http and https. The target's path and query are prepended to
+// those of each request, as [httputil.ProxyRequest.SetURL] does.
 //
-// The error joins one for each mistake in target and opts.
+// New reports every mistake in target and opts, in one joined error.
 func New(target string, opts ...Option) (*Proxy, error) {
 	p := &Proxy{config: defaultConfig()}
 	var errs []error
@@ -104,7 +104,7 @@ func New(target string, opts ...Option) (*Proxy, error) {
 }
 
 // ServeHTTP proxies one request. For an upgrade it returns when the tunnel has
-// ended, or, with [WithDetached], as soon as the tunnel is open.
+// ended. With [WithDetached] it returns as soon as the tunnel is open.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	protocol := upgradeToken(r.Header, p.upgrades)
 	if protocol == "" {
@@ -126,8 +126,8 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// open takes an upgrade request to a tunnel. It returns no tunnel if the
-// upstream responded without switching and that response was relayed.
+// open forwards an upgrade request and opens the tunnel. It returns no tunnel
+// if the upstream responded without switching and that response was relayed.
 func (p *Proxy) open(w http.ResponseWriter, r *http.Request, protocol string) (*Tunnel, error) {
 	if err := p.check(w, r, protocol); err != nil {
 		return nil, err
@@ -165,17 +165,20 @@ func (p *Proxy) check(w http.ResponseWriter, r *http.Request, protocol string) e
 	return checkHijackable(w)
 }
 
-// Shutdown refuses new tunnels from now on, with 503 and [ErrShutdown], sends
-// both ends of those there are a Close frame with code 1001, and waits for them
-// to end. A WebSocket tunnel that has not closed within [WithCloseTimeout] is
-// cut, which is no error of Shutdown's; one of another protocol cannot be told
-// and may go on. When ctx ends first, Shutdown cuts what is left, and returns
-// ctx's error once that is gone. The [Ending] of a tunnel that was cut has
-// [ErrCut]. Plain requests are not concerned; [http.Server.Shutdown] waits for
-// those.
+// Shutdown closes all tunnels gracefully. It refuses new ones with 503 and
+// [ErrShutdown], sends a Close frame with code 1001 to both ends of every open
+// tunnel, and waits for the tunnels to end.
 //
-// Shutdown may be called more than once and with an ended context, but not
-// from a hook, whose tunnel it would wait for.
+// A WebSocket tunnel that has not ended within [WithCloseTimeout] is cut: both
+// of its connections are closed immediately. Shutdown does not report that as
+// an error. Tunnels of other protocols have no Close frame; Shutdown waits for
+// them to end by themselves. If ctx is done first, Shutdown cuts the remaining
+// tunnels, waits until they are gone, and returns ctx's error. The [Ending] of
+// a tunnel that was cut has [ErrCut]. Plain requests are unaffected;
+// [http.Server.Shutdown] waits for them.
+//
+// Shutdown may be called more than once and with a context that is done. A
+// hook must not call it: Shutdown waits for the hook's tunnel.
 func (p *Proxy) Shutdown(ctx context.Context) error {
 	empty := p.tunnels.drain()
 	if p.transport != nil {
@@ -190,7 +193,7 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	select {
-	case <-empty: // both were ready: prefer success
+	case <-empty: // both channels were ready; prefer success
 		return nil
 	default:
 	}
@@ -199,8 +202,8 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// Close refuses new tunnels and cuts those there are, which end with [ReasonKilled].
-// It does not wait until they are gone. It always returns nil.
+// Close refuses new tunnels and closes open tunnels immediately. They end with
+// [ReasonKilled]. Close does not wait for them. It always returns nil.
 func (p *Proxy) Close() error {
 	p.tunnels.drain()
 	if p.transport != nil {
@@ -218,8 +221,8 @@ func (p *Proxy) end(reason Reason) {
 	}
 }
 
-// Tunnels returns the tunnels that are open now, in no order. A tunnel may end
-// while the loop runs, and is among them until its OnClose has returned.
+// Tunnels returns the open tunnels in no particular order. A tunnel may end
+// during the iteration. It counts as open until its OnClose hook has returned.
 func (p *Proxy) Tunnels() iter.Seq[*Tunnel] {
 	return func(yield func(*Tunnel) bool) {
 		for _, t := range p.tunnels.snapshot() {
@@ -230,5 +233,5 @@ func (p *Proxy) Tunnels() iter.Seq[*Tunnel] {
 	}
 }
 
-// Stats returns the proxy's counts as of one moment.
+// Stats returns the proxy's counts, all taken at the same moment.
 func (p *Proxy) Stats() Stats { return p.tunnels.stats() }
