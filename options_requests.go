@@ -204,9 +204,9 @@ func WithUpstream(u *Upstream) Option {
 // WithRetryStatus sends a request to the next server if one responds with one
 // of the statuses, for example with 503 while it is starting. Only replayable
 // requests are sent again (see [WithUpstream]). The response does not count as
-// a failure of the server. If no other server is up, the client gets the
-// response. The default is no status. New returns an error for a status below
-// 400 or above 599.
+// a failure of the server. If no other server is up or may be tried, the
+// client gets the last response. The default is no status. New returns an
+// error for a status below 400 or above 599.
 //
 // nginx: the statuses of proxy_next_upstream, such as http_503.
 func WithRetryStatus(statuses ...int) Option {

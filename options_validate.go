@@ -18,14 +18,14 @@ func (c *config) require(option string, given bool) {
 	}
 }
 
-// validate checks what the options set, joining one error for each mistake.
+// validate reports every mistake in c, in one joined error.
 func (c *config) validate() error {
 	var errs []error
 	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf("wsproxy: "+format, args...)) }
 
 	for _, option := range c.missing {
 		if option == "WithUpstream" {
-			fail("WithUpstream: nil or zero, want an Upstream of NewUpstream; was its error ignored?")
+			fail("WithUpstream: nil or zero Upstream, want one that NewUpstream returned without an error")
 			continue
 		}
 		fail("%s: nil, want a value", option)
@@ -48,7 +48,7 @@ func (c *config) validate() error {
 		}
 	}
 	if c.pingInterval > 0 && c.pingTimeout == 0 {
-		fail("WithPing: timeout %q, want how long an answer may take", c.pingTimeout)
+		fail("WithPing: timeout %q, want a positive duration with an interval", c.pingTimeout)
 	}
 	for _, limit := range []struct {
 		option string
@@ -66,7 +66,7 @@ func (c *config) validate() error {
 	}
 	for _, status := range c.retryStatus {
 		if status < 400 || status > 599 {
-			fail("WithRetryStatus: \"%d\" is not an error, want a status from 400 to 599", status)
+			fail("WithRetryStatus: \"%d\" is not an error status, want 400 to 599", status)
 		}
 	}
 	if len(c.upgrades) == 0 {
@@ -77,9 +77,9 @@ func (c *config) validate() error {
 		base, version, versioned := strings.Cut(name, "/")
 		switch {
 		case !isToken(base) || versioned && !isToken(version):
-			fail("WithUpgrades: %q is not a protocol name", name)
+			fail("WithUpgrades: %q is not a protocol name, want one such as %q", name, "websocket")
 		case strings.EqualFold(base, "h2c"):
-			fail("WithUpgrades: %q would let clients send requests past the proxy (h2c smuggling)", name)
+			fail("WithUpgrades: drop %q, it lets clients bypass the proxy (h2c smuggling)", name)
 		}
 	}
 	for _, pattern := range c.origins {
@@ -88,7 +88,7 @@ func (c *config) validate() error {
 		}
 	}
 	if c.host.set && !c.host.target && !isHost(c.host.name) {
-		fail("WithHost: %q is not a host with an optional port", c.host.name)
+		fail("WithHost: %q, want a host with an optional port", c.host.name)
 	}
 	for _, edit := range c.headers {
 		if err := edit.check(); err != nil {
@@ -97,23 +97,23 @@ func (c *config) validate() error {
 	}
 	for _, s := range c.trustedProxies {
 		if _, err := parseTrusted(s); err != nil && s != "unix:" {
-			fail("WithTrustedProxies: %q is neither an address, a CIDR prefix nor \"unix:\"", s)
+			fail("WithTrustedProxies: %q, want an address, a CIDR prefix or \"unix:\"", s)
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// checkTarget refuses a socket that no request would reach: with WithUpstream
-// the target only names the servers.
+// checkTarget refuses a unix socket as target of a Proxy with WithUpstream,
+// which would never dial it.
 func (c *config) checkTarget(t *target) error {
 	if t == nil || t.network != "unix" || c.upstream == nil {
 		return nil
 	}
-	return fmt.Errorf("wsproxy: target %q with WithUpstream: want the target %q, and the socket as Server{Addr: %q}",
+	return fmt.Errorf("wsproxy: target %q is not dialed with WithUpstream, want target %q and Server{Addr: %q}",
 		t.url.Scheme+"://unix:"+t.addr, t.url.Scheme+"://localhost", "unix:"+t.addr)
 }
 
-// headerPolicy is the validated header options in the form that serves.
+// headerPolicy returns the policy that the validated options describe.
 func (c *config) headerPolicy() headerPolicy {
 	policy := headerPolicy{forwarded: c.forwarded, trusted: trust{set: c.trustSet}}
 	for _, s := range c.trustedProxies {
@@ -131,6 +131,7 @@ func (c *config) headerPolicy() headerPolicy {
 	return policy
 }
 
+// parseTrusted parses an address or a CIDR prefix of WithTrustedProxies.
 func parseTrusted(s string) (netip.Prefix, error) {
 	if addr, err := netip.ParseAddr(s); err == nil && !strings.Contains(s, "/") {
 		addr = addr.Unmap().WithZone("")
@@ -143,7 +144,7 @@ func parseTrusted(s string) (netip.Prefix, error) {
 	return prefix.Masked(), err
 }
 
-// ownFields are written by the proxy alone.
+// ownFields are the fields that only the proxy sets.
 var ownFields = append([]string{
 	"Content-Length",
 	"Expect",
@@ -158,16 +159,16 @@ func (e headerEdit) check() error {
 	case !isToken(e.name):
 		return fmt.Errorf("%q is not a field name", e.name)
 	case !isFieldValue(e.value):
-		return fmt.Errorf("%q is not a legal value for %s", e.value, e.name)
+		return fmt.Errorf("value %q of %s, want no control characters", e.value, e.name)
 	case name == "Host":
-		return fmt.Errorf("%q is set by WithHost or WithTargetHost", e.name)
+		return fmt.Errorf("%q, want WithHost or WithTargetHost instead", e.name)
 	case slices.Contains(ownFields, name):
-		return fmt.Errorf("%q is the proxy's own to set", e.name)
+		return fmt.Errorf("drop %q, only the proxy sets it", e.name)
 	}
 	return nil
 }
 
-// checkServers joins one error for each mistake.
+// checkServers reports every mistake in servers, in one joined error.
 func checkServers(servers []Server) error {
 	var errs []error
 	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf("wsproxy: "+format, args...)) }
@@ -179,9 +180,9 @@ func checkServers(servers []Server) error {
 		if scheme, _, found := strings.Cut(s.Addr, "://"); found {
 			fail("server %q: drop %q, want host:port or unix:/path", s.Addr, scheme+"://")
 		} else if !isServerAddr(s.Addr) {
-			fail("server %q is not host:port or unix:/path", s.Addr)
+			fail("server %q, want host:port or unix:/path", s.Addr)
 		} else if seen[s.Addr] {
-			fail("server %q is there twice", s.Addr)
+			fail("server %q is listed twice, want it once", s.Addr)
 		}
 		seen[s.Addr] = true
 		for _, field := range []struct {
@@ -193,7 +194,7 @@ func checkServers(servers []Server) error {
 			}
 		}
 		if s.Weight > maxWeight {
-			fail("server %q: Weight \"%d\" is larger than %d", s.Addr, s.Weight, maxWeight)
+			fail("server %q: Weight \"%d\", want at most %d", s.Addr, s.Weight, maxWeight)
 		}
 		if s.FailTimeout < 0 {
 			fail("server %q: FailTimeout %q is negative, want a duration or 0 for the default", s.Addr, s.FailTimeout)

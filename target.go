@@ -9,18 +9,19 @@ import (
 	"strings"
 )
 
-// A target is where a Proxy sends its requests.
+// A target is the parsed target of a Proxy.
 type target struct {
-	url     *url.URL // what ProxyRequest.SetURL joins: http or https, host, path, query
+	url     *url.URL // for ProxyRequest.SetURL: http or https, host, path, query
 	network string   // "tcp" or "unix"
-	addr    string   // host:port or a socket's path
+	addr    string   // host:port, or the path of a socket
 	tls     *tls.Config
 }
 
-// parseTarget reads the forms of New's target, reporting every mistake.
+// parseTarget parses the target of New. It reports every mistake, in one
+// joined error.
 func parseTarget(s string) (*target, error) {
 	scheme, rest, ok := strings.Cut(s, "://")
-	if at := strings.LastIndexByte(s, '@'); at >= 0 { // credentials are not for logs
+	if at := strings.LastIndexByte(s, '@'); at >= 0 { // keep credentials out of errors
 		start := 0
 		if ok && at > len(scheme) {
 			start = len(scheme) + len("://")
@@ -34,8 +35,8 @@ func parseTarget(s string) (*target, error) {
 		return parseUnixTarget(s, scheme, path)
 	}
 	u, err := url.Parse(scheme + "://" + rest)
-	if err != nil && strings.Contains(rest, "@") { // which err may quote a part of
-		return nil, fmt.Errorf("wsproxy: target %q has credentials or an @ that is not %%40", s)
+	if err != nil && strings.Contains(rest, "@") { // err may quote part of the credentials
+		return nil, fmt.Errorf("wsproxy: target %q has credentials or an unescaped @, want %%40 for @", s)
 	}
 	if err != nil {
 		var parse *url.Error
@@ -57,7 +58,7 @@ func parseTarget(s string) (*target, error) {
 		fail("has credentials, want them in WithHeader(%q, …)", "Authorization")
 	}
 	if u.Fragment != "" {
-		fail("has a fragment %q, which no request carries", u.Fragment)
+		fail("has fragment %q, drop %q", u.Fragment, "#"+u.EscapedFragment())
 	}
 	if strings.Contains(u.RawQuery, " ") {
 		fail("has a space in its query, want %%20")
@@ -75,8 +76,8 @@ func parseTarget(s string) (*target, error) {
 	return t, nil
 }
 
-// parseUnixTarget reads nginx's form, http://unix:/run/app.sock:/base, in
-// which a colon ends the path of the socket.
+// parseUnixTarget parses a unix socket in nginx's form,
+// http://unix:/run/app.sock:/base. A colon ends the path of the socket.
 func parseUnixTarget(s, scheme, rest string) (*target, error) {
 	httpScheme, schemeErr := upstreamScheme(s, strings.ToLower(scheme))
 	socket, base, _ := strings.Cut(rest, ":")
@@ -95,6 +96,7 @@ func parseUnixTarget(s, scheme, rest string) (*target, error) {
 	return &target{url: u, network: "unix", addr: socket}, nil
 }
 
+// upstreamScheme returns "http" or "https" for the scheme of target.
 func upstreamScheme(target, scheme string) (string, error) {
 	switch scheme {
 	case "http", "ws":
@@ -105,8 +107,9 @@ func upstreamScheme(target, scheme string) (string, error) {
 	return "", fmt.Errorf("wsproxy: target %q has scheme %q, want http, https, ws or wss", target, scheme)
 }
 
-// useTLS prepares the configuration of an https target: HTTP/1.1 alone, as an
-// upgrade needs, and names verified against the target's host.
+// useTLS sets the TLS configuration of an https target. It offers only
+// HTTP/1.1, which an upgrade needs, and verifies the target's host name unless
+// cfg names another.
 func (t *target) useTLS(cfg *tls.Config) {
 	if t.url.Scheme != "https" {
 		return

@@ -70,11 +70,11 @@ func TestMistakesInATargetAreAllReported(t *testing.T) {
 		"http://u:p@localhost":   `wsproxy: target "http://…@localhost" has credentials, want them in WithHeader("Authorization", …)`,
 		"http://@localhost":      `wsproxy: target "http://…@localhost" has credentials, want them in WithHeader("Authorization", …)`,
 		"u:p@localhost":          `wsproxy: target "…@localhost" has no scheme, want one such as "http://localhost:3000"`,
-		"http://localhost/#x":    `wsproxy: target "http://localhost/#x" has a fragment "x", which no request carries`,
+		"http://localhost/#x":    `wsproxy: target "http://localhost/#x" has fragment "x", drop "#x"`,
 		"ftp://u@:80/#x": `wsproxy: target "ftp://…@:80/#x" has scheme "ftp", want http, https, ws or wss
 wsproxy: target "ftp://…@:80/#x" has host ":80", want a name or an address with an optional port
 wsproxy: target "ftp://…@:80/#x" has credentials, want them in WithHeader("Authorization", …)
-wsproxy: target "ftp://…@:80/#x" has a fragment "x", which no request carries`,
+wsproxy: target "ftp://…@:80/#x" has fragment "x", drop "#x"`,
 		"http://unix:":                 `wsproxy: target "http://unix:" has socket "", want an absolute path`,
 		"http://unix:8080":             `wsproxy: target "http://unix:8080" has socket "8080", want an absolute path`,
 		"http://unix:run/app.sock":     `wsproxy: target "http://unix:run/app.sock" has socket "run/app.sock", want an absolute path`,

@@ -76,27 +76,27 @@ wsproxy: no server, want at least one`)
 		Server{Addr: "unix:run"},
 		Server{Addr: "n:1", Weight: -1, MaxTunnels: -2, MaxFails: -3, FailTimeout: -time.Second},
 		Server{Addr: "w:1", Weight: math.MaxInt})
-	assert.EqualError(t, err, `wsproxy: server "a:80" is there twice
-wsproxy: server "a" is not host:port or unix:/path
-wsproxy: server "" is not host:port or unix:/path
-wsproxy: server ":80" is not host:port or unix:/path
-wsproxy: server "a:http" is not host:port or unix:/path
+	assert.EqualError(t, err, `wsproxy: server "a:80" is listed twice, want it once
+wsproxy: server "a", want host:port or unix:/path
+wsproxy: server "", want host:port or unix:/path
+wsproxy: server ":80", want host:port or unix:/path
+wsproxy: server "a:http", want host:port or unix:/path
 wsproxy: server "http://a:80": drop "http://", want host:port or unix:/path
-wsproxy: server "::1:80" is not host:port or unix:/path
-wsproxy: server "unix:run" is not host:port or unix:/path
+wsproxy: server "::1:80", want host:port or unix:/path
+wsproxy: server "unix:run", want host:port or unix:/path
 wsproxy: server "n:1": Weight "-1" is negative, want a number or 0 for the default
 wsproxy: server "n:1": MaxTunnels "-2" is negative, want a number or 0 for the default
 wsproxy: server "n:1": MaxFails "-3" is negative, want a number or 0 for the default
 wsproxy: server "n:1": FailTimeout "-1s" is negative, want a duration or 0 for the default
-wsproxy: server "w:1": Weight "`+strconv.Itoa(math.MaxInt)+`" is larger than 65535`)
+wsproxy: server "w:1": Weight "`+strconv.Itoa(math.MaxInt)+`", want at most 65535`)
 
 	u := newTestUpstream(t, RoundRobin(), numbered(1)...)
 	require.Error(t, u.SetServers())
 	assert.Len(t, u.Servers(), 1, "a set that is refused changes nothing")
 
 	_, err = New("http://app", WithUpstream(nil))
-	assert.EqualError(t, err, "wsproxy: WithUpstream: nil or zero, want an Upstream of NewUpstream; was its error ignored?")
+	assert.EqualError(t, err, "wsproxy: WithUpstream: nil or zero Upstream, want one that NewUpstream returned without an error")
 	_, err = New("http://app", WithUpstream(new(Upstream)))
-	assert.EqualError(t, err, "wsproxy: WithUpstream: nil or zero, want an Upstream of NewUpstream; was its error ignored?")
+	assert.EqualError(t, err, "wsproxy: WithUpstream: nil or zero Upstream, want one that NewUpstream returned without an error")
 	assert.Panics(t, func() { HashBy(nil) })
 }

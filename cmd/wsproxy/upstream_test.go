@@ -72,7 +72,7 @@ func TestSeveralTargetsAreServersForTheSameRequests(t *testing.T) {
 	require.Contains(t, stderr, `wsproxy: target "c:80"`)
 	code, _, stderr = status(t, "http://a", "http://a:80/")
 	require.Equal(t, 1, code)
-	require.Equal(t, "wsproxy: server \"a:80\" is there twice\n", stderr)
+	require.Equal(t, "wsproxy: server \"a:80\" is listed twice, want it once\n", stderr)
 }
 
 func TestAUnixSocketCanBeOneOfTheServers(t *testing.T) {

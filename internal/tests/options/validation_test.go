@@ -27,39 +27,39 @@ func TestNewReportsEveryMistakeOfAnOption(t *testing.T) {
 
 		{"negative tries", []wsproxy.Option{wsproxy.WithMaxTries(-1)}, []string{`WithMaxTries: "-1" is negative, want a number or 0 for no limit`}},
 		{"statuses that are no errors", []wsproxy.Option{wsproxy.WithRetryStatus(-1, 0, 101, 302, 399, 400, 599, 600)}, []string{
-			`WithRetryStatus: "-1" is not an error, want a status from 400 to 599`, `WithRetryStatus: "0" is not an error, want a status from 400 to 599`,
-			`WithRetryStatus: "101" is not an error, want a status from 400 to 599`, `WithRetryStatus: "302" is not an error, want a status from 400 to 599`,
-			`WithRetryStatus: "399" is not an error, want a status from 400 to 599`, `WithRetryStatus: "600" is not an error, want a status from 400 to 599`}},
+			`WithRetryStatus: "-1" is not an error status, want 400 to 599`, `WithRetryStatus: "0" is not an error status, want 400 to 599`,
+			`WithRetryStatus: "101" is not an error status, want 400 to 599`, `WithRetryStatus: "302" is not an error status, want 400 to 599`,
+			`WithRetryStatus: "399" is not an error status, want 400 to 599`, `WithRetryStatus: "600" is not an error status, want 400 to 599`}},
 
 		{"no protocol", []wsproxy.Option{wsproxy.WithUpgrades()}, []string{`WithUpgrades: no protocol, want at least one, such as "websocket"`}},
 		{"bad protocols", []wsproxy.Option{wsproxy.WithUpgrades("", "web socket", "spdy/", "/1", "a/1/2", "a,b", "websocket")}, []string{
-			`WithUpgrades: "" is not a protocol name`, `WithUpgrades: "web socket" is not a protocol name`, `WithUpgrades: "spdy/" is not a protocol name`,
-			`WithUpgrades: "/1" is not a protocol name`, `WithUpgrades: "a/1/2" is not a protocol name`, `WithUpgrades: "a,b" is not a protocol name`}},
+			`WithUpgrades: "" is not a protocol name, want one such as "websocket"`, `WithUpgrades: "web socket" is not a protocol name, want one such as "websocket"`, `WithUpgrades: "spdy/" is not a protocol name, want one such as "websocket"`,
+			`WithUpgrades: "/1" is not a protocol name, want one such as "websocket"`, `WithUpgrades: "a/1/2" is not a protocol name, want one such as "websocket"`, `WithUpgrades: "a,b" is not a protocol name, want one such as "websocket"`}},
 		{"h2c", []wsproxy.Option{wsproxy.WithUpgrades("websocket", "h2c", "H2C", "h2C/1")}, []string{
-			`WithUpgrades: "h2c" would let clients send requests past the proxy (h2c smuggling)`,
-			`WithUpgrades: "H2C" would let clients send requests past the proxy (h2c smuggling)`,
-			`WithUpgrades: "h2C/1" would let clients send requests past the proxy (h2c smuggling)`}},
+			`WithUpgrades: drop "h2c", it lets clients bypass the proxy (h2c smuggling)`,
+			`WithUpgrades: drop "H2C", it lets clients bypass the proxy (h2c smuggling)`,
+			`WithUpgrades: drop "h2C/1", it lets clients bypass the proxy (h2c smuggling)`}},
 
 		{"no origin", []wsproxy.Option{wsproxy.WithOrigins()}, []string{`WithOrigins: no origin, want at least one, such as "https://example.com"`}},
 		{"an empty origin", []wsproxy.Option{wsproxy.WithOrigins("")}, []string{`WithOrigins: no origin, want at least one, such as "https://example.com"`}},
 		{"bad origins", []wsproxy.Option{wsproxy.WithOrigins("*", "https://example.com/", "https://example.com")}, []string{
 			`WithOrigins: "*" is not an origin, want [scheme://]host[:port]`, `WithOrigins: "https://example.com/" is not an origin, want [scheme://]host[:port]`}},
 
-		{"no host", []wsproxy.Option{wsproxy.WithHost("")}, []string{`WithHost: "" is not a host with an optional port`}},
-		{"a URL for a host", []wsproxy.Option{wsproxy.WithHost("http://app.example")}, []string{`WithHost: "http://app.example" is not a host with an optional port`}},
-		{"a line break in a host", []wsproxy.Option{wsproxy.WithHost("a\r\nb: c")}, []string{`WithHost: "a\r\nb: c" is not a host with an optional port`}},
-		{"a line break in a zone", []wsproxy.Option{wsproxy.WithHost("[::1%\r\nb: c]")}, []string{`WithHost: "[::1%\r\nb: c]" is not a host with an optional port`}},
+		{"no host", []wsproxy.Option{wsproxy.WithHost("")}, []string{`WithHost: "", want a host with an optional port`}},
+		{"a URL for a host", []wsproxy.Option{wsproxy.WithHost("http://app.example")}, []string{`WithHost: "http://app.example", want a host with an optional port`}},
+		{"a line break in a host", []wsproxy.Option{wsproxy.WithHost("a\r\nb: c")}, []string{`WithHost: "a\r\nb: c", want a host with an optional port`}},
+		{"a line break in a zone", []wsproxy.Option{wsproxy.WithHost("[::1%\r\nb: c]")}, []string{`WithHost: "[::1%\r\nb: c]", want a host with an optional port`}},
 
 		{"bad field names", []wsproxy.Option{wsproxy.WithHeader("", "x"), wsproxy.WithHeader("X A", "x"), wsproxy.WithHeader("X:", ""), wsproxy.WithHeader("X\n", "")}, []string{
 			`WithHeader: "" is not a field name`, `WithHeader: "X A" is not a field name`, `WithHeader: "X:" is not a field name`, `WithHeader: "X\n" is not a field name`}},
 		{"bad field values", []wsproxy.Option{wsproxy.WithHeader("X-A", "a\r\nb: c"), wsproxy.WithHeader("X-B", "a\x00"), wsproxy.WithHeader("X-C", "a\x7f")}, []string{
-			`WithHeader: "a\r\nb: c" is not a legal value for X-A`, `WithHeader: "a\x00" is not a legal value for X-B`, `WithHeader: "a\x7f" is not a legal value for X-C`}},
-		{"Host as a field", []wsproxy.Option{wsproxy.WithHeader("host", "x")}, []string{`WithHeader: "host" is set by WithHost or WithTargetHost`}},
+			`WithHeader: value "a\r\nb: c" of X-A, want no control characters`, `WithHeader: value "a\x00" of X-B, want no control characters`, `WithHeader: value "a\x7f" of X-C, want no control characters`}},
+		{"Host as a field", []wsproxy.Option{wsproxy.WithHeader("host", "x")}, []string{`WithHeader: "host", want WithHost or WithTargetHost instead`}},
 
 		{"bad proxies", []wsproxy.Option{wsproxy.WithTrustedProxies("", "10.0.0.0/33", "localhost", "unix", "10.0.0.1", "fe80::1%eth0/64", "unix:", "10.0.0.1:80")}, []string{
-			`WithTrustedProxies: "" is neither an address, a CIDR prefix nor "unix:"`, `WithTrustedProxies: "10.0.0.0/33" is neither an address, a CIDR prefix nor "unix:"`,
-			`WithTrustedProxies: "localhost" is neither an address, a CIDR prefix nor "unix:"`, `WithTrustedProxies: "unix" is neither an address, a CIDR prefix nor "unix:"`,
-			`WithTrustedProxies: "fe80::1%eth0/64" is neither an address, a CIDR prefix nor "unix:"`, `WithTrustedProxies: "10.0.0.1:80" is neither an address, a CIDR prefix nor "unix:"`}},
+			`WithTrustedProxies: "", want an address, a CIDR prefix or "unix:"`, `WithTrustedProxies: "10.0.0.0/33", want an address, a CIDR prefix or "unix:"`,
+			`WithTrustedProxies: "localhost", want an address, a CIDR prefix or "unix:"`, `WithTrustedProxies: "unix", want an address, a CIDR prefix or "unix:"`,
+			`WithTrustedProxies: "fe80::1%eth0/64", want an address, a CIDR prefix or "unix:"`, `WithTrustedProxies: "10.0.0.1:80", want an address, a CIDR prefix or "unix:"`}},
 
 		{"nil values", []wsproxy.Option{wsproxy.WithRewrite(nil), wsproxy.WithModifyResponse(nil), wsproxy.WithTLSConfig(nil), wsproxy.WithDialContext(nil),
 			wsproxy.WithPlainHandler(nil), wsproxy.WithErrorHandler(nil), wsproxy.WithLogger(nil)}, []string{
@@ -81,7 +81,7 @@ func TestNewRefusesFieldsThatAreTheProxysOwn(t *testing.T) {
 		"Transfer-Encoding", "content-length", "Expect", "Sec-WebSocket-Key", "sec-websocket-version", "Sec-Websocket-Accept"} {
 		for _, value := range []string{"x", ""} {
 			_, err := wsproxy.New("http://localhost:3000", wsproxy.WithHeader(name, value))
-			assert.EqualError(t, err, `wsproxy: WithHeader: "`+name+`" is the proxy's own to set`)
+			assert.EqualError(t, err, `wsproxy: WithHeader: drop "`+name+`", only the proxy sets it`)
 		}
 	}
 }
@@ -91,10 +91,10 @@ func TestNewJoinsTheMistakesOfTargetAndOptions(t *testing.T) {
 	require.EqualError(t, err, `wsproxy: option 1 is nil
 wsproxy: target "ftp://:1/#x" has scheme "ftp", want http, https, ws or wss
 wsproxy: target "ftp://:1/#x" has host ":1", want a name or an address with an optional port
-wsproxy: target "ftp://:1/#x" has a fragment "x", which no request carries
+wsproxy: target "ftp://:1/#x" has fragment "x", drop "#x"
 wsproxy: WithLogger: nil, want a value
 wsproxy: WithReadTimeout: "-1ns" is negative, want a duration or 0 for none
-wsproxy: WithHost: "/" is not a host with an optional port`)
+wsproxy: WithHost: "/", want a host with an optional port`)
 }
 
 // Before, the servers of the Upstream were connected to and the socket of the
@@ -103,8 +103,8 @@ func TestNewRefusesAUnixTargetWithAnUpstream(t *testing.T) {
 	u, err := wsproxy.NewUpstream(wsproxy.RoundRobin(), wsproxy.Server{Addr: "localhost:3000"})
 	require.NoError(t, err)
 	_, err = wsproxy.New("wss://unix:/run/app.sock:/base?token=secret", wsproxy.WithUpstream(u))
-	require.EqualError(t, err, `wsproxy: target "https://unix:/run/app.sock" with WithUpstream: `+
-		`want the target "https://localhost", and the socket as Server{Addr: "unix:/run/app.sock"}`)
+	require.EqualError(t, err, `wsproxy: target "https://unix:/run/app.sock" is not dialed with WithUpstream, `+
+		`want target "https://localhost" and Server{Addr: "unix:/run/app.sock"}`)
 
 	u, err = wsproxy.NewUpstream(wsproxy.RoundRobin(), wsproxy.Server{Addr: "unix:/run/app.sock"})
 	require.NoError(t, err)
