@@ -12,64 +12,70 @@ import (
 	"strings"
 )
 
-// The errors that reach an error handler (see [WithErrorHandler]) wrap one of
-// these, except for those over a plain request that the client must not send
-// (400, 405, 501), over a body that cannot be read (400, 408, 413) and those with
-// status 499 or 500. Test for them with [errors.Is], and ask [StatusCode]
-// for the status of the response. What a dial or a read failed with is wrapped
-// as well.
+// Most errors that reach an error handler (see [WithErrorHandler]) wrap one of
+// these; test for them with [errors.Is]. Errors about a plain request that a
+// client must not send (400, 405, 501), about a body that cannot be read (400,
+// 408, 413), and those with status 499 or 500 wrap none of them. The error of a
+// dial or a read is wrapped as well. [StatusCode] returns the status of the
+// response.
 var (
-	// ErrBadHandshake is a client's upgrade request that breaks RFC 6455,
-	// section 4.2.1: status 400, 405 or 426.
+	// ErrBadHandshake means that the client's upgrade request violates RFC 6455,
+	// section 4.2.1. The status is 400, 405 or 426.
 	ErrBadHandshake = errors.New("wsproxy: bad handshake")
 
-	// ErrForbiddenOrigin is an Origin that [WithOrigins] does not list:
-	// status 403.
+	// ErrForbiddenOrigin means that the request's Origin matches no pattern of
+	// [WithOrigins]. The status is 403.
 	ErrForbiddenOrigin = errors.New("wsproxy: origin not allowed")
 
-	// ErrUpstream is an upstream that could not be reached or did not respond
-	// as HTTP or RFC 6455 ask: status 502. Where several servers were tried the
-	// error names each with what it failed with, and the last one decides
-	// whether it is this or ErrUpstreamTimeout.
+	// ErrUpstream means that the upstream could not be reached or that its
+	// response violates HTTP or RFC 6455. The status is 502. If several servers
+	// were tried, the text of the error lists each with its failure, and the
+	// last failure decides between ErrUpstream and ErrUpstreamTimeout.
 	ErrUpstream = errors.New("wsproxy: upstream failed")
 
-	// ErrUpstreamTimeout is an upstream that took longer than a timeout
-	// allows before its response: status 504.
+	// ErrUpstreamTimeout means that a timeout expired before the upstream's
+	// response. The status is 504.
 	ErrUpstreamTimeout = errors.New("wsproxy: upstream timed out")
 
-	// ErrNoServer means that no server of the [Upstream] could be tried: each is
-	// marked [Server.Down] or, for an upgrade, full. Servers that have failed are
-	// tried when no other is left. Status 503.
+	// ErrNoServer means that no server was available: each server of the
+	// [Upstream] is marked [Server.Down] or, for an upgrade, full. Servers that
+	// have failed are tried if no other is left. The status is 503.
 	ErrNoServer = errors.New("wsproxy: no server available")
 
-	// ErrTooManyTunnels is an upgrade over [WithMaxTunnels] or
-	// [WithMaxTunnelsPerIP]: status 503.
+	// ErrTooManyTunnels means that the upgrade would exceed [WithMaxTunnels] or
+	// [WithMaxTunnelsPerIP]. The status is 503.
 	ErrTooManyTunnels = errors.New("wsproxy: too many tunnels")
 
-	// ErrShutdown is an upgrade refused because [Proxy.Shutdown] or
-	// [Proxy.Close] was called: status 503.
+	// ErrShutdown means that the upgrade was refused because [Proxy.Shutdown] or
+	// [Proxy.Close] was called. The status is 503.
 	ErrShutdown = errors.New("wsproxy: proxy is shutting down")
 )
 
-// ErrCut is the error in the [Ending] of a tunnel whose connections the proxy
-// closed before both ends had: at the close timeout, at the end of the context
-// given to [Proxy.Shutdown], or by [Proxy.Close].
+// ErrCut is the error in the [Ending] of a tunnel that the proxy cut: it closed
+// the connections before both ends had closed theirs. Tunnels are cut when the
+// close timeout expires, when the context of [Proxy.Shutdown] is done, and by
+// [Proxy.Close].
 var ErrCut = errors.New("wsproxy: cut before both ends had closed")
 
-// statusClientClosedRequest is nginx's, for a client that left before the
-// response. It reaches logs and error handlers; there is nobody to receive it.
+// statusClientClosedRequest is nginx's status for a client that disconnected
+// before the response. Only logs and error handlers see it.
 const statusClientClosedRequest = 499
 
-// retryAfter is the Retry-After of a 503, in seconds: long enough for a
-// replacement to be up, short enough not to be noticed.
+// retryAfter is the Retry-After of a 503, in seconds: long enough to start a
+// replacement, short enough that users do not notice.
 const retryAfter = "1"
 
-// StatusCode returns the HTTP status to respond with to err, an error given to
-// an error handler: 400, 403, 405, 408, 413 or 426 for the client's mistakes, 500
-// where middleware has left a ResponseWriter that cannot be hijacked or a body
-// of another length than it says, 501 for an extended CONNECT (RFC 8441), 502, 503
-// or 504 for failures, and 499, nginx's number, where the client left first. An error that is not this package's is a
-// 502, as in [net/http/httputil.ReverseProxy].
+// StatusCode returns the HTTP status of the response for err, an error given to
+// an error handler:
+//
+//   - 400, 403, 405, 408, 413 or 426 for a mistake of the client,
+//   - 499, as in nginx, if the client disconnected before the response,
+//   - 500 if middleware provides a ResponseWriter that cannot be hijacked or a
+//     body that does not match its Content-Length,
+//   - 501 for an extended CONNECT (RFC 8441),
+//   - 502, 503 or 504 for a failure.
+//
+// For any other error it returns 502, as [net/http/httputil.ReverseProxy] does.
 func StatusCode(err error) int {
 	var r *refusal
 	if errors.As(err, &r) {
@@ -78,7 +84,7 @@ func StatusCode(err error) int {
 	return http.StatusBadGateway
 }
 
-// A refusal is why a request gets an error instead of an upstream's response.
+// A refusal is the error of a request that gets no response from the upstream.
 type refusal struct {
 	kind   error
 	cause  error
@@ -106,8 +112,9 @@ func (r *refusal) Unwrap() []error {
 	return errs
 }
 
-// public reports whether the client may read the error's text: its own
-// mistakes and a server that is wired wrongly, but no upstream's address.
+// public reports whether the client may read the error's text. Texts about
+// mistakes of the client or of middleware are public. Texts about upstreams,
+// which have their addresses, are not.
 func (r *refusal) public() bool {
 	return r.status <= http.StatusNotImplemented && r.status != statusClientClosedRequest
 }
@@ -116,7 +123,7 @@ func badHandshake(status int, format string, args ...any) *refusal {
 	return &refusal{kind: ErrBadHandshake, status: status, cause: fmt.Errorf(format, args...)}
 }
 
-// badRequest is for a plain request that is the client's mistake.
+// badRequest returns the refusal of a malformed plain request.
 func badRequest(format string, args ...any) *refusal {
 	return &refusal{status: http.StatusBadRequest, cause: fmt.Errorf(format, args...)}
 }
@@ -130,8 +137,8 @@ func badGateway(format string, args ...any) *refusal {
 	return &refusal{kind: ErrUpstream, status: http.StatusBadGateway, cause: fmt.Errorf(format, args...)}
 }
 
-// badBody is for a client's body that cannot be read: too large for a
-// middleware, or not what it says.
+// badBody returns the refusal of a request whose body cannot be read, for
+// example because it is malformed or exceeds a limit of middleware.
 func badBody(err error) *refusal {
 	var known *refusal
 	if errors.As(err, &known) {
@@ -145,18 +152,19 @@ func badBody(err error) *refusal {
 	return &refusal{status: status, cause: fmt.Errorf("reading the request's body: %w", bounded(err))}
 }
 
-// wrongLength is for a body that middleware has changed, or taken away.
+// wrongLength returns the refusal of a request whose body middleware has
+// changed or removed.
 func wrongLength(want int64) *refusal {
-	err := errors.New("the request has no body, but is in chunks")
+	err := errors.New("the request's body is missing, want a chunked body")
 	if want >= 0 {
-		err = fmt.Errorf("the request's body has not the %d bytes of its Content-Length", want)
+		err = fmt.Errorf("the request's body does not match its Content-Length, want %d bytes", want)
 	}
 	return &refusal{status: http.StatusInternalServerError, cause: err}
 }
 
-// upstreamError says who is to blame for err, which ended an exchange with
-// the upstream: the client that left, the proxy that is closing, the clock,
-// or the upstream itself.
+// upstreamError returns the refusal for err, which ended an exchange with the
+// upstream. Its cause is one of four: the proxy is closing, the client
+// disconnected, a timeout expired, or the upstream failed.
 func upstreamError(ctx context.Context, err error) error {
 	var known *refusal
 	if errors.As(err, &known) {
@@ -166,7 +174,7 @@ func upstreamError(ctx context.Context, err error) error {
 	case errors.Is(context.Cause(ctx), ErrShutdown):
 		return unavailable(ErrShutdown, nil)
 	case errors.Is(ctx.Err(), context.Canceled):
-		return &refusal{status: statusClientClosedRequest, cause: fmt.Errorf("client left before the response: %w", context.Cause(ctx))}
+		return &refusal{status: statusClientClosedRequest, cause: fmt.Errorf("client disconnected before the response: %w", context.Cause(ctx))}
 	case ctx.Err() != nil, isTimeout(err):
 		return &refusal{kind: ErrUpstreamTimeout, status: http.StatusGatewayTimeout, cause: err}
 	}
@@ -178,14 +186,15 @@ func isTimeout(err error) bool {
 	return errors.As(err, &timeout) && timeout.Timeout()
 }
 
-// fail answers a request that got nothing from the upstream.
+// fail logs err and responds to a request that gets no response from the
+// upstream.
 func (p *Proxy) fail(w http.ResponseWriter, r *http.Request, err error) {
 	status := StatusCode(err)
 	var refused *refusal
 	if errors.As(err, &refused) {
 		maps.Copy(w.Header(), refused.header)
 	}
-	level := slog.LevelDebug // the client's mistake, or nobody's
+	level := slog.LevelDebug // a mistake of the client, or none
 	if status >= http.StatusInternalServerError && status != http.StatusNotImplemented && !errors.Is(err, ErrShutdown) {
 		level = slog.LevelWarn
 	}
@@ -204,8 +213,8 @@ func defaultErrorHandler(w http.ResponseWriter, _ *http.Request, err error) {
 	http.Error(w, text, status)
 }
 
-// quote is %q for values of a client's or an upstream's choosing. A long one is
-// cut, so that it cannot flood a response or a log.
+// quote quotes a value from a client or an upstream, as %q does. It truncates
+// long values, so that they cannot flood a response or a log.
 func quote(s string) string {
 	if len(s) > quotedMost {
 		return strconv.Quote(s[:quotedMost]) + "…"
@@ -213,9 +222,9 @@ func quote(s string) string {
 	return strconv.Quote(s)
 }
 
-// bounded returns err, or an error that wraps err with a shorter text if err
-// may quote more of what an upstream sent than quote would: the errors of
-// net/http have the whole of a malformed line.
+// bounded truncates the values that the text of err quotes, as quote does. It
+// returns an error that wraps err, or err itself if nothing has to be
+// truncated. Errors of net/http quote a malformed line in full.
 func bounded(err error) error {
 	text := err.Error()
 	if short := boundedText(text); short != text {
@@ -233,12 +242,12 @@ func (e *shortened) Error() string { return e.text }
 
 func (e *shortened) Unwrap() error { return e.err }
 
-// rawMarkers come before what crypto/x509, and net/http of some Go 1.25, do not
-// quote.
+// rawMarkers are followed by values that crypto/x509, and net/http of some Go
+// 1.25 releases, do not quote.
 var rawMarkers = []string{"malformed MIME header line: ", "malformed MIME header initial line: ", "certificate is valid for "}
 
-// boundedText cuts what text quotes to what quote would leave of it, and the
-// rest to textMost bytes or a little more.
+// boundedText truncates each value that text quotes to quotedMost bytes, and
+// the text to about textMost bytes.
 func boundedText(text string) string {
 	if len(text) <= quotedMost {
 		return text
@@ -271,7 +280,7 @@ func boundedText(text string) string {
 	return b.String()
 }
 
-// A boundedLog is the logger of httputil and writes at debug level.
+// A boundedLog is the writer of httputil's logger. It logs at debug level.
 type boundedLog struct{ logger *slog.Logger }
 
 func (l boundedLog) Write(line []byte) (int, error) {
@@ -280,6 +289,6 @@ func (l boundedLog) Write(line []byte) (int, error) {
 }
 
 const (
-	quotedMost = 64  // bytes of a value in a message
-	textMost   = 256 // bytes of a message
+	quotedMost = 64  // maximum bytes of a quoted value
+	textMost   = 256 // maximum bytes of a message
 )

@@ -10,127 +10,141 @@ import (
 	"time"
 )
 
-// NeverDown is the [Server.MaxFails] of a server that is tried however often
-// it has failed. It is nginx's max_fails=0.
+// NeverDown is the [Server.MaxFails] of a server that no number of failures
+// takes down. nginx: max_fails=0.
 const NeverDown = math.MaxInt
 
-// maxWeight is that of an SRV record, and keeps sums from overflowing.
+// maxWeight is the largest weight of an SRV record. It keeps sums from
+// overflowing.
 const maxWeight = 1<<16 - 1
 
-// A Server is one address of an [Upstream]. It is a value: an Upstream keeps
-// copies.
+// A Server is one address of an [Upstream]. The Upstream keeps a copy of it.
+// Its numbers and FailTimeout must not be negative.
 type Server struct {
-	// Addr is host:port, or unix:/path for a unix socket. The names of servers
-	// are compared as they are written, and hashed so: replicas that are to
-	// agree (see [HashBy]) have to write them alike.
+	// Addr is host:port, or unix:/path for a unix socket. Addresses are compared
+	// and hashed as strings, so proxies that must choose the same server (see
+	// [HashBy]) must spell them the same way.
 	Addr string
 
-	// Weight is the server's share, relative to the others', at most 65535.
-	// Zero means 1. It is nginx's weight.
+	// Weight is the server's share of the requests, relative to the weights of
+	// the others. The maximum is 65535. Zero means 1.
+	//
+	// nginx: weight.
 	Weight int
 
-	// MaxTunnels is how many tunnels the server may have at once, handshakes
-	// under way included and those of every Proxy that shares the Upstream;
-	// when it has, upgrades go to others. Zero means any number. Plain
-	// requests are neither counted nor limited. It is nginx's max_conns.
+	// MaxTunnels limits the tunnels to the server, including handshakes in
+	// progress. The tunnels of all Proxies that share the Upstream count. When
+	// the server is full, upgrades go to others. Zero means no limit. Plain
+	// requests are neither counted nor limited.
+	//
+	// nginx: max_conns.
 	MaxTunnels int
 
-	// MaxFails is how many failures within FailTimeout take the server down.
-	// Zero means 1, and [NeverDown] never. It is nginx's max_fails.
+	// MaxFails is the number of failures within FailTimeout that take the server
+	// down. Zero means 1. [NeverDown] means that the server never goes down.
 	//
-	// A failure is a connection that cannot be made within the connect timeout,
-	// a response that is malformed, or whose header does not come within the
-	// read timeout, and a connection that breaks before the response to a small
-	// request: one without a body, and with a header of less than 8 kB.
+	// These are failures:
+	//   - a connection that cannot be made within the connect timeout,
+	//   - a malformed response,
+	//   - a response whose header does not arrive within the read timeout,
+	//   - a connection that breaks before the response to a small request, which
+	//     is one without a body and with a header of less than 8 kB.
 	//
-	// What a client can provoke at will is none: a response with any status,
-	// and a connection that breaks over a larger request, which the server may
-	// have refused. Nor is a connection for which this machine has no
-	// descriptor or local address left.
+	// A client must not be able to take a server down. So the status of a
+	// response is never a failure, nor is a connection that breaks during a
+	// larger request, which the server may have refused. Running out of file
+	// descriptors or local addresses on this machine is not a failure of the
+	// server.
 	//
-	// If all the servers that a request could go to are down, it goes to them as
-	// if none were, primaries first; the first that responds is up. A server
-	// that is the only one of its Upstream, those marked Down aside, never goes
-	// down.
+	// If all servers that could take a request are down, they are tried anyway,
+	// primaries first. The first that responds is up again. The only server of
+	// an Upstream never goes down; servers marked Down do not count.
+	//
+	// nginx: max_fails.
 	MaxFails int
 
-	// FailTimeout is the time, from the first of them, within which MaxFails
-	// failures take the server down, and how long it is down. After that one
-	// request is sent to it, which decides whether it is up, or down for
-	// another FailTimeout. Zero means 10 seconds. It is nginx's fail_timeout.
+	// FailTimeout is the time in which MaxFails failures take the server down,
+	// counted from the first of them. It is also the time for which the server is
+	// down. After that one request is sent to it. If the request succeeds, the
+	// server is up; if it fails, the server is down for another FailTimeout. Zero
+	// means 10 seconds.
+	//
+	// nginx: fail_timeout.
 	FailTimeout time.Duration
 
-	// Backup keeps the server for when no other can be tried. It is nginx's
-	// backup.
+	// Backup means that the server is used only if no other can be tried.
+	//
+	// nginx: backup.
 	Backup bool
 
-	// Down keeps new requests from the server; its tunnels live on. It is
-	// nginx's down.
+	// Down means that the server gets no new requests. Its tunnels stay open.
+	//
+	// nginx: down.
 	Down bool
 }
 
-// A ServerState is a server as [Upstream.Servers] found it.
+// A ServerState is the state of a server when [Upstream.Servers] was called.
 type ServerState struct {
-	Server // with the defaults in place of zeros
+	Server // with defaults in place of zeros
 
-	Tunnels   int       // open now, handshakes under way included
+	Tunnels   int       // open tunnels, including handshakes in progress
 	Fails     int       // failures that count toward MaxFails, or since the server went down
-	DownUntil time.Time // when a server that failed too often is tried again; zero: it did not
-	Available bool      // whether an upgrade may go to it now; when no server is, to one that is down
+	DownUntil time.Time // when a server that is down is tried again; zero if the server is up
+	Available bool      // whether the server can take an upgrade now; if none can, those that are down are tried
 }
 
-// An Upstream is a set of servers for the same requests, nginx's upstream. Make
-// one with [NewUpstream] and give it to a Proxy with [WithUpstream], or to
-// several, which then share its counts. Its methods may be called from any
-// goroutine; it must not be copied. It holds no goroutine and no connection.
+// An Upstream is a set of servers for the same requests, as nginx's upstream
+// block is. Create one with [NewUpstream] and give it to one or more Proxies
+// with [WithUpstream]; these share its counts. Its methods are safe for
+// concurrent use. It must not be copied. It has no goroutines and holds no
+// connections.
 type Upstream struct {
 	policy Policy
 	set    atomic.Pointer[serverSet]
 
 	mu     sync.Mutex        // held by SetServers
-	states map[string]*state // by Addr: of the set, and of former servers with tunnels
+	states map[string]*state // by Addr; includes former servers that still have tunnels
 }
 
-// A serverSet is what SetServers swaps. It is not changed once it is made.
+// A serverSet is the set that SetServers replaces. It is immutable.
 type serverSet struct {
 	all   []*Candidate    // in the order given
 	tiers [2][]*Candidate // primaries and backups, without those marked Down
 }
 
-// state is what lasts of a server while SetServers changes all else.
+// A state is the part of a server that SetServers keeps if the address stays.
 type state struct {
 	tunnels atomic.Int64
 	health  health
-	current int // of roundRobin
+	current int // used by roundRobin
 }
 
-// A Candidate is a server as a [Policy] sees it. Its methods may be called
-// from any goroutine, but a Policy must not keep it: after
-// [Upstream.SetServers] another one stands for the same address.
+// A Candidate is a server that a [Policy] can choose. Its methods are safe for
+// concurrent use. A Policy must not keep a Candidate, because
+// [Upstream.SetServers] replaces all Candidates.
 type Candidate struct {
-	server        Server // with its defaults
+	server        Server // with defaults in place of zeros
 	network, addr string // to dial
-	poolName      string // stands for the address in the URLs of an http.Transport
+	poolName      string // the host in the URLs given to the http.Transport
 	hash          uint64
-	alwaysUp      bool // NeverDown, or with nobody to take over: its health is not asked
+	alwaysUp      bool // health is ignored: the server is NeverDown or the only one
 	*state
 }
 
-// Addr returns the server's address as [Server.Addr] has it.
+// Addr returns the server's [Server.Addr].
 func (c *Candidate) Addr() string { return c.server.Addr }
 
 // Weight returns the server's weight, at least 1.
 func (c *Candidate) Weight() int { return c.server.Weight }
 
-// Tunnels returns how many tunnels the server has now, handshakes under way
-// included.
+// Tunnels returns the number of tunnels to the server now, including
+// handshakes in progress.
 func (c *Candidate) Tunnels() int { return int(c.tunnels.Load()) }
 
-// NewUpstream returns an Upstream of servers among which policy chooses. It is
-// nginx's upstream block.
+// NewUpstream returns an Upstream of servers. policy chooses among them.
 //
-// The error joins one for each mistake: no policy, no server, an address that
-// is malformed or is there twice, a number out of range.
+// NewUpstream reports every mistake, in one joined error: a nil policy, an
+// empty list, a malformed or duplicate address, a number out of range.
 func NewUpstream(policy Policy, servers ...Server) (*Upstream, error) {
 	u := &Upstream{policy: policy}
 	var noPolicy error
@@ -143,7 +157,7 @@ func NewUpstream(policy Policy, servers ...Server) (*Upstream, error) {
 	return u, nil
 }
 
-// singleServer is the Upstream of a Proxy without one of its own.
+// singleServer returns the Upstream of a Proxy without WithUpstream.
 func singleServer(t *target) *Upstream {
 	server := Server{Addr: t.addr}
 	if t.network == "unix" {
@@ -154,12 +168,13 @@ func singleServer(t *target) *Upstream {
 	return u
 }
 
-// SetServers makes servers the whole set. A server whose address stays keeps
-// its tunnels, its count of them and its health, whatever else of it changes;
-// the tunnels of a server that is gone live on, and requests on their way to it
-// go on. Requests are not held up.
+// SetServers replaces the servers of u. A server whose address is in both sets
+// keeps its tunnels, its number of tunnels and its health. Tunnels to a removed
+// server stay open, and its requests in progress continue. SetServers does not
+// delay requests.
 //
-// The error is as that of [NewUpstream], and then the set remains as it was.
+// SetServers reports the mistakes that [NewUpstream] does. If there is one, the
+// set is unchanged.
 func (u *Upstream) SetServers(servers ...Server) error {
 	if err := checkServers(servers); err != nil {
 		return err
@@ -194,8 +209,9 @@ func (u *Upstream) swap(servers []Server) {
 		c.alwaysUp = c.server.MaxFails == NeverDown || len(primaries)+len(backups) == 1
 	}
 	u.set.Store(set)
-	// Only now, as route.next counts a tunnel before it looks whether the set
-	// is still the same: one of the two sees the other.
+	// Read the counts only after storing the set. route.take counts its tunnel
+	// first and then loads the set. So either this loop sees the tunnel, or
+	// route.take sees the new set.
 	for addr, s := range u.states {
 		if states[addr] == nil && s.tunnels.Load() > 0 {
 			states[addr] = s
@@ -222,8 +238,8 @@ func newCandidate(server Server, s *state) *Candidate {
 	return c
 }
 
-// Servers returns the state of each server of the set, in the order given. The
-// slice is the caller's.
+// Servers returns the state of each server, in the order given. The caller owns
+// the slice.
 func (u *Upstream) Servers() []ServerState {
 	set := u.set.Load()
 	states := make([]ServerState, len(set.all))
@@ -237,9 +253,9 @@ func (u *Upstream) Servers() []ServerState {
 	return states
 }
 
-// available reports whether a request may go to the server now: it is up, or
-// due for a probe, or the request would fail open. A request for a tunnel needs
-// a place for one.
+// available reports whether a request may be sent to the server now: the server
+// is up or due for a probe, or failOpen is set. An upgrade also needs room for
+// a tunnel.
 func (c *Candidate) available(tunnel, failOpen bool) bool {
 	if tunnel && c.full() {
 		return false
@@ -251,8 +267,8 @@ func (c *Candidate) full() bool {
 	return c.server.MaxTunnels > 0 && c.tunnels.Load() >= int64(c.server.MaxTunnels)
 }
 
-// take holds the server for one request, unless another was faster to take
-// its last place or to be the one that finds out whether it is up again.
+// take takes the server for one request. It fails if a concurrent request has
+// taken the server's last tunnel or its probe.
 func (c *Candidate) take(tunnel, failOpen bool) (lease, bool) {
 	if tunnel && !c.reserve() {
 		return lease{}, false
@@ -268,8 +284,9 @@ func (c *Candidate) take(tunnel, failOpen bool) (lease, bool) {
 	return l, true
 }
 
-// reserve counts one tunnel more. Adding first and taking back what is too much
-// could refuse another request although there is a place for it.
+// reserve adds one to the tunnels of the server, unless it is full. It does not
+// add first and subtract if that was too much: a concurrent request could see
+// the excess and be refused although the server has room.
 func (c *Candidate) reserve() bool {
 	for n := c.tunnels.Load(); ; n = c.tunnels.Load() {
 		if c.server.MaxTunnels > 0 && n >= int64(c.server.MaxTunnels) {
@@ -281,22 +298,22 @@ func (c *Candidate) reserve() bool {
 	}
 }
 
-// A lease is a request's hold on a server. It is settled once, and released
-// once where it is for a tunnel: when that has ended.
+// A lease is a request's use of a server. It is settled once. A lease for a
+// tunnel is also released once, when the tunnel has ended.
 type lease struct {
 	*Candidate
 	tunnel bool // a place among the server's tunnels is taken
 	by     claim
 }
 
-// settle notes what the request says about the server's health.
+// settle records the request's verdict on the server's health.
 func (l lease) settle(v verdict) {
 	if !l.alwaysUp {
 		l.health.settle(v, l.by, l.server.MaxFails, l.server.FailTimeout)
 	}
 }
 
-// release gives the place of a tunnel back.
+// release subtracts the tunnel that reserve added.
 func (l lease) release() {
 	if l.tunnel {
 		l.tunnels.Add(-1)

@@ -9,8 +9,8 @@ import (
 	"syscall"
 )
 
-// dial connects to a server, TLS included, within the connect timeout. Its
-// errors are notSent.
+// dial connects to a server within the connect timeout, including the TLS
+// handshake. Its errors are of type notSent.
 func (p *Proxy) dial(ctx context.Context, s *Candidate) (net.Conn, error) {
 	if p.connectTimeout > 0 {
 		var cancel context.CancelFunc
@@ -33,18 +33,19 @@ func (p *Proxy) dial(ctx context.Context, s *Candidate) (net.Conn, error) {
 	return secure, nil
 }
 
-// notSent is an error before anything of a request was sent.
+// A notSent error means that no byte of the request was sent.
 type notSent struct{ error }
 
 func (e notSent) Unwrap() error { return e.error }
 
-// resourceErrors say that this process or machine has run out of descriptors,
-// memory or local ports. peerClosedErrors are of a write to a peer that has
-// closed.
+// resourceErrors mean that this process or machine has run out of file
+// descriptors, memory or local ports. peerClosedErrors mean that the peer had
+// closed the connection before a write.
 var resourceErrors, peerClosedErrors = systemErrors()
 
-// systemErrors tells Windows apart: there, of syscall's names only invented
-// numbers stand behind most.
+// systemErrors returns resourceErrors and peerClosedErrors. On Windows most of
+// syscall's error constants have invented numbers, which the system never
+// returns.
 func systemErrors() (resources, peerClosed []error) {
 	if runtime.GOOS != "windows" {
 		return []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.EADDRNOTAVAIL},
@@ -53,7 +54,7 @@ func systemErrors() (resources, peerClosed []error) {
 	return []error{
 			syscall.Errno(10024), // WSAEMFILE
 			syscall.Errno(10049), // WSAEADDRNOTAVAIL
-			syscall.Errno(10055), // WSAENOBUFS, of ports too
+			syscall.Errno(10055), // WSAENOBUFS, also for local ports
 			syscall.Errno(8),     // ERROR_NOT_ENOUGH_MEMORY
 		}, []error{
 			syscall.Errno(10053), // WSAECONNABORTED

@@ -6,35 +6,38 @@ import (
 	"time"
 )
 
-// A verdict is what a request says about the health of its server.
+// A verdict is what a request shows about the health of its server.
 type verdict uint8
 
 const (
-	abandoned verdict = iota // nothing: the client left, the proxy is closing, or the request may be at fault
-	unused                   // nothing: the request was not sent to it after all
+	abandoned verdict = iota // nothing: the client left, the proxy is closing, or the request may be the cause
+	unused                   // nothing: the request was not sent to the server
 	succeeded
 	failed
 )
 
-// health is a server's as its requests show it: nginx's max_fails and
-// fail_timeout. While the server is up, asking for it takes no lock.
+// health tracks whether a server is up, from the results of its requests, as
+// nginx's max_fails and fail_timeout do. Reading the state of a server that is
+// up takes no lock.
 //
-//	up    MaxFails failures within FailTimeout take it down for FailTimeout.
-//	down  Once in each FailTimeout one request, the probe, is sent to it. If that
-//	      succeeds the server is up, if it fails the server is down for another
-//	      FailTimeout. Requests for which every server is down are sent to it as
-//	      well: a success takes it up, a failure changes nothing, or a busy proxy
-//	      would put the next probe off for ever.
+//	up    MaxFails failures within FailTimeout take the server down for
+//	      FailTimeout.
+//	down  In each FailTimeout one request, the probe, is sent to the server. If
+//	      the probe succeeds, the server is up. If it fails, the server is down
+//	      for another FailTimeout. If every server is down, other requests are
+//	      sent to it, too. A success of these takes the server up. A failure
+//	      changes nothing; otherwise a busy proxy would postpone the next probe
+//	      forever.
 //
-// A request says nothing about a server that went down or came up after the
-// request was sent to it.
+// The result of a request is ignored if the server went down or came up after
+// the request was sent.
 type health struct {
 	down atomic.Bool // written with mu held
 
 	mu    sync.Mutex
 	fails int
-	since time.Time // the first of fails
-	until time.Time // while down: when the next probe is due
+	since time.Time // when the first of fails occurred
+	until time.Time // when the next probe is due, if down
 }
 
 func (h *health) available() bool {
@@ -46,21 +49,22 @@ func (h *health) available() bool {
 	return !h.down.Load() || h.due()
 }
 
-// due reports whether a server that is down takes a probe. mu is held.
+// due reports whether the next probe is due. mu is held.
 func (h *health) due() bool { return !time.Now().Before(h.until) }
 
-// A claim is the state in which a request found its server.
+// A claim is the state of the server when a request was sent to it.
 type claim uint8
 
 const (
 	whileUp    claim = iota
-	asProbe          // down, and this request decides whether it is up again
-	lastResort       // down, as are all others
+	asProbe          // down, and this request is the probe
+	lastResort       // down, as all others are
 )
 
-// claim takes the server for a request. A server that is down takes one probe
-// in each window, whatever becomes of it, so that a slow probe does not keep
-// the server out, and other requests only if they failOpen.
+// claim reports whether a request may be sent to the server, and in which
+// state. A server that is down takes one probe in each FailTimeout, even if the
+// last one has not ended, so that a slow probe does not delay the next. It
+// takes other requests only if failOpen is set.
 func (h *health) claim(timeout time.Duration, failOpen bool) (by claim, ok bool) {
 	if !h.down.Load() {
 		return whileUp, true
@@ -77,9 +81,9 @@ func (h *health) claim(timeout time.Duration, failOpen bool) (by claim, ok bool)
 	return lastResort, failOpen
 }
 
-// settle takes the verdict of a request that claimed the server. A success
-// does not make up for failures of the same window, or a server that fails
-// every other request would never be down.
+// settle records the verdict of a request that claimed the server. While the
+// server is up, a success does not reset the failures; otherwise a server that
+// fails every other request would never go down.
 func (h *health) settle(v verdict, by claim, maxFails int, timeout time.Duration) {
 	if by == whileUp && v != failed {
 		return
@@ -110,8 +114,8 @@ func (h *health) settle(v verdict, by claim, maxFails int, timeout time.Duration
 	}
 }
 
-// report returns the failures that count now, and until when the server is
-// down.
+// report returns the failures that count now and, if the server is down, when
+// the next probe is due.
 func (h *health) report(timeout time.Duration) (fails int, downUntil time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

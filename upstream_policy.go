@@ -8,24 +8,23 @@ import (
 	"sync"
 )
 
-// A Policy chooses the server for a request. The package's own are
+// A Policy chooses the server for a request. This package provides
 // [RoundRobin], [LeastTunnels], [Random2], [HashBy] and [HashByClientIP].
 type Policy interface {
-	// Pick returns one of servers, of which there is at least one: those that
-	// can take the request now, less those that it was sent to before. If it
-	// returns anything else, such as nil, none of these is tried; the backups
-	// are next.
+	// Pick returns one of servers. servers holds the available, untried
+	// servers; it is never empty. If Pick returns anything else, such as nil,
+	// none of them is tried, and the backups are next.
 	//
-	// r is the client's request, not to be changed, and clientIP its address
-	// by the rule of [WithTrustedProxies], or the zero Addr where there is
-	// none, as on a unix socket. The slice is the policy's to reorder until it
-	// returns, not to keep. Pick is called from many goroutines at once.
+	// r is the client's request; Pick must not change it. clientIP is the
+	// client's address by the rules of [WithTrustedProxies], or the zero Addr
+	// if it has none, as on a unix socket. Pick may reorder servers but must not
+	// keep the slice. Pick is called concurrently.
 	Pick(r *http.Request, clientIP netip.Addr, servers []*Candidate) *Candidate
 }
 
-// RoundRobin returns the policy that takes the servers in turn, each as often
-// as its weight says and as evenly spread as that allows: nginx's default, the
-// smooth weighted round robin. Use each value for one Upstream.
+// RoundRobin returns the policy that chooses the servers in turn, each in
+// proportion to its weight and spread as evenly as possible (smooth weighted
+// round robin). Use each value for only one Upstream. nginx: the default.
 func RoundRobin() Policy { return new(roundRobin) }
 
 type roundRobin struct{ mu sync.Mutex }
@@ -49,23 +48,24 @@ func (p *roundRobin) Pick(_ *http.Request, _ netip.Addr, servers []*Candidate) *
 	return best
 }
 
-// LeastTunnels returns the policy that takes the server with the fewest
-// tunnels for its weight, and of several such each in turn. It suits tunnels
-// that last very differently; after a restart all clients come to the new
-// server until it has as many as the others. It is nginx's least_conn.
+// LeastTunnels returns the policy that chooses the server with the fewest
+// tunnels relative to its weight, and takes turns among equals. It suits
+// tunnels of very different lifetimes. After a restart of a server all new
+// clients go to it until it has as many tunnels as the others. Use each value
+// for only one Upstream. nginx: least_conn.
 func LeastTunnels() Policy { return new(leastTunnels) }
 
 type leastTunnels struct{ ties roundRobin }
 
 func (p *leastTunnels) Pick(r *http.Request, clientIP netip.Addr, servers []*Candidate) *Candidate {
-	least, n := loadOf(servers[0]), 1 // servers[:n] have it
+	least, n := loadOf(servers[0]), 1 // servers[:n] have the least load
 	for i := 1; i < len(servers); i++ {
 		load := loadOf(servers[i])
 		if load.less(least) {
 			least, n = load, 0
 		}
 		if !least.less(load) {
-			servers[n], servers[i] = servers[i], servers[n] // none may be lost: see route.pick
+			servers[n], servers[i] = servers[i], servers[n] // swap, as route.pick needs all servers
 			n++
 		}
 	}
@@ -84,11 +84,11 @@ func (a load) less(b load) bool {
 	return a.tunnels*b.weight < b.tunnels*a.weight
 }
 
-// Random2 returns the policy that takes two servers at random, by weight, and
-// of them the one with fewer tunnels for its weight. It spreads nearly as
-// evenly as [LeastTunnels], and unlike that does not send every client to a
-// new server when many proxies, each counting its own tunnels alone, choose for
-// themselves. It is nginx's "random two least_conn".
+// Random2 returns the policy that chooses two servers at random, by weight, and
+// from these the one with fewer tunnels relative to its weight. It balances
+// nearly as evenly as [LeastTunnels]. With many proxies, each of which counts
+// only its own tunnels, it does not send every client to a new server, as
+// LeastTunnels does. nginx: random two least_conn.
 func Random2() Policy { return random2{} }
 
 type random2 struct{}
@@ -108,7 +108,7 @@ func (random2) Pick(_ *http.Request, _ netip.Addr, servers []*Candidate) *Candid
 	return a
 }
 
-// weighted returns the index of one of servers, at random by weight.
+// weighted returns the index of a random server, by weight.
 func weighted(servers []*Candidate) int {
 	total := 0
 	for _, c := range servers {
@@ -124,19 +124,19 @@ func weighted(servers []*Candidate) int {
 }
 
 // HashBy returns the policy that sends all requests with the same key to the
-// same server, while it can take them: weighted rendezvous hashing. Where a
-// server joins or leaves, only its own share of the keys moves. Proxies with
-// the same servers agree without talking to each other, so a client finds its
-// server through any of them. It is what nginx's "hash key consistent" is for.
+// same server while it is available (weighted rendezvous hashing). When a
+// server is added or removed, only its share of the keys moves. Proxies with
+// the same servers choose the same server without communicating.
 //
-// The key has to be there from the first request on: a session's identity that
-// a server gives out, such as socket.io's sid, is not, and would move the
-// session when it comes.
+// The first request of a session must already have the key. A session ID that
+// the server assigns, such as socket.io's sid, is missing from the first
+// request, so the session would move when the ID appears. All requests with an
+// empty key go to the same server.
 //
-// All requests with an empty key go to the same server.
+// key is called for each attempt and concurrently. It must not change the
+// request. HashBy panics if key is nil.
 //
-// key is called for each attempt, from many goroutines, and must not change
-// the request. HashBy panics if it is nil.
+// nginx: hash key consistent.
 func HashBy(key func(*http.Request) string) Policy {
 	if key == nil {
 		panic("wsproxy: HashBy: key is nil")
@@ -150,12 +150,13 @@ func (key hashBy) Pick(r *http.Request, _ netip.Addr, servers []*Candidate) *Can
 	return rendezvous(hashString(key(r)), servers)
 }
 
-// HashByClientIP is [HashBy] with the client's address, by the rule of
-// [WithTrustedProxies], as key: behind proxies of your own give that, or all
-// their clients have one server. So have all clients on unix sockets. It is
-// nginx's ip_hash, but by the whole address, where nginx takes the first three
-// bytes of an IPv4 address. That is an IPv6 client's whole address too, and not
-// its /64: a client that changes its address may change its server.
+// HashByClientIP is like [HashBy] with the client's address as key. The address
+// follows the rules of [WithTrustedProxies]. Behind your own proxies, give that
+// option, or all their clients go to one server. All clients on unix sockets go
+// to one server. The key is the whole address, also for IPv6, so a client that
+// changes its address within its /64 may change its server.
+//
+// nginx: ip_hash, which uses only the first three bytes of an IPv4 address.
 func HashByClientIP() Policy { return hashByClientIP{} }
 
 type hashByClientIP struct{}
@@ -165,9 +166,10 @@ func (hashByClientIP) Pick(_ *http.Request, clientIP netip.Addr, servers []*Cand
 	return rendezvous(hashString(addr[:]), servers)
 }
 
-// rendezvous returns the server with the highest score for the key. With
-// scores of -weight/ln(u), u uniform in (0,1), each one's chance is exactly its
-// share of the weights, and does not depend on who else is there.
+// rendezvous returns the server with the highest score for the key. The score
+// is -weight/ln(u), with u uniform in (0,1). With it the probability of each
+// server is exactly its share of the weights, and adding or removing a server
+// moves no key between the others.
 func rendezvous(key uint64, servers []*Candidate) *Candidate {
 	var best *Candidate
 	highest := 0.0
@@ -180,9 +182,9 @@ func rendezvous(key uint64, servers []*Candidate) *Candidate {
 	return best
 }
 
-// hashString is FNV-1a, finalised: the same in every process, unlike
-// hash/maphash. It does not resist chosen keys, which could crowd one server
-// just as well by being equal.
+// hashString returns the FNV-1a hash of s, finalized with mix. Unlike
+// hash/maphash it is the same in every process. It does not resist chosen keys:
+// equal keys could overload one server just as well.
 func hashString[T string | []byte](s T) uint64 {
 	h := uint64(0xcbf29ce484222325)
 	for i := range len(s) {
@@ -191,7 +193,8 @@ func hashString[T string | []byte](s T) uint64 {
 	return mix(h)
 }
 
-// mix is the finaliser of SplitMix64: every bit of h changes half of the bits.
+// mix is the finalizer of SplitMix64. Each bit of h affects every bit of the
+// result.
 func mix(h uint64) uint64 {
 	h = (h ^ h>>30) * 0xbf58476d1ce4e5b9
 	h = (h ^ h>>27) * 0x94d049bb133111eb

@@ -12,18 +12,19 @@ import (
 	"sync"
 )
 
-// unanswered is the error of a connection that broke before the server's
-// response, or that took no more of the request.
+// An unanswered error means that the connection broke before the server's
+// response, or while the request was written.
 type unanswered struct {
 	error
-	kept bool // the connection, from an earlier request: the server may close it at any time
+	kept bool // the connection was kept from an earlier request; the server may close it at any time
 }
 
 func (e unanswered) Unwrap() error { return e.error }
 
-// tryServers has try ask one server after another for out, at most maxTries,
-// until one responds (nginx's proxy_next_upstream with error, timeout for the
-// connection alone, invalid_header, and the statuses of WithRetryStatus).
+// tryServers calls try with one server after another, at most maxTries, until
+// one responds. It does what nginx's proxy_next_upstream does with error,
+// timeout (only of the connection), invalid_header, and the statuses of
+// WithRetryStatus.
 func (p *Proxy) tryServers(ctx context.Context, r *route, out *http.Request, try func(lease) (*http.Response, error)) (*http.Response, error) {
 	var failed attempts
 	s, ok := r.next()
@@ -39,7 +40,7 @@ func (p *Proxy) tryServers(ctx context.Context, r *route, out *http.Request, try
 		var next lease
 		if ok = mayGoOn(out, err) && (p.maxTries == 0 || len(r.tried) < p.maxTries); ok && err != nil {
 			next, ok = r.next()
-		} else if ok { // the response at hand is better than a server that is down
+		} else if ok { // prefer this response to a server that is down
 			next, ok = r.nextUp()
 		}
 		if err == nil {
@@ -61,8 +62,8 @@ func (p *Proxy) tryServers(ctx context.Context, r *route, out *http.Request, try
 	return nil, failed.refusal(ctx)
 }
 
-// logFailover logs that next is tried after err. If the log handler panics, or
-// exits the goroutine, it gives next back.
+// logFailover logs that next is tried after err. If the log handler panics or
+// calls runtime.Goexit, logFailover releases next.
 func (p *Proxy) logFailover(ctx context.Context, err error, next lease) {
 	logged := false
 	defer func() {
@@ -108,8 +109,9 @@ func (p *Proxy) attempt(ctx context.Context, s lease, out *http.Request, try fun
 	return res, err
 }
 
-// smallHeader is the header, in bytes, that any server reads: nginx's
-// large_client_header_buffers and Apache's LimitRequestLine begin there.
+// smallHeader is the size, in bytes, of a header that every server accepts. It
+// is the default of nginx's large_client_header_buffers and of Apache's
+// LimitRequestLine.
 const smallHeader = 8 << 10
 
 // isSmall reports whether r has no body and a header that no server refuses
@@ -127,19 +129,19 @@ func isSmall(r *http.Request) bool {
 	return n < smallHeader
 }
 
-// outOfResources reports an error that is this process's or this machine's,
-// whichever the server.
+// outOfResources reports whether this process or machine caused err, not the
+// server.
 func outOfResources(err error) bool { return isOneOf(err, resourceErrors) }
 
-// peerClosed reports an error of a write to a server that has closed, before
-// which it may have responded (RFC 9112, section 9.5).
+// peerClosed reports whether err is of a write to a server that had closed the
+// connection. The server may have responded before (RFC 9112, section 9.5).
 func peerClosed(err error) bool { return isOneOf(err, peerClosedErrors) }
 
 func isOneOf(err error, errs []error) bool {
 	return slices.ContainsFunc(errs, func(want error) bool { return errors.Is(err, want) })
 }
 
-// attempts are the failures of the servers that a request was sent to.
+// attempts are the failures of the servers tried for a request, in order.
 type attempts []error
 
 func (a attempts) Error() string {
@@ -152,7 +154,8 @@ func (a attempts) Error() string {
 
 func (a attempts) Unwrap() []error { return a }
 
-// refusal is of the kind of the last failure and names them all.
+// refusal returns a refusal of the last failure's kind, whose text lists all
+// failures.
 func (a attempts) refusal(ctx context.Context) error {
 	err := upstreamError(ctx, a[len(a)-1])
 	var r *refusal
@@ -162,7 +165,7 @@ func (a attempts) refusal(ctx context.Context) error {
 	return err
 }
 
-// bare is err without the kind that badGateway gives it.
+// bare returns err without the kind that badGateway has added.
 func bare(err error) error {
 	var r *refusal
 	if errors.As(err, &r) && r.cause != nil {
@@ -171,7 +174,8 @@ func bare(err error) error {
 	return err
 }
 
-// replayable reports whether a request may be sent twice, by net/http's rule.
+// replayable reports whether a request may be sent twice, as net/http decides
+// it.
 func replayable(r *http.Request) bool {
 	if r.Body != nil && r.Body != http.NoBody {
 		return false
@@ -183,8 +187,8 @@ func replayable(r *http.Request) bool {
 	return r.Header["Idempotency-Key"] != nil || r.Header["X-Idempotency-Key"] != nil
 }
 
-// A route is one request's way through the servers of an Upstream, each at
-// most once.
+// A route selects the servers of an Upstream for one request, each at most
+// once.
 type route struct {
 	upstream *Upstream
 	request  *http.Request // the client's
@@ -193,14 +197,14 @@ type route struct {
 	tried    []*state
 }
 
-// candidateLists are lent to picks.
+// candidateLists holds slices for pick.
 var candidateLists = sync.Pool{New: func() any { return new([]*Candidate) }}
 
-// next takes the next server to try. If all that could be tried are down it
-// fails open: one of them is tried (Envoy's panic threshold).
+// next takes the next server to try. If all servers left are down, it fails
+// open and takes one of them (Envoy's panic threshold).
 func (r *route) next() (lease, bool) { return r.take(true) }
 
-// nextUp takes the next server to try, but none that is down.
+// nextUp takes the next server to try. It never takes one that is down.
 func (r *route) nextUp() (lease, bool) { return r.take(false) }
 
 func (r *route) take(failOpen bool) (lease, bool) {
@@ -215,14 +219,14 @@ func (r *route) take(failOpen bool) (lease, bool) {
 		if !ok || r.upstream.set.Load() == set {
 			return l, ok
 		}
-		// The set changed meanwhile, and the server may be gone: see swap.
+		// The set has changed and may no longer have the server; see swap.
 		l.settle(unused)
 		l.release()
 	}
 }
 
-// choose takes a primary, or else a backup. If the policy refuses servers that
-// are up, those that are down are not tried either.
+// choose takes a primary or, if none is available, a backup. If the policy
+// refuses servers that are up, those that are down are not tried.
 func (r *route) choose(set *serverSet, list *[]*Candidate, failOpen bool) (lease, bool) {
 	refused := false
 	for _, tier := range set.tiers {
@@ -243,16 +247,17 @@ func (r *route) choose(set *serverSet, list *[]*Candidate, failOpen bool) (lease
 	return lease{}, false
 }
 
-// A finding is what became of a pick.
+// A finding is the result of a pick.
 type finding uint8
 
 const (
-	nobody     finding = iota // no server can be tried
-	refusedAll                // the policy wants none of those that can be tried
+	nobody     finding = iota // no server is available
+	refusedAll                // the policy chose none of the available servers
 	picked
 )
 
-// pick has the policy choose among those of tier that may be tried.
+// pick calls the policy with the servers of tier that are available and
+// untried.
 func (r *route) pick(tier []*Candidate, list *[]*Candidate, failOpen bool) (lease, finding) {
 	servers := (*list)[:0]
 	for _, c := range tier {
