@@ -14,9 +14,9 @@ import (
 	"time"
 )
 
-// A handshake is an upgrade request on its way to a tunnel. It owns what it
-// acquires: a place among the Proxy's tunnels, and the exchange with a server.
-// Either a tunnel takes them or close gives them back, whichever comes first.
+// A handshake is an upgrade request until its tunnel opens. It owns a
+// reservation in the Proxy's registry and the exchange with a server. Either a
+// tunnel takes both or close releases them, whichever comes first.
 type handshake struct {
 	p        *Proxy
 	w        http.ResponseWriter
@@ -25,16 +25,15 @@ type handshake struct {
 	clientIP netip.Addr
 	start    time.Time
 
-	ctx     context.Context // ends with the request, and with Proxy.Close until unlink
+	ctx     context.Context // canceled with the request and, until unlink, by Proxy.Close
 	cancel  context.CancelCauseFunc
 	unlink  func() bool
-	release func()    // gives back the place, once
-	x       *exchange // with the server asked last; nil before
-	ended   sync.Once // a tunnel has taken all, or close was called
+	release func()    // releases the reservation, once
+	x       *exchange // with the server tried last; nil before the first
+	ended   sync.Once // a tunnel has taken everything, or close was called
 }
 
-// newHandshake reserves a place for a tunnel. The caller must close the
-// handshake.
+// newHandshake reserves a tunnel. The caller must close the handshake.
 func (p *Proxy) newHandshake(w http.ResponseWriter, r *http.Request, protocol string) (*handshake, error) {
 	h := &handshake{p: p, w: w, in: r, protocol: protocol, clientIP: p.policy.client(r), start: time.Now()}
 	if err := p.tunnels.reserve(h.clientIP); err != nil {
@@ -46,7 +45,8 @@ func (p *Proxy) newHandshake(w http.ResponseWriter, r *http.Request, protocol st
 	return h, nil
 }
 
-// close gives back what no tunnel has taken. It may be called more than once.
+// close releases everything, unless a tunnel has taken it. It may be called
+// more than once.
 func (h *handshake) close() {
 	h.ended.Do(func() {
 		h.release()
@@ -58,7 +58,7 @@ func (h *handshake) close() {
 	h.cancel(nil)
 }
 
-// ask sends the request to the servers in turn until one responds.
+// ask sends the request to one server after another until one responds.
 func (h *handshake) ask() error {
 	out := h.p.outgoingRequest(h.ctx, h.in, h.protocol)
 	wire, err := appendRequest(make([]byte, 0, 1024), out)
@@ -72,7 +72,7 @@ func (h *handshake) ask() error {
 		if err == nil {
 			err = h.x.receive(h.ctx, h.p, out, h.w)
 		} else if h.x.broke(err) && h.x.receive(h.ctx, h.p, out, h.w) == nil && h.x.res.StatusCode != http.StatusSwitchingProtocols {
-			err = nil // it has responded before the end of the request
+			err = nil // the server responded before it had read the request
 		}
 		if err != nil {
 			h.x.close()
@@ -83,7 +83,7 @@ func (h *handshake) ask() error {
 	return err
 }
 
-// tunnel makes the tunnel, which takes all that the handshake owns.
+// tunnel returns the tunnel, which takes everything that h owns.
 func (h *handshake) tunnel(client clientEnd) (t *Tunnel) {
 	h.ended.Do(func() {
 		t = h.p.newTunnel(h.in, h.clientIP, h.protocol, h.start, client.conn, h.x.conn)
@@ -99,25 +99,25 @@ func (h *handshake) tunnel(client clientEnd) (t *Tunnel) {
 	return t
 }
 
-// An exchange is the one request on a connection to a server and its response.
+// An exchange is a connection to a server for one request and its response.
 type exchange struct {
 	server  lease
 	conn    net.Conn
-	unwatch func() bool // stops closing conn when the request's context ends
+	unwatch func() bool // stops closing conn when the request's context is done
 	closed  sync.Once
 
 	read     time.Duration // the read timeout
-	headerBy time.Time     // when the response's header has to be whole
+	headerBy time.Time     // the deadline of the response's header
 	budget   int64         // bytes of header still accepted
-	inBody   bool          // the header is whole
-	heard    bool          // something of a final response may have come
-	err      error         // of the last read
+	inBody   bool          // the header is complete
+	heard    bool          // part of a final response may have been read
+	err      error         // the first error of a read
 	br       *bufio.Reader
 	res      *http.Response
 }
 
-// maxResponseHeader bounds the header of an upstream's response, informational
-// ones before it included. It is net/http's limit for a client's.
+// maxResponseHeader limits the header of a response, including those of the
+// informational responses before it. It is net/http's limit for requests.
 const maxResponseHeader = http.DefaultMaxHeaderBytes
 
 var errHeaderTooLarge = fmt.Errorf("response header is larger than %d bytes", maxResponseHeader)
@@ -137,13 +137,15 @@ func (x *exchange) send(ctx context.Context, p *Proxy, wire []byte) (err error) 
 	return nil
 }
 
-// broke reports an error of send's that means that the server has closed.
+// broke reports whether err, of send, means that the server has closed the
+// connection.
 func (x *exchange) broke(err error) bool {
 	var sending unanswered
 	return errors.As(err, &sending) && peerClosed(err)
 }
 
-// receive reads the final response to out, passing informational ones on to w.
+// receive reads the final response to out. It forwards informational responses
+// to w.
 func (x *exchange) receive(ctx context.Context, p *Proxy, out *http.Request, w http.ResponseWriter) error {
 	x.read, x.budget = p.readTimeout, maxResponseHeader
 	x.waitForHeader(time.Now())
@@ -175,7 +177,7 @@ func (x *exchange) receive(ctx context.Context, p *Proxy, out *http.Request, w h
 			removeHopByHop(res.Header)
 			began := time.Now()
 			informational(ctx, w, res, p.sendTimeout)
-			// The time that the client takes is not the server's.
+			// Do not count the time of the write to the client.
 			x.waitForHeader(x.headerBy.Add(time.Since(began) - x.read))
 			continue
 		}
@@ -186,9 +188,10 @@ func (x *exchange) receive(ctx context.Context, p *Proxy, out *http.Request, w h
 	}
 }
 
-// Read implements io.Reader for br. The header has to be whole within the read
-// timeout and the budget; the body is under the read timeout between two reads.
-// An error stays: bufio takes what came before one for a line and reads on.
+// Read implements io.Reader for br. The header must be complete within the read
+// timeout and the budget. For the body the read timeout applies between two
+// reads. Read keeps returning the first error, because bufio reads on after an
+// error that follows part of a line.
 func (x *exchange) Read(b []byte) (int, error) {
 	if x.err != nil {
 		return 0, x.err
@@ -213,7 +216,7 @@ func (x *exchange) Read(b []byte) (int, error) {
 
 var readers = sync.Pool{New: func() any { return bufio.NewReader(nil) }}
 
-// waitForHeader gives the header the read timeout from a time on.
+// waitForHeader sets the deadline of the header, one read timeout after from.
 func (x *exchange) waitForHeader(from time.Time) {
 	if x.read > 0 {
 		x.headerBy = from.Add(x.read)
@@ -221,8 +224,8 @@ func (x *exchange) waitForHeader(from time.Time) {
 	}
 }
 
-// close ends the exchange. It may be called more than once. A reader of the
-// body may still hold br, which therefore does not go back to the pool.
+// close ends the exchange. It may be called more than once. It does not return
+// br to the pool, because a reader of the body may still use it.
 func (x *exchange) close() {
 	x.closed.Do(func() {
 		if x.unwatch != nil {
@@ -235,8 +238,8 @@ func (x *exchange) close() {
 	})
 }
 
-// early returns the bytes that came glued to a 101, which has no body: nobody
-// else holds br.
+// early returns the bytes read after the 101. A 101 has no body, so nothing else
+// uses br, which goes back to the pool.
 func (x *exchange) early() []byte {
 	early, _ := x.br.Peek(x.br.Buffered())
 	early = slices.Clone(early)

@@ -15,18 +15,18 @@ import (
 // A clientEnd is the client's connection after the hijack.
 type clientEnd struct {
 	conn  net.Conn
-	early []byte // what the client sent before the 101
+	early []byte // the bytes that the client sent before the 101
 	head  []byte // the 101, which the tunnel sends first
 }
 
-// hijack takes the client's connection. While a wrapper's Hijack runs, w's
-// header is that of the 101; if it fails, the header is what it was.
+// hijack takes over the client's connection. During the Hijack of a wrapper the
+// header of w is that of the 101. If Hijack fails, the header is restored.
 func (h *handshake) hijack() (clientEnd, error) {
 	header := h.w.Header()
 	kept := maps.Clone(header)
 	hijacked := false
 	defer func() {
-		if !hijacked { // an error, or a panic in a wrapper's Hijack
+		if !hijacked { // an error or a panic in the Hijack of a wrapper
 			clear(header)
 			maps.Copy(header, kept)
 		}
@@ -52,11 +52,13 @@ func appendSwitch(b []byte, h http.Header, protocol string) []byte {
 	return append(appendHeader(b, h), "\r\n"...)
 }
 
-// hijack takes the client's connection over, with the bytes it sent early.
+// hijack takes over the client's connection. It also returns the bytes that the
+// server has already read from it.
 func hijack(w http.ResponseWriter) (net.Conn, []byte, error) {
 	conn, brw, err := http.NewResponseController(w).Hijack()
 	if errors.Is(err, http.ErrNotSupported) {
-		// A router's wrapper implements both methods, whatever it wraps.
+		// A router's wrapper may implement Hijacker and Unwrap although the writer
+		// that it wraps cannot be hijacked.
 		if inner := innermost(w); checkHijackable(inner) != nil {
 			return nil, nil, notHijackable(inner)
 		}
@@ -64,21 +66,21 @@ func hijack(w http.ResponseWriter) (net.Conn, []byte, error) {
 	if err != nil {
 		return nil, nil, &refusal{status: http.StatusInternalServerError, cause: fmt.Errorf("cannot upgrade: hijacking %T: %w", w, err)}
 	}
-	// net/http clears its deadlines; a wrapper's Hijack may not.
+	// net/http clears its deadlines. The Hijack of a wrapper may not.
 	conn.SetDeadline(time.Time{})
 	early, _ := brw.Reader.Peek(brw.Reader.Buffered())
 	early = slices.Clone(early)
-	brw.Reader.Discard(len(early)) // a wrapper's conn may read through the reader
+	brw.Reader.Discard(len(early)) // the conn of a wrapper may read from the reader
 	switch conn.(type) {
 	case *net.TCPConn, *net.UnixConn, *tls.Conn:
-		// net/http keeps the reader as long as the handler runs, 4 KiB a tunnel.
+		// net/http keeps the reader while the handler runs: 4 KiB for each tunnel.
 		*brw.Reader = *bufio.NewReaderSize(conn, 16)
 	}
 	return conn, early, nil
 }
 
-// checkHijackable refuses a ResponseWriter that could not hand over its
-// connection, before anything is asked of the upstream.
+// checkHijackable refuses a ResponseWriter that cannot be hijacked, before the
+// request is sent to the upstream.
 func checkHijackable(w http.ResponseWriter) error {
 	for {
 		switch wrapper := w.(type) {
@@ -92,7 +94,7 @@ func checkHijackable(w http.ResponseWriter) error {
 	}
 }
 
-// innermost sees through all wrappers.
+// innermost unwraps all wrappers of w.
 func innermost(w http.ResponseWriter) http.ResponseWriter {
 	for {
 		wrapper, ok := w.(interface{ Unwrap() http.ResponseWriter })

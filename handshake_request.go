@@ -13,8 +13,8 @@ import (
 	"strings"
 )
 
-// checkRequest checks what RFC 6455, section 4.2.1, asks of a client's
-// handshake, and for other protocols what an upgrade asks of any request.
+// checkRequest checks a client's handshake as RFC 6455, section 4.2.1, requires
+// it. For other protocols it checks what every upgrade requires.
 func checkRequest(r *http.Request, protocol string) error {
 	if !r.ProtoAtLeast(1, 1) {
 		return badHandshake(http.StatusBadRequest, "%s, want HTTP/1.1", quote(r.Proto))
@@ -57,12 +57,12 @@ func checkRequest(r *http.Request, protocol string) error {
 	return nil
 }
 
-// otherMethods is the Allow of a refused CONNECT. The proxy forwards every
-// method but that one.
+// otherMethods is the Allow field of a refused CONNECT. The proxy forwards all
+// methods except CONNECT.
 const otherMethods = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT, TRACE"
 
-// checkPlainRequest refuses a plain request that the client must not send, or
-// that cannot be sent on as it is. No server is asked for it.
+// checkPlainRequest refuses a plain request that a client must not send or that
+// cannot be forwarded unchanged. It is not sent to any server.
 func checkPlainRequest(r *http.Request) error {
 	if r.Method == http.MethodConnect {
 		return refusedConnect(r)
@@ -70,7 +70,7 @@ func checkPlainRequest(r *http.Request) error {
 	if err := checkTarget(r); err != nil {
 		return badRequest("%w", err)
 	}
-	if r.ProtoMajor < 2 { // net/http has checked the rest
+	if r.ProtoMajor < 2 { // net/http has checked the rest of HTTP/1
 		return nil
 	}
 	if err := requestLineError(r); err != nil {
@@ -82,22 +82,22 @@ func checkPlainRequest(r *http.Request) error {
 	return nil
 }
 
-// refusedConnect returns the refusal of a CONNECT. A success would tell the
-// client that it has a tunnel (RFC 9110, section 9.3.6), and what it sends next
-// would reach the upstream as more requests (CVE-2026-56866, golang/go#81740).
+// refusedConnect returns the refusal of a CONNECT. After a success the client
+// would use the connection as a tunnel (RFC 9110, section 9.3.6), and the
+// upstream would parse its bytes as requests (CVE-2026-56866, golang/go#81740).
 func refusedConnect(r *http.Request) *refusal {
 	protocol, extended := connectProtocol(r)
 	if extended {
 		return &refusal{status: http.StatusNotImplemented,
-			cause: fmt.Errorf("CONNECT with protocol %s, want a request of HTTP/1.1 for an upgrade", quote(protocol))}
+			cause: fmt.Errorf("CONNECT with protocol %s, want an upgrade request over HTTP/1.1", quote(protocol))}
 	}
 	return &refusal{status: http.StatusMethodNotAllowed, header: http.Header{"Allow": {otherMethods}},
 		cause: errors.New("method CONNECT, want " + otherMethods)}
 }
 
 // connectProtocol returns the :protocol of an extended CONNECT (RFC 8441, RFC
-// 9220) and reports whether r is one. net/http keeps it in the header, quic-go
-// in Proto.
+// 9220) and reports whether r is an extended CONNECT. net/http puts the
+// protocol in the header, quic-go in Proto.
 func connectProtocol(r *http.Request) (string, bool) {
 	if protocol, ok := r.Header[":protocol"]; ok {
 		return strings.Join(protocol, ", "), true
@@ -105,8 +105,8 @@ func connectProtocol(r *http.Request) (string, bool) {
 	return r.Proto, r.ProtoMajor == 3 && !strings.HasPrefix(r.Proto, "HTTP/")
 }
 
-// checkTarget refuses a request target that a rule in front of the proxy, the
-// proxy and the upstream could each read as another path.
+// checkTarget refuses a request target that the proxy, a rule in front of it
+// and the upstream could interpret as different paths.
 func checkTarget(r *http.Request) error {
 	if r.RequestURI == "*" && r.Method != http.MethodOptions {
 		return errors.New(`target "*", want a path`)
@@ -123,7 +123,7 @@ func checkTarget(r *http.Request) error {
 	return nil
 }
 
-// outgoingRequest is the client's request as the upstream gets it.
+// outgoingRequest returns the request to send to the upstream.
 func (p *Proxy) outgoingRequest(ctx context.Context, in *http.Request, protocol string) *http.Request {
 	out := in.Clone(ctx)
 	out.Body, out.ContentLength, out.Close = nil, 0, false
@@ -131,7 +131,7 @@ func (p *Proxy) outgoingRequest(ctx context.Context, in *http.Request, protocol 
 	pr := &httputil.ProxyRequest{In: in, Out: out}
 	p.Rewrite(pr)
 	out = pr.Out
-	if out.Host == "" { // means the URL's, as to net/http
+	if out.Host == "" { // as in net/http: the host of the URL
 		out.Host = p.target.url.Host
 	}
 	removeHopByHop(out.Header)
@@ -146,7 +146,7 @@ func (p *Proxy) outgoingRequest(ctx context.Context, in *http.Request, protocol 
 	return out
 }
 
-// appendRequest appends the request's wire form, which has no body.
+// appendRequest appends the wire form of r, without a body.
 func appendRequest(b []byte, r *http.Request) ([]byte, error) {
 	if err := checkRequestLine(r); err != nil {
 		return nil, err
@@ -164,27 +164,27 @@ func appendRequest(b []byte, r *http.Request) ([]byte, error) {
 	return append(appendHeader(b, r.Header), "\r\n"...), nil
 }
 
-// checkFields refuses a header that cannot be sent. The value, which may be a
-// secret, stays out of the error.
+// checkFields refuses a header that cannot be sent. The error does not contain
+// the value, which may be a secret.
 func checkFields(h http.Header) error {
 	for name, values := range h {
 		if !isToken(name) {
 			return badGateway("cannot send a field named %s", quote(name))
 		}
 		if slices.ContainsFunc(values, func(value string) bool { return !isFieldValue(value) }) {
-			return badGateway("cannot send field %s: a control character in its value", name)
+			return badGateway("cannot send field %s, want no control characters in its value", name)
 		}
 	}
 	return nil
 }
 
-// appendHeader appends the wire form of h in a fixed order, WebSocket's fields
-// in the case of RFC 6455 for peers that compare them to the letter. A line
-// break within a value, as net/http does it, becomes a space.
+// appendHeader appends the wire form of h in a fixed order. The names of
+// WebSocket's fields are spelled as in RFC 6455, for peers that compare them
+// case-sensitively. A line break in a value becomes a space, as in net/http.
 func appendHeader(b []byte, h http.Header) []byte {
 	names := make([]string, 0, 32)
 	for name := range h {
-		if isToken(name) { // http.ReadResponse lets others pass
+		if isToken(name) { // http.ReadResponse accepts other names
 			names = append(names, name)
 		}
 	}
@@ -215,14 +215,15 @@ func checkRequestLine(r *http.Request) error {
 	return nil
 }
 
-// requestLineError reports a method or target that no request line can hold.
-// The query may be a secret, so the error does not have it.
+// requestLineError returns an error if the method or the target of r cannot be
+// sent in a request line. The error does not contain the query, which may be a
+// secret.
 func requestLineError(r *http.Request) error {
 	if !isToken(cmp.Or(r.Method, http.MethodGet)) {
 		return fmt.Errorf("method %s, want a token", quote(r.Method))
 	}
 	if uri := r.URL.RequestURI(); !isFieldValue(uri) || strings.ContainsAny(uri, " \t") {
-		return fmt.Errorf("the target of path %s, want no white space and no control character in it", quote(r.URL.Path))
+		return fmt.Errorf("target with path %s, want no white space and no control characters", quote(r.URL.Path))
 	}
 	return nil
 }

@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// acceptSwitch readies a 101 for the client, and the server's connection for a
-// tunnel.
+// acceptSwitch prepares the 101 for the client and the server's connection for
+// the tunnel.
 func (h *handshake) acceptSwitch() error {
 	if err := h.p.modifySwitch(h.x.res); err != nil {
 		return err
@@ -24,14 +24,14 @@ func (h *handshake) acceptSwitch() error {
 	if !h.x.unwatch() {
 		return upstreamError(h.ctx, context.Cause(h.ctx))
 	}
-	h.x.conn.SetDeadline(time.Time{}) // the sweeper keeps time from here on
+	h.x.conn.SetDeadline(time.Time{}) // the sweeper applies the timeouts of a tunnel
 	return nil
 }
 
-// modifySwitch gives the user's function a 101 to see and change.
+// modifySwitch calls the function of WithModifyResponse with the 101.
 func (p *Proxy) modifySwitch(res *http.Response) error {
 	removeHopByHop(res.Header)
-	delete(res.Header, "Content-Length") // RFC 9110, section 8.6: never in a 101
+	delete(res.Header, "Content-Length") // RFC 9110, section 8.6: not allowed in a 101
 	if p.modifyResponse == nil {
 		return nil
 	}
@@ -46,9 +46,10 @@ func (p *Proxy) modifySwitch(res *http.Response) error {
 	return nil
 }
 
-// informational passes a 1xx on, leaving w's header as middleware made it. A
-// client that does not take it is waited for no longer than the send timeout or
-// ctx last; net/http then ends the request.
+// informational forwards a 1xx response to the client. It restores the header
+// of w, which middleware may have set. If the client does not read, it waits
+// until the send timeout expires or ctx is done; net/http then ends the
+// request.
 func informational(ctx context.Context, w http.ResponseWriter, res *http.Response, timeout time.Duration) {
 	rc := http.NewResponseController(w)
 	if timeout > 0 {
@@ -69,8 +70,8 @@ func informational(ctx context.Context, w http.ResponseWriter, res *http.Respons
 	maps.Copy(h, kept)
 }
 
-// responseBody closes the connection it comes from, which is never used again,
-// rather than reading the rest of the body first.
+// A responseBody closes its connection, which is not used again, without
+// reading the rest of the body.
 type responseBody struct {
 	io.Reader
 	x *exchange
@@ -81,7 +82,8 @@ func (b *responseBody) Close() error {
 	return nil
 }
 
-// serverWriteDeadline is what http.Server's WriteTimeout means from now on.
+// serverWriteDeadline returns the write deadline by the WriteTimeout of the
+// http.Server, counted from now. It is zero if there is no WriteTimeout.
 func serverWriteDeadline(ctx context.Context) time.Time {
 	server, ok := ctx.Value(http.ServerContextKey).(*http.Server)
 	if !ok || server.WriteTimeout <= 0 {
@@ -90,7 +92,7 @@ func serverWriteDeadline(ctx context.Context) time.Time {
 	return time.Now().Add(server.WriteTimeout)
 }
 
-// checkSwitch checks a 101 against what was asked (RFC 6455, section 4.1).
+// checkSwitch checks the 101 to the request out (RFC 6455, section 4.1).
 func checkSwitch(res *http.Response, out *http.Request) error {
 	protocol := out.Header.Get("Upgrade")
 	if res.ProtoMajor != 1 || res.ProtoMinor < 1 {
@@ -99,7 +101,7 @@ func checkSwitch(res *http.Response, out *http.Request) error {
 	if got := res.Header["Upgrade"]; len(got) != 1 || !equalFold(got[0], protocol) {
 		return badGateway("switched to %s, want %q", quote(strings.Join(got, ", ")), protocol)
 	}
-	if res.Close { // and net/http has removed the field
+	if res.Close { // net/http has removed the field
 		return badGateway("answered 101 with Connection %q, want %q", "close", "Upgrade")
 	}
 	if got := res.Header["Connection"]; !hasToken(got, "upgrade") {
@@ -115,15 +117,17 @@ func checkSwitch(res *http.Response, out *http.Request) error {
 	return nil
 }
 
-// acceptKey is the Sec-WebSocket-Accept for a key (RFC 6455, section 4.2.2).
+// acceptKey returns the Sec-WebSocket-Accept for a key (RFC 6455, section
+// 4.2.2).
 func acceptKey(key string) string {
 	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
 	return base64.StdEncoding.EncodeToString(sum[:])
 }
 
-// relayResponse gives the client a response that is no 101 as httputil gives any:
-// streamed, with its trailers, and cut if the upstream cuts it. Like a plain
-// response it holds no place for a tunnel, and Close does not cut it.
+// relayResponse forwards a response other than a 101 through httputil, which
+// streams the body, forwards trailers, and aborts the response if the upstream
+// does. Like a plain response it does not count as a tunnel, and Proxy.Close
+// does not end it.
 func (h *handshake) relayResponse() {
 	h.release()
 	h.unlink()

@@ -6,12 +6,11 @@ import (
 	"strings"
 )
 
-// ConnectionUpgrade is the map that every nginx WebSocket recipe begins with:
+// ConnectionUpgrade returns the Connection header to send to the upstream for a
+// client's Upgrade header: "close" if httpUpgrade is empty, "upgrade" otherwise.
+// It is the map at the start of every nginx recipe for WebSockets:
 //
 //	map $http_upgrade $connection_upgrade { default upgrade; '' close; }
-//
-// It returns the Connection header to send upstream for a client's Upgrade
-// header: "close" where there is none, else "upgrade".
 func ConnectionUpgrade(httpUpgrade string) string {
 	if httpUpgrade == "" {
 		return "close"
@@ -19,11 +18,11 @@ func ConnectionUpgrade(httpUpgrade string) string {
 	return "upgrade"
 }
 
-// hopByHop are the fields that concern one connection alone (RFC 9110,
-// section 7.6.1), with the obsolete ones of RFC 2616 that are still seen.
+// hopByHop are the fields that apply to a single connection (RFC 9110, section
+// 7.6.1), including obsolete ones of RFC 2616 that are still in use.
 var hopByHop = []string{
 	"Connection",
-	"Http2-Settings", // RFC 7540, section 3.2.1: goes with Upgrade: h2c
+	"Http2-Settings", // RFC 7540, section 3.2.1: sent with Upgrade: h2c
 	"Keep-Alive",
 	"Proxy-Authenticate",
 	"Proxy-Authorization",
@@ -34,8 +33,8 @@ var hopByHop = []string{
 	"Upgrade",
 }
 
-// removeHopByHop removes the hop-by-hop fields and those that a Connection
-// field names.
+// removeHopByHop removes the hop-by-hop fields and the fields named in
+// Connection.
 func removeHopByHop(h http.Header) {
 	for name := range tokens(h["Connection"]) {
 		h.Del(name)
@@ -45,9 +44,10 @@ func removeHopByHop(h http.Header) {
 	}
 }
 
-// upgradeToken returns the protocol to switch to: the first of the client's
-// that is allowed, as allowed spells it. It returns "" for a plain request,
-// which one without the upgrade option is (RFC 9110, section 7.8).
+// upgradeToken returns the protocol to switch to: the first protocol in Upgrade
+// that is allowed, in the spelling of allowed. It returns "" for a plain
+// request. A request without "upgrade" in Connection is plain (RFC 9110,
+// section 7.8).
 func upgradeToken(h http.Header, allowed []string) string {
 	if len(h["Upgrade"]) == 0 || !hasToken(h["Connection"], "upgrade") {
 		return ""
@@ -62,8 +62,8 @@ func upgradeToken(h http.Header, allowed []string) string {
 	return ""
 }
 
-// withoutUpgrade returns r with nothing left of an upgrade that is not to be
-// forwarded, so that a plain handler cannot pass it on by mistake.
+// withoutUpgrade returns r without the fields of an upgrade that must not be
+// forwarded, so that a plain handler cannot forward it by mistake.
 func withoutUpgrade(r *http.Request) *http.Request {
 	if r.Header["Upgrade"] == nil && r.Header["Http2-Settings"] == nil {
 		return r
@@ -85,30 +85,33 @@ func withoutUpgrade(r *http.Request) *http.Request {
 	return &plain
 }
 
-// keepUpgrade keeps the Upgrade field of a 426, which names the protocols that
-// the server requires (RFC 9110, section 15.5.22). httputil removes the field by
-// its canonical name and restores that name in the response to the client.
+// keepUpgrade keeps the Upgrade field of a 426, which lists the protocols that
+// the server requires (RFC 9110, section 15.5.22). httputil removes the field
+// only under its canonical name, so keepUpgrade uses another spelling. In the
+// response to the client httputil restores the canonical name.
 func keepUpgrade(res *http.Response) {
 	if protocols := res.Header["Upgrade"]; res.StatusCode == http.StatusUpgradeRequired && protocols != nil {
 		res.Header["upgrade"] = protocols
 	}
 }
 
-// Rewrite applies the proxy's header policy to a request of a
-// [httputil.ReverseProxy] of your own: use it as, or within, that proxy's
-// Rewrite. It routes pr.Out to the target, and sets Host, the forwarding
-// fields and Connection as for the Proxy's own requests; of an upgrade only a
-// protocol that [WithUpgrades] lists is kept. The query is the client's, to the
-// byte. Set other fields before the call, with WithRewrite or in middleware, so
-// that no trailer field of the client's can have their names. Rewrite cannot
-// refuse a request: refuse CONNECT, and paths with dots, in front of that proxy.
-// It may be called from any goroutine. The transport of that proxy is its own:
-// the servers of [WithUpstream], a unix target, timeouts and TLS are not part of
-// the policy.
+// Rewrite applies the Proxy's header policy in another [httputil.ReverseProxy].
+// Use it as that proxy's Rewrite function, or call it there. It is safe for
+// concurrent use.
+//
+// Rewrite routes pr.Out to the target and sets Host, the forwarding fields and
+// Connection, as the Proxy does for its own requests. It keeps an upgrade only
+// to a protocol listed in [WithUpgrades]. It does not change the client's query.
+// Set other fields before the call, with [WithRewrite] or in middleware, so that
+// no trailer field of the client can have their names.
+//
+// Rewrite cannot refuse a request, so refuse CONNECT and paths with dot segments
+// before that proxy. The other proxy uses its own transport: the servers of
+// [WithUpstream], a unix target, timeouts and TLS do not apply to it.
 func (p *Proxy) Rewrite(pr *httputil.ProxyRequest) {
 	out := pr.Out
 	out.URL.RawQuery = pr.In.URL.RawQuery // httputil drops parameters that it cannot parse
-	out.URL.Opaque = ""                   // of "GET x:/path", which would go upstream as it is
+	out.URL.Opaque = ""                   // set by "GET x:/path"; it would be sent unchanged
 	pr.SetURL(p.target.url)
 	switch {
 	case p.host.target:
@@ -124,7 +127,7 @@ func (p *Proxy) Rewrite(pr *httputil.ProxyRequest) {
 		trailer = p.policy.applyTrailer(out, pr.In)
 	}
 
-	delete(out.Header, ":protocol") // of an extended CONNECT
+	delete(out.Header, ":protocol") // set by an extended CONNECT
 	delete(out.Header, "Connection")
 	delete(out.Header, "Upgrade")
 	delete(out.Header, "Http2-Settings")

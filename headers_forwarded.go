@@ -11,20 +11,20 @@ import (
 	"strings"
 )
 
-// A headerPolicy decides what an upstream learns of the client.
+// A headerPolicy sets the forwarding fields and those of WithHeader.
 type headerPolicy struct {
 	trusted   trust
 	forwarded bool
 	edits     []headerEdit
 }
 
-// A headerEdit is nginx's proxy_set_header: an empty value removes.
+// A headerEdit sets a field, or removes it if value is empty, as nginx's
+// proxy_set_header does.
 type headerEdit struct{ name, value string }
 
-// apply sets the forwarding fields of out, a header without hop-by-hop
-// fields, for the request in. The lists that it extends are read from in: a
-// client that names X-Forwarded-For in Connection cannot shorten them
-// (CVE-2022-31813).
+// apply sets the forwarding fields of out for the request in. out has no
+// hop-by-hop fields. The lists to extend are read from in, so a client that
+// names X-Forwarded-For in Connection cannot shorten them (CVE-2022-31813).
 func (p *headerPolicy) apply(out http.Header, in *http.Request) {
 	peer := peerAddr(in.RemoteAddr)
 	trusted := p.trusted.peer(in, peer)
@@ -50,7 +50,7 @@ func (p *headerPolicy) apply(out http.Header, in *http.Request) {
 		host = cmp.Or(lastElement(in.Header["X-Forwarded-Host"]), host)
 	}
 	out["X-Forwarded-Proto"] = []string{proto}
-	if host != "" { // as HTTP/1.0 lets it be
+	if host != "" { // HTTP/1.0 allows a request without Host
 		out["X-Forwarded-Host"] = []string{host}
 	}
 	if p.forwarded {
@@ -68,7 +68,8 @@ func (p *headerPolicy) apply(out http.Header, in *http.Request) {
 	}
 }
 
-// client returns the address of the client behind any trusted proxies.
+// client returns the address of the client, which is the peer or, behind trusted
+// proxies, an address of X-Forwarded-For.
 func (p *headerPolicy) client(r *http.Request) netip.Addr {
 	peer := peerAddr(r.RemoteAddr)
 	if !p.trusted.peer(r, peer) {
@@ -77,10 +78,10 @@ func (p *headerPolicy) client(r *http.Request) netip.Addr {
 	return clientAddr(peer, r.Header["X-Forwarded-For"], p.trusted.prefixes)
 }
 
-// managed reports whether a client's field of this name must not pass: one
-// that the policy sets, one that only a trusted proxy may send, or an alias
-// of either, such as X_Real_IP, that a server behind CGI or WSGI conventions
-// would read as the same variable.
+// managed reports whether a client's field of this name must not be forwarded.
+// These are the fields that the policy sets, the fields that only a trusted
+// proxy may send, and aliases of both, such as X_Real_IP. CGI and WSGI map
+// aliases to the same variable.
 func (p *headerPolicy) managed(name string, trusted bool) bool {
 	plain := dashed(name)
 	alias := plain != name
@@ -95,8 +96,8 @@ func (p *headerPolicy) managed(name string, trusted bool) bool {
 		slices.ContainsFunc(p.edits, func(e headerEdit) bool { return e.name != name && dashed(e.name) == plain })
 }
 
-// dashed is the name that a server would read for name if it took all
-// punctuation for the same.
+// dashed returns the canonical form of name with all punctuation replaced by
+// hyphens.
 func dashed(name string) string {
 	return textproto.CanonicalMIMEHeaderKey(strings.Map(func(c rune) rune {
 		if 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' {
@@ -106,8 +107,9 @@ func dashed(name string) string {
 	}, name))
 }
 
-// forwardedValue is the Forwarded field (RFC 7239) with this hop added. A
-// list whose quotes do not close would swallow what is added: it is dropped.
+// forwardedValue returns the Forwarded field (RFC 7239) with this hop added. It
+// drops a list with an unclosed quote, because the added hop would become part
+// of the quoted string.
 func forwardedValue(in *http.Request, peer netip.Addr, keepList bool) string {
 	node := forwardedFor(peer)
 	if peer.Is6() {
@@ -132,8 +134,8 @@ func scheme(r *http.Request) string {
 	return "http"
 }
 
-// forwardedFor names the peer; "unknown" is RFC 7239's, section 6.2, and the
-// custom of X-Forwarded-For, for a peer without an IP address.
+// forwardedFor returns the peer's address, or "unknown" for a peer without one
+// (RFC 7239, section 6.2, and common practice in X-Forwarded-For).
 func forwardedFor(peer netip.Addr) string {
 	if !peer.IsValid() {
 		return "unknown"
@@ -141,19 +143,20 @@ func forwardedFor(peer netip.Addr) string {
 	return peer.String()
 }
 
-// peerAddr returns the address in an http.Request's RemoteAddr, without zone
-// and never 4-in-6. It is invalid where there is none, as on a unix socket.
+// peerAddr returns the address in an http.Request's RemoteAddr. It removes the
+// zone and unmaps an IPv4-mapped IPv6 address. The result is invalid if
+// remoteAddr has no address, as on a unix socket.
 func peerAddr(remoteAddr string) netip.Addr {
 	if addrPort, err := netip.ParseAddrPort(remoteAddr); err == nil {
 		return addrPort.Addr().Unmap().WithZone("")
 	}
-	addr, _ := netip.ParseAddr(remoteAddr) // a middleware's real-IP rewrite leaves no port
+	addr, _ := netip.ParseAddr(remoteAddr) // real-IP middleware sets an address without a port
 	return addr.Unmap().WithZone("")
 }
 
-// clientAddr walks an X-Forwarded-For list from the right, as nginx's
-// real_ip_recursive does: past the trusted addresses to the first that is
-// not, or as far as it can be read.
+// clientAddr returns the right-most address of an X-Forwarded-For list that is
+// not trusted, as nginx's real_ip_recursive does. It stops at an element that is
+// not an address and returns the last address before it.
 func clientAddr(peer netip.Addr, list []string, trusted []netip.Prefix) netip.Addr {
 	client := peer
 	for _, line := range slices.Backward(list) {
@@ -178,8 +181,8 @@ func clientAddr(peer netip.Addr, list []string, trusted []netip.Prefix) netip.Ad
 	return client
 }
 
-// listedAddr reads the forms of an address seen in X-Forwarded-For: bare,
-// with a port, and IPv6 in brackets without one.
+// listedAddr parses an address in one of the forms used in X-Forwarded-For:
+// bare, with a port, or IPv6 in brackets without a port.
 func listedAddr(s string) netip.Addr {
 	if inner, ok := strings.CutPrefix(s, "["); ok && strings.HasSuffix(inner, "]") {
 		s = strings.TrimSuffix(inner, "]")
@@ -187,7 +190,7 @@ func listedAddr(s string) netip.Addr {
 	return peerAddr(s)
 }
 
-// A trust is the set of peers whose forwarding fields are believed.
+// A trust is the set of peers whose forwarding fields are trusted.
 type trust struct {
 	set      bool // WithTrustedProxies was given
 	unix     bool
@@ -220,9 +223,9 @@ func nonEmpty(lines []string) []string {
 	return kept
 }
 
-// lastElement returns the last element of a list over all its lines: the one
-// that the nearest proxy wrote, if it adds to what it gets. It is "" if that
-// element is empty.
+// lastElement returns the last element of a list over all its lines, or "" if
+// that element is empty. If the nearest proxy extends the list, the last element
+// is the one that it wrote.
 func lastElement(lines []string) string {
 	if len(lines) == 0 {
 		return ""

@@ -8,17 +8,17 @@ import (
 	"strings"
 )
 
-// An origin is a parsed origin, or a pattern for some (see WithOrigins).
+// An origin is a parsed origin, or a pattern of WithOrigins.
 type origin struct {
-	scheme string // "" in a pattern: http or https
-	host   string // lower case; "*.…" in a pattern: one label or more before it
-	port   string // "*" in a pattern: any
-	opaque bool   // the origin "null"
+	scheme string // in a pattern "" means http or https
+	host   string // lower case; in a pattern a leading "*." means one or more labels
+	port   string // in a pattern "*" means any port
+	opaque bool   // the origin is "null"
 }
 
 var errNoOrigin = errors.New(`no origin, want at least one, such as "https://example.com"`)
 
-// parseOrigin reads a pattern. An Origin header is one without wildcards.
+// parseOrigin parses a pattern. An Origin header is a pattern without wildcards.
 func parseOrigin(s string) (origin, error) {
 	switch s {
 	case "":
@@ -50,7 +50,7 @@ func parseOrigin(s string) (origin, error) {
 	return origin{scheme: scheme, host: strings.Trim(host, "[]"), port: port}, nil
 }
 
-// matches reports whether o, of a request, is one that the pattern p allows.
+// matches reports whether the pattern p matches the origin o of a request.
 func (p origin) matches(o origin) bool {
 	if p.opaque || o.opaque {
 		return p.opaque && o.opaque
@@ -71,6 +71,7 @@ func (p origin) matches(o origin) bool {
 	return p.host == o.host
 }
 
+// orDefaultPort returns port or, if it is empty, the default port of scheme.
 func orDefaultPort(port, scheme string) string {
 	switch {
 	case port != "":
@@ -83,8 +84,9 @@ func orDefaultPort(port, scheme string) string {
 	return ""
 }
 
-// checkOrigin refuses a request whose Origin no pattern allows. Two Origin
-// lines are no browser's, and whichever the upstream read could be the other.
+// checkOrigin refuses a request whose Origin matches no pattern, or that has
+// several Origin lines. Browsers do not send several, and the upstream could
+// read another one than the proxy.
 func checkOrigin(r *http.Request, allowed []origin) error {
 	lines := r.Header["Origin"]
 	if len(allowed) == 0 || len(lines) == 0 {

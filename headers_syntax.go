@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// tokens yields the elements of a comma-separated list over all its lines.
+// tokens yields the elements of a comma-separated list, over all its lines.
 func tokens(lines []string) func(yield func(string) bool) {
 	return func(yield func(string) bool) {
 		for _, line := range lines {
@@ -20,10 +20,12 @@ func tokens(lines []string) func(yield func(string) bool) {
 	}
 }
 
-// equalFold is for ASCII alone, as RFC 6455 has it: strings.EqualFold takes
-// U+017F for an s and U+212A for a k, which are longer.
+// equalFold compares ASCII strings case-insensitively, as RFC 6455 requires.
+// strings.EqualFold also equates U+017F with s and U+212A with k. These take
+// more bytes, so the lengths differ.
 func equalFold(a, b string) bool { return len(a) == len(b) && strings.EqualFold(a, b) }
 
+// hasToken reports whether a comma-separated list contains want.
 func hasToken(lines []string, want string) bool {
 	for token := range tokens(lines) {
 		if equalFold(token, want) {
@@ -43,8 +45,8 @@ func isToken(s string) bool {
 	return s != ""
 }
 
-// isFieldValue reports whether s may stand in a header field (RFC 9110,
-// section 5.5): no control characters but the tab.
+// isFieldValue reports whether s is a valid value of a header field (RFC 9110,
+// section 5.5): it has no control characters except tabs.
 func isFieldValue(s string) bool {
 	for _, c := range []byte(s) {
 		if c < ' ' && c != '\t' || c == 0x7f {
@@ -54,7 +56,8 @@ func isFieldValue(s string) bool {
 	return true
 }
 
-// quotedString is RFC 9110's, section 5.6.4: a token stays as it is.
+// quotedString returns s as a quoted string (RFC 9110, section 5.6.4). It
+// returns a token unchanged.
 func quotedString(s string) string {
 	if isToken(s) {
 		return s
@@ -105,8 +108,8 @@ func isHost(s string) bool {
 	return host != ""
 }
 
-// isHostField reports whether s can be sent as Host. An empty port is legal
-// there.
+// isHostField reports whether s can be sent as Host, which may have an empty
+// port.
 func isHostField(s string) bool {
 	if host, ok := strings.CutSuffix(s, ":"); ok {
 		s = host + ":1"
@@ -114,15 +117,15 @@ func isHostField(s string) bool {
 	return isHost(s)
 }
 
-// hasHostBytes reports whether net/http sends s as Host as it is: neither empty
-// nor in Punycode, over which it may fail.
+// hasHostBytes reports whether net/http sends s unchanged as Host. It sends
+// other values as an empty Host or in Punycode, which may fail.
 func hasHostBytes(s string) bool {
 	return !strings.ContainsFunc(s, func(c rune) bool {
 		return c <= ' ' || c >= 0x7f || strings.ContainsRune("\"#/<>?@\\^`{|}", c)
 	})
 }
 
-// isPort reports whether s is a port number one can connect to.
+// isPort reports whether s is a port number from 1 to 65535.
 func isPort(s string) bool {
 	if s == "" || len(s) > 5 || strings.Trim(s, "0123456789") != "" {
 		return false
@@ -134,9 +137,9 @@ func isPort(s string) bool {
 	return 0 < n && n <= 65535
 }
 
-// hasDotSegment reports whether path, which is decoded once, has a segment "."
-// or "..". Some servers end a segment at a backslash, and some ignore what
-// follows a semicolon.
+// hasDotSegment reports whether path, which has been decoded once, has a segment
+// "." or "..". Some servers end a segment at a backslash, and some ignore
+// everything after a semicolon.
 func hasDotSegment(path string) bool {
 	for segment := range strings.FieldsFuncSeq(path, func(c rune) bool { return c == '/' || c == '\\' }) {
 		if name, _, _ := strings.Cut(segment, ";"); name == "." || name == ".." {

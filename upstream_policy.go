@@ -51,8 +51,8 @@ func (p *roundRobin) Pick(_ *http.Request, _ netip.Addr, servers []*Candidate) *
 // LeastTunnels returns the policy that chooses the server with the fewest
 // tunnels relative to its weight, and takes turns among equals. It suits
 // tunnels of very different lifetimes. After a restart of a server all new
-// clients go to it until it has as many tunnels as the others. Use each value
-// for only one Upstream. nginx: least_conn.
+// clients go to it until it has as many tunnels as the others. nginx:
+// least_conn.
 func LeastTunnels() Policy { return new(leastTunnels) }
 
 type leastTunnels struct{ ties roundRobin }

@@ -77,21 +77,21 @@ func (p *Proxy) logFailover(ctx context.Context, err error, next lease) {
 	logged = true
 }
 
-// mayGoOn reports whether out may go to another server after err, or after a
-// status if err is nil: if nothing of it was sent, or if it is replayable and
-// its client has not already waited for a whole timeout.
+// mayGoOn reports whether out may be sent to another server after err, or after
+// a status if err is nil. It may if no byte was sent, or if it is replayable
+// and err is not a timeout, for which the client has already waited.
 func mayGoOn(out *http.Request, err error) bool {
 	var unsent notSent
 	return errors.As(err, &unsent) || replayable(out) && !isTimeout(err)
 }
 
-// attempt asks one server and notes what that says about its health. If the
-// context ended it says nothing, nor if try panicked.
+// attempt calls try with one server and records the verdict on its health.
+// There is none if ctx is done or try panics.
 //
-// What one client can provoke at will must not take a server from the others.
-// So a status is no failure, and a connection that breaks over a large request
-// is none of the server's: it may have refused the request (413, 431) in a
-// response that its reset destroyed.
+// A client must not be able to take a server down for others. So a status is
+// not a failure. Nor is a connection that breaks during a large request: the
+// server may have refused the request (413, 431), and a reset may have
+// destroyed the response.
 func (p *Proxy) attempt(ctx context.Context, s lease, out *http.Request, try func(lease) (*http.Response, error)) (res *http.Response, err error) {
 	verdict := abandoned
 	defer func() { s.settle(verdict) }()
