@@ -10,8 +10,9 @@ import (
 	"time"
 )
 
-// newPlainHandler returns the proxy for requests that are not upgrades:
-// httputil's, with this package's header policy, dialing and errors.
+// newPlainHandler returns the handler for requests that are not upgrades. It is
+// an httputil.ReverseProxy with this package's header policy, dialing and
+// errors.
 func (p *Proxy) newPlainHandler() http.Handler {
 	p.transport = &http.Transport{
 		DialContext:            p.dialPlain,
@@ -22,19 +23,19 @@ func (p *Proxy) newPlainHandler() http.Handler {
 		ExpectContinueTimeout:  time.Second,
 		ResponseHeaderTimeout:  p.readTimeout,
 		MaxResponseHeaderBytes: maxResponseHeader,
-		DisableCompression:     true, // a gzip body is the client's to decode
+		DisableCompression:     true, // do not decode a gzip body, which the client does
 	}
 	proxy := &httputil.ReverseProxy{
 		Rewrite: func(pr *httputil.ProxyRequest) {
 			ctx := pr.Out.Context()
 			p.Rewrite(pr)
-			if pr.Out.Context().Value(inboundKey{}) == nil { // a request made anew
+			if pr.Out.Context().Value(inboundKey{}) == nil { // WithRewrite has replaced pr.Out
 				pr.Out = pr.Out.WithContext(ctx)
 			}
 		},
 		Transport:      plainTransport{p},
 		ModifyResponse: p.modifyResponse,
-		FlushInterval:  -1, // a proxy is not to hold back what it has
+		FlushInterval:  -1, // flush after each write
 		ErrorLog:       p.errorLog,
 		BufferPool:     bodyBuffers{},
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
@@ -51,7 +52,7 @@ func (p *Proxy) newPlainHandler() http.Handler {
 		ctx, cancel := context.WithCancelCause(context.WithValue(r.Context(), inboundKey{}, r))
 		defer cancel(nil)
 		pw := newPlainWriter(w, p.sendTimeout)
-		cut := true // by a panic, which is how httputil aborts a response
+		cut := true // httputil aborts a response by a panic
 		defer func() { pw.end(r.Context(), cut) }()
 		if r.ContentLength != 0 && r.Body != nil {
 			pw.body = newClientBody(w, r, p.bodyTimeout, cancel)
@@ -59,7 +60,7 @@ func (p *Proxy) newPlainHandler() http.Handler {
 		}
 		if err := checkPlainRequest(r); err != nil {
 			pw.prepare(pw.Header())
-			if r.ProtoMajor == 1 { // what follows a CONNECT is no request
+			if r.ProtoMajor == 1 { // bytes after a CONNECT must not be parsed as a request
 				w.Header().Set("Connection", "close")
 			}
 			p.fail(w, r, err)
@@ -75,26 +76,26 @@ func (p *Proxy) newPlainHandler() http.Handler {
 	})
 }
 
-// inboundKey is the context key of the client's request: httputil gives its
-// ErrorHandler the outgoing one.
+// inboundKey is the context key of the client's request. httputil passes only
+// the outgoing request to its ErrorHandler.
 type inboundKey struct{}
 
 // bodyKey is the context key of the client's *clientBody.
 type bodyKey struct{}
 
-// bodyBuffers lends httputil the relay's buffers.
+// bodyBuffers provides the relay's buffers to httputil.
 type bodyBuffers struct{}
 
 func (bodyBuffers) Get() []byte  { return getBuffer()[:] }
 func (bodyBuffers) Put(b []byte) { putBuffer((*buffer)(b)) }
 
-// serverKey is the context key of the server that a plain request goes to. The
-// Transport dials with the context of a request that wants a connection to the
-// same server, by its poolName.
+// serverKey is the context key of the server of a plain request. The Transport
+// dials with the context of a request to the same server, because the host in
+// its URLs is the server's poolName.
 type serverKey struct{}
 
-// plainTransport sends plain requests to the servers, keeping them plain and
-// their bodies within the read timeout.
+// plainTransport sends plain requests to the servers. It refuses a 101 and
+// applies the read timeout to the body of a response.
 type plainTransport struct{ p *Proxy }
 
 func (t plainTransport) RoundTrip(out *http.Request) (*http.Response, error) {
@@ -110,7 +111,7 @@ func (t plainTransport) RoundTrip(out *http.Request) (*http.Response, error) {
 	}
 	host := out.Host
 	if host == "" {
-		host = t.p.target.url.Host // and not a server's, which the Transport would take
+		host = t.p.target.url.Host // or the Transport would send the server's poolName
 	}
 	var conn *plainConn
 	r := route{upstream: t.p.upstream, request: in, client: t.p.policy.client(in)}
@@ -129,9 +130,9 @@ func (t plainTransport) RoundTrip(out *http.Request) (*http.Response, error) {
 	if err != nil {
 		var aborted *refusal
 		if errors.As(context.Cause(out.Context()), &aborted) {
-			err = aborted // by client
+			err = aborted // by the clientBody
 		} else if cause := context.Cause(ctx); cause != nil && out.Context().Err() == nil {
-			err = cause // the client's body failed
+			err = cause // the client's body could not be read
 		}
 		cancel(nil)
 		return nil, err
@@ -143,12 +144,12 @@ func (t plainTransport) RoundTrip(out *http.Request) (*http.Response, error) {
 		client.answer()
 	}
 	conn.headerRead()
-	res.Request = out // and not the one server's attempt
+	res.Request = out // not the attempt
 	res.Body = newTimedBody(res.Body, conn, t.p.readTimeout, cancel)
 	return res, nil
 }
 
-// roundTrip asks one server.
+// roundTrip sends r to one server.
 func (t plainTransport) roundTrip(r *http.Request) (*http.Response, error) {
 	res, err := t.p.transport.RoundTrip(r)
 	switch {
@@ -157,10 +158,10 @@ func (t plainTransport) roundTrip(r *http.Request) (*http.Response, error) {
 	case err != nil:
 		return nil, bounded(err)
 	case res.StatusCode == http.StatusSwitchingProtocols:
-		// httputil would tunnel it where neither side names a protocol, and
-		// leak the connection where one does (golang/go#80875).
-		err = badGateway("answered 101 to a request that asked for no upgrade")
-	case res.StatusCode < 100: // which net/http does not let a handler write
+		// httputil would open a tunnel if neither side names a protocol, and
+		// leak the connection if one does (golang/go#80875).
+		err = badGateway("answered 101 to a request without an upgrade")
+	case res.StatusCode < 100: // net/http does not let a handler write such a status
 		err = badGateway("answered with status %d", res.StatusCode)
 	default:
 		return res, nil
@@ -169,9 +170,9 @@ func (t plainTransport) roundTrip(r *http.Request) (*http.Response, error) {
 	return nil, err
 }
 
-// checkPlain refuses what the Transport would not send as it is, so that no
-// server has to answer for it. A Host of the client's own may be one that
-// net/http lets pass.
+// checkPlain refuses a request that the Transport would not send unchanged, so
+// that the error does not count as a failure of a server. It accepts a malformed
+// Host of the client if net/http sends it unchanged.
 func checkPlain(in, out *http.Request) error {
 	if host := out.Host; host != "" && !isHostField(host) && (host != in.Host || !hasHostBytes(host)) {
 		return badGateway("cannot send Host %s", quote(host))
@@ -184,7 +185,7 @@ func checkPlain(in, out *http.Request) error {
 	}
 	for name := range out.Trailer {
 		if slices.Contains([]string{"Content-Length", "Trailer", "Transfer-Encoding"}, http.CanonicalHeaderKey(name)) {
-			return badGateway("cannot send trailer field %s", name)
+			return badGateway("cannot send %s as a trailer field", name)
 		}
 	}
 	if err := checkFields(out.Trailer); err != nil {
@@ -193,12 +194,14 @@ func checkPlain(in, out *http.Request) error {
 	return checkFields(out.Header)
 }
 
-// requestBody is a client's. The Transport closes it when it fails to connect,
-// after which another server is still to get it: closing is left to httputil.
-// When it cannot be read, which is no server's fault, the request ends.
+// A requestBody is the body of a plain request. Close does nothing, because the
+// Transport closes the body when it cannot connect, and the next server still
+// needs it; httputil closes the client's body. If the body cannot be read, it
+// cancels the request, so that the error does not count as a failure of the
+// server.
 type requestBody struct {
 	io.Reader
-	length int64 // by Content-Length; 0 or less: not known
+	length int64 // the Content-Length; 0 or less if unknown
 	left   int64
 	cancel context.CancelCauseFunc
 }

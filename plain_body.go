@@ -11,27 +11,27 @@ import (
 	"time"
 )
 
-// lingerTimeout is how long the server goes on reading a body that nobody wants
-// any longer, so that a reset does not destroy the response on its way to the
-// client. It is nginx's lingering_timeout.
+// lingerTimeout is how long the http.Server keeps reading an unused body after
+// the response, so that a reset does not destroy the response in transit. It is
+// nginx's lingering_timeout.
 const lingerTimeout = 5 * time.Second
 
 var errHandlerEnded = errors.New("the request has been answered")
 
-// A clientBody is the body of a client's request. It bounds the silence between
-// two reads, and lets go of the body when the upstream does.
+// A clientBody is the body of a client's request. It limits the time between
+// two reads, and ends a Read when the connection to the upstream is closed.
 //
-// The Transport does not return while a Read of the body waits, even if the
-// connection to the server is gone (golang/go#78973). A Read of net/http's
-// bodies returns once a deadline has passed. That cancels the request's context,
-// so cancel has to be called with the cause first.
+// The Transport does not return while a Read of the body blocks, even if the
+// connection to the server is closed (golang/go#78973). A read deadline in the
+// past ends a Read of net/http's bodies. It also cancels the request's context,
+// so cancel must be called with the cause first.
 type clientBody struct {
 	io.ReadCloser
 	rc      *http.ResponseController
 	http1   bool
-	length  int64 // by Content-Length; negative: not known
+	length  int64 // the Content-Length; negative if unknown
 	timeout time.Duration
-	by      time.Time // the end of http.Server's ReadTimeout, if not zero
+	by      time.Time // when the ReadTimeout of the http.Server expires; zero if it has none
 	cancel  context.CancelCauseFunc
 	stall   stallTimer
 
@@ -40,11 +40,11 @@ type clientBody struct {
 	eof      bool
 	reading  bool
 	idle     chan struct{} // closed when the Read that end waits for has returned
-	err      error         // why nothing is read any longer
+	err      error         // the error of further reads
 	answered bool          // the response has begun
 }
 
-// newClientBody returns the body of r, which the caller must end before the
+// newClientBody returns the body of r. The caller must call end before the
 // handler returns.
 func newClientBody(w http.ResponseWriter, r *http.Request, timeout time.Duration, cancel context.CancelCauseFunc) *clientBody {
 	b := &clientBody{
@@ -70,7 +70,7 @@ func (b *clientBody) Read(p []byte) (n int, err error) {
 	b.mu.Lock()
 	switch {
 	case b.eof:
-		// net/http may have closed the body, which is no error.
+		// net/http may have closed the body, so do not read again.
 		err = io.EOF
 	case b.err != nil:
 		err = b.err
@@ -102,19 +102,19 @@ func (b *clientBody) Read(p []byte) (n int, err error) {
 	return n, err
 }
 
-// whole reports whether every byte was read. A body of a known length need not
-// have said so yet. mu is held.
+// whole reports whether the whole body was read, even if no Read has returned
+// io.EOF yet. mu is held.
 func (b *clientBody) whole() bool { return b.eof || b.length > 0 && b.n >= b.length }
 
-// wasRead is whole for those who do not hold mu.
+// wasRead locks mu and calls whole.
 func (b *clientBody) wasRead() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.whole()
 }
 
-// abort ends a Read that waits, with err, and lets no other begin. Once the
-// response has begun it does nothing: then the timeouts of the response hold.
+// abort makes a blocked Read and all later ones return err. After the response
+// has begun it does nothing; then the timeouts of the response apply.
 func (b *clientBody) abort(err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -128,15 +128,15 @@ func (b *clientBody) abort(err error) {
 	}
 }
 
-// connect makes the body good for a connection to a server. The Transport may
-// have tried another, that had been closed, without reading from the body.
+// connect clears the error of abort for a new connection to a server. The
+// Transport may have tried a closed connection first, without reading the body.
 func (b *clientBody) connect() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.err = nil
 }
 
-// answer notes that the response has begun.
+// answer records that the response has begun.
 func (b *clientBody) answer() {
 	b.stall.stop()
 	b.mu.Lock()
@@ -144,8 +144,8 @@ func (b *clientBody) answer() {
 	b.answered = true
 }
 
-// end leaves nothing that reads the body, and bounds the time for which
-// net/http reads on. cut says that the response was aborted.
+// end ends a blocked Read and limits the time in which net/http reads the rest
+// of the body. cut means that the response was aborted.
 func (b *clientBody) end(cut bool) {
 	b.stall.stop()
 	b.mu.Lock()
@@ -165,12 +165,12 @@ func (b *clientBody) end(cut bool) {
 		b.rc.SetReadDeadline(longAgo)
 	}
 	if b.reading {
-		// net/http would end the Read too, but would clear the deadline.
+		// net/http would also end the Read, but it would clear the deadline.
 		b.idle = make(chan struct{})
 		b.mu.Unlock()
 		select {
 		case <-b.idle:
-		case <-time.After(linger): // middleware's, which waits for something else
+		case <-time.After(linger): // the body of middleware, which ignores the deadline
 		}
 		b.mu.Lock()
 	}
@@ -183,22 +183,24 @@ func (b *clientBody) end(cut bool) {
 	}
 }
 
-// limitDrain bounds the time for which net/http reads the body of a request that
-// is refused.
+// limitDrain limits the time in which net/http reads the body of a refused
+// request.
 func (p *Proxy) limitDrain(w http.ResponseWriter, r *http.Request) {
 	if r.ContentLength != 0 && r.Body != nil {
 		newClientBody(w, r, p.bodyTimeout, nil).end(false)
 	}
 }
 
-// Close does nothing. net/http closes the body after the handler, and httputil
-// before that, from Go 1.27 on: it would wait for the client's next byte.
+// Close does nothing. httputil closes the body before the handler returns, from
+// Go 1.27 on, and would wait for the client's next byte. net/http closes the
+// body after the handler.
 func (b *clientBody) Close() error { return nil }
 
-// applyTrailer has out carry the trailer fields that in announces, and returns
-// them. A field passes only if the header could carry it too and does not have
-// it yet: an upstream may take both for one (CVE-2013-5704). The names are known
-// from the start. The values come at the end of the body, in in alone.
+// applyTrailer sets the trailer of out to the fields that in announces, and
+// returns it. It forwards a field only if the header could contain it and does
+// not, because an upstream may merge trailer and header (CVE-2013-5704). The
+// names are known from the start. The values appear in in.Trailer at the end of
+// the body.
 func (p *headerPolicy) applyTrailer(out, in *http.Request) http.Header {
 	taken := fieldNames(in.Header)
 	for name := range tokens(in.Header["Connection"]) {
@@ -216,8 +218,8 @@ func (p *headerPolicy) applyTrailer(out, in *http.Request) http.Header {
 			trailer[name] = in.Trailer[name]
 		}
 	}}
-	// As HTTP/1.1 has it anyway, but a request of HTTP/2 does not say so, and
-	// the Transport would read the start of its body on another goroutine.
+	// A trailer needs chunks. An HTTP/2 request has no TransferEncoding, and for
+	// it the Transport would read the start of the body on another goroutine.
 	out.TransferEncoding = []string{"chunked"}
 	return trailer
 }
@@ -227,7 +229,7 @@ func (p *headerPolicy) passesInTrailer(name string) bool {
 		!p.managed(name, false) && !slices.ContainsFunc(p.edits, func(e headerEdit) bool { return e.name == name })
 }
 
-// withoutFields removes the fields from trailer that h has.
+// withoutFields removes the fields of h from trailer.
 func withoutFields(trailer, h http.Header) {
 	if len(trailer) == 0 {
 		return
@@ -240,8 +242,8 @@ func withoutFields(trailer, h http.Header) {
 	}
 }
 
-// fieldNames returns the names in h as the servers that take all punctuation
-// for the same read them.
+// fieldNames returns the set of the names in h, with all punctuation replaced by
+// hyphens.
 func fieldNames(h http.Header) map[string]bool {
 	names := make(map[string]bool, len(h))
 	for name := range h {
@@ -250,7 +252,7 @@ func fieldNames(h http.Header) map[string]bool {
 	return names
 }
 
-// A notingBody calls atEnd when all of a body is read.
+// A notingBody calls atEnd at the end of a body.
 type notingBody struct {
 	io.ReadCloser
 	atEnd func()

@@ -14,22 +14,22 @@ import (
 	"time"
 )
 
-// A plainConn is the Transport's connection to a server. It keeps to the send
-// timeout, and tells a timedBody of the progress of reads.
+// A plainConn is a connection of the Transport to a server. It applies the send
+// timeout and records the time of the last read for a timedBody.
 type plainConn struct {
 	net.Conn
 	send  time.Duration // the send timeout
 	read  time.Duration // the read timeout
 	made  time.Time
-	heard atomic.Int64 // the nanoseconds from made to the last read
+	heard atomic.Int64 // nanoseconds from made to the last read
 
-	kept     bool          // from an earlier request
-	answered atomic.Bool   // something of a final response may have come
-	closed   chan struct{} // by Close
+	kept     bool          // the connection was used by an earlier request
+	answered atomic.Bool   // part of a final response may have been read
+	closed   chan struct{} // closed by Close
 	close    func() error
 
 	server string       // the address, as configured
-	budget atomic.Int64 // bytes of response headers still accepted; MaxInt64: no limit
+	budget atomic.Int64 // bytes of response headers still accepted; MaxInt64 means no limit
 
 	mu   sync.Mutex
 	body *clientBody // of the request that uses the connection, or nil
@@ -52,18 +52,18 @@ func (p *Proxy) dialPlain(ctx context.Context, _, _ string) (net.Conn, error) {
 	return c, nil
 }
 
-// Close lets a failed Write return. It also ends a Read of the request's body,
-// for which the Transport waits before it says that the connection is gone.
+// Close makes a failed Write return. It also ends a Read of the request's body,
+// because the Transport waits for that Read before it returns an error.
 func (c *plainConn) Close() error {
 	err := c.close()
 	c.abortBody()
 	return err
 }
 
-// Write holds the error of a server that has closed back until the Transport
-// closes the connection, which it does once it has read the response or found
-// that there is none. The Transport gives a request up at the first error of a
-// Write, and with it a response that has arrived.
+// Write delays the error of a closed connection until the Transport calls Close.
+// The Transport abandons a request at the first error of a Write, even if a
+// response has arrived. While Write blocks, the Transport reads the response, or
+// finds that there is none, and closes the connection.
 func (c *plainConn) Write(b []byte) (n int, err error) {
 	n, err = c.write(b)
 	if err == nil || !peerClosed(err) {
@@ -77,7 +77,7 @@ func (c *plainConn) Write(b []byte) (n int, err error) {
 	}
 	select {
 	case <-c.closed:
-	case <-timeout: // what reads from it does not see that it is broken
+	case <-timeout: // the reader does not notice that the connection is broken
 	}
 	return n, err
 }
@@ -114,11 +114,11 @@ func (c *plainConn) Read(b []byte) (int, error) {
 }
 
 // unanswered reports whether err, of a round trip, means that the connection
-// broke before the server's response.
+// broke before the response.
 func (c *plainConn) unanswered(err error) bool {
 	var unsent notSent
 	return err != nil && !c.answered.Load() && !errors.As(err, &unsent) &&
-		!errors.Is(err, context.DeadlineExceeded) // the Transport's, for a header that is late
+		!errors.Is(err, context.DeadlineExceeded) // the Transport's error if the header is late
 }
 
 func (c *plainConn) abortBody() {
@@ -133,9 +133,10 @@ func (c *plainConn) abortBody() {
 	}
 }
 
-// ask makes c the connection of a request. body is that of the client, or nil.
+// ask prepares c for a request. body is the client's, or nil.
 func (c *plainConn) ask(body *clientBody) {
-	// The Transport's limit begins anew with each 1xx. It reads ahead by 4 KiB.
+	// The Transport restarts its own limit after each 1xx. It reads up to 4 KiB
+	// more than the header.
 	c.budget.Store(maxResponseHeader + 4<<10)
 	if body != nil {
 		body.connect()
@@ -150,18 +151,19 @@ func (c *plainConn) ask(body *clientBody) {
 	}
 }
 
-// headerRead ends the limit for the response's header.
+// headerRead removes the limit on the response's header.
 func (c *plainConn) headerRead() { c.budget.Store(math.MaxInt64) }
 
-// silence returns for how long nothing has come, since a time or since later.
+// silence returns the time since the last read, but at most the time since
+// since.
 func (c *plainConn) silence(since time.Time) time.Duration {
 	return min(time.Since(since), time.Since(c.made)-time.Duration(c.heard.Load()))
 }
 
-// noteConn returns a context for a request with body that notes the connection
-// it takes.
+// noteConn returns a context for a request with body. It sets conn to the
+// connection that the Transport uses for the request.
 func noteConn(ctx context.Context, body *clientBody, conn **plainConn) context.Context {
-	var now atomic.Pointer[plainConn] // as a connection given up may still be read from
+	var now atomic.Pointer[plainConn] // atomic, because an abandoned connection may still be read
 	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GotConn: func(got httptrace.GotConnInfo) {
 			c := got.Conn.(*plainConn)
@@ -178,9 +180,10 @@ func noteConn(ctx context.Context, body *clientBody, conn **plainConn) context.C
 	})
 }
 
-// A timedBody is that of a response. It cancels the request when a Read waits
-// and the connection brings nothing for the read timeout: a chunk comes in many
-// reads of the connection, and in one of the body.
+// A timedBody is the body of a response. It cancels the request if a Read blocks
+// and nothing is read from the connection for the read timeout. It looks at the
+// connection because one Read of the body may take many reads of it to complete
+// a chunk.
 type timedBody struct {
 	io.ReadCloser
 	stall  stallTimer

@@ -8,20 +8,20 @@ import (
 	"time"
 )
 
-// A plainWriter is what httputil writes a response to. It keeps the fields of
-// middleware for the final response, after a 1xx with which httputil clears
-// them, and leaves a response without Content-Type so: from what net/http would
-// make up of the first bytes of its body a browser might run them.
+// A plainWriter is the ResponseWriter for httputil. httputil clears the header
+// after a 1xx; a plainWriter restores the fields that middleware has set. It
+// also keeps net/http from adding a Content-Type that it guesses from the body,
+// which a browser might execute.
 type plainWriter struct {
 	http.ResponseWriter
 	before  http.Header
 	cleared bool
-	body    *clientBody // nil: none
-	stall   stallTimer  // of writes
+	body    *clientBody // nil if the request has no body
+	stall   stallTimer  // for writes
 }
 
-// newPlainWriter returns a writer to w, which the caller must end before the
-// handler returns. A write that takes longer than timeout fails.
+// newPlainWriter returns a writer to w. The caller must call end before the
+// handler returns. A write that makes no progress for timeout fails.
 func newPlainWriter(w http.ResponseWriter, timeout time.Duration) *plainWriter {
 	pw := &plainWriter{ResponseWriter: w, before: w.Header().Clone()}
 	pw.stall.timeout = timeout
@@ -41,7 +41,7 @@ func (w *plainWriter) Header() http.Header {
 func (w *plainWriter) WriteHeader(status int) {
 	if h := w.Header(); status < 200 {
 		removeHopByHop(h)
-		w.cleared = true // as soon as this returns
+		w.cleared = true // httputil clears the header when this returns
 	} else {
 		w.prepare(h)
 		if status == http.StatusUpgradeRequired && h["Upgrade"] != nil { // see keepUpgrade
@@ -51,12 +51,12 @@ func (w *plainWriter) WriteHeader(status int) {
 			h["Content-Type"] = nil
 		}
 	}
-	w.stall.begin() // a 1xx is written at once
+	w.stall.begin() // a 1xx is written immediately
 	w.ResponseWriter.WriteHeader(status)
 	w.stall.end()
 }
 
-// Write writes in pieces, as nothing shows the progress of one.
+// Write writes in pieces, because the progress within a single write is unknown.
 func (w *plainWriter) Write(b []byte) (n int, err error) {
 	defer w.stall.end()
 	for {
@@ -68,15 +68,16 @@ func (w *plainWriter) Write(b []byte) (n int, err error) {
 	}
 }
 
-// FlushError is for http.ResponseController.
+// FlushError implements the Flush of http.ResponseController.
 func (w *plainWriter) FlushError() error {
 	w.stall.begin()
 	defer w.stall.end()
 	return http.NewResponseController(w.ResponseWriter).Flush()
 }
 
-// end is for the end of the handler. net/http then writes what is left, for
-// which it gets a last deadline, unless middleware may still have more to write.
+// end must be called before the handler returns. net/http then writes what is
+// left, and end sets a deadline for that. It does not if w is middleware's, which
+// may still write more.
 func (w *plainWriter) end(ctx context.Context, cut bool) {
 	w.stall.stop()
 	if w.body != nil {
@@ -88,9 +89,9 @@ func (w *plainWriter) end(ctx context.Context, cut bool) {
 	}
 }
 
-// prepare gives the connection up where the response comes before the end of
-// the body. For another request net/http would first swallow what is left of
-// that; in full duplex it would not, but panics (golang/go#68560).
+// prepare closes the connection after the response if the request's body has
+// not been read. To keep it, net/http would have to read the rest of the body
+// first. In full duplex it would not, but panics (golang/go#68560).
 func (w *plainWriter) prepare(h http.Header) {
 	if w.body != nil && w.body.http1 && !w.body.wasRead() {
 		h.Set("Connection", "close")
@@ -99,20 +100,20 @@ func (w *plainWriter) prepare(h http.Header) {
 
 func (w *plainWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// A stallTimer calls expired when an operation takes timeout without progress.
-// A timeout of zero is none.
+// A stallTimer calls expired when an operation makes no progress for timeout.
+// A timeout of zero disables it.
 type stallTimer struct {
 	timeout time.Duration
 	expired func()                              // must not call the stallTimer's methods
-	silence func(since time.Time) time.Duration // nil: time.Since
+	silence func(since time.Time) time.Duration // nil means time.Since
 
 	mu      sync.Mutex
-	since   time.Time   // when the operation began; zero: none is under way
-	timer   *time.Timer // looks after it, if not nil
+	since   time.Time   // when the operation began or made progress; zero if there is none
+	timer   *time.Timer // calls check; nil if it is not set
 	stopped bool
 }
 
-// begin starts an operation, or notes its progress.
+// begin starts an operation, or records its progress.
 func (s *stallTimer) begin() {
 	if s.timeout == 0 {
 		return
@@ -125,8 +126,8 @@ func (s *stallTimer) begin() {
 	}
 }
 
-// end ends the operation. It leaves the timer alone, as stopping it would cost
-// each operation a call: check comes once more and finds nothing.
+// end ends the operation. It does not stop the timer, which would cost a call
+// for each operation. The timer runs once more, and check does nothing.
 func (s *stallTimer) end() {
 	if s.timeout == 0 {
 		return
@@ -154,7 +155,7 @@ func (s *stallTimer) check() {
 	s.expired()
 }
 
-// stop ends the timer's work. Once it has returned, expired is not called.
+// stop stops the timer. After it has returned, expired is not called.
 func (s *stallTimer) stop() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -1,4 +1,4 @@
-//lint:file-ignore SA1019 nhooyr.io/websocket is deprecated as a whole in favour of github.com/coder/websocket; the tests have it in go.mod already, and a demo is no reason for another.
+//lint:file-ignore SA1019 nhooyr.io/websocket is deprecated in favour of github.com/coder/websocket, but go.mod already has it for the tests.
 
 package main
 
@@ -28,19 +28,20 @@ import (
 //go:embed demo.html
 var demoPage []byte
 
-// A demo is an upstream to look at: a page, a WebSocket that sends the
-// handshake it got and then echoes, and the counters of the proxy in front.
+// A demo is the upstream of a command without targets. It serves a page, a
+// WebSocket that sends the handshake it received and then echoes messages, and
+// the counters of the proxy in front of it.
 type demo struct {
 	url      string
 	listener net.Listener
 	server   *http.Server
 	proxy    *wsproxy.Proxy
-	end      context.CancelFunc // of the sockets
+	end      context.CancelFunc // closes the sockets
 	sockets  sync.WaitGroup
 }
 
-// newDemo listens on a free port of the loopback interface, for a command that
-// listens on the address front.
+// newDemo listens on a free port of the loopback interface. front is the address
+// that the command listens on.
 func newDemo(log *slog.Logger, front string) (*demo, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -62,14 +63,14 @@ func newDemo(log *slog.Logger, front string) (*demo, error) {
 	return d, nil
 }
 
-// serve answers, from now on, for the proxy in front of the demo.
+// serve starts to serve the requests of proxy.
 func (d *demo) serve(proxy *wsproxy.Proxy) {
 	d.proxy = proxy
 	go d.server.Serve(d.listener)
 }
 
-// close ends the demo. The proxy in front of it is gone by then, so that
-// nothing holds it up.
+// close stops the demo. It must be called after the proxy in front has stopped,
+// so that it does not wait for open requests.
 func (d *demo) close() {
 	d.end()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
@@ -80,9 +81,10 @@ func (d *demo) close() {
 	d.sockets.Wait()
 }
 
-// ownHosts keeps pages of other sites from h. A site can have its name resolve
-// to this machine once its page is loaded (DNS rebinding). To the browser the
-// demo is of the page's own origin then, and only the host in the request tells.
+// ownHosts refuses requests to h from pages of other sites. A site can make its
+// name resolve to this machine after its page is loaded (DNS rebinding). The
+// browser then treats the demo as part of the page's origin, so only the host in
+// the request shows that it is another site.
 func ownHosts(front string, h http.Handler) http.Handler {
 	name, _, _ := net.SplitHostPort(front)
 	own := func(hostport string) bool {
@@ -90,7 +92,7 @@ func ownHosts(front string, h http.Handler) http.Handler {
 		if err != nil { // it has no port
 			host = strings.Trim(hostport, "[]")
 		}
-		_, err = netip.ParseAddr(host) // no name, so nothing to resolve
+		_, err = netip.ParseAddr(host) // an address is not resolved
 		return err == nil || strings.EqualFold(host, "localhost") || name != "" && strings.EqualFold(host, name)
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -98,8 +100,8 @@ func ownHosts(front string, h http.Handler) http.Handler {
 		// X-Forwarded-Host.
 		for _, host := range append([]string{r.Host}, r.Header["X-Forwarded-Host"]...) {
 			if !own(host) {
-				http.Error(w, "the demo is served as localhost, by IP address or by the host of -listen, and not as "+
-					strconv.Quote(host), http.StatusForbidden)
+				http.Error(w, "the demo does not serve the host "+strconv.Quote(host)+
+					", want localhost, an IP address or the host of -listen", http.StatusForbidden)
 				return
 			}
 		}
@@ -113,15 +115,16 @@ func servePage(w http.ResponseWriter, _ *http.Request) {
 	h.Set("Cache-Control", "no-store")
 	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "+
 		"img-src data:; connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
-	// An isolated page has a clock of 5 µs; others see round trips in steps of 100.
+	// The clock of an isolated page has steps of 5 µs, that of others 100 µs.
 	h.Set("Cross-Origin-Opener-Policy", "same-origin")
 	h.Set("Cross-Origin-Embedder-Policy", "require-corp")
 	w.Write(demoPage)
 }
 
-// A handshake is the demo's first message: the request as it arrived.
+// A handshake is the first message on a socket of the demo. It shows the request
+// that arrived.
 type handshake struct {
-	Command  string              `json:"command"` // how the reader has started the demo
+	Command  string              `json:"command"` // the command that started the demo
 	Request  string              `json:"request"`
 	Upstream string              `json:"upstream"`
 	Host     string              `json:"host"`
@@ -132,15 +135,15 @@ func (d *demo) serveEcho(w http.ResponseWriter, r *http.Request) {
 	d.sockets.Add(1)
 	defer d.sockets.Done()
 	if !fromOwnPage(r) {
-		http.Error(w, "this page is not the demo's", http.StatusForbidden)
+		http.Error(w, "the request is not from the demo's page", http.StatusForbidden)
 		return
 	}
 	conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{InsecureSkipVerify: true}) // see fromOwnPage
 	if err != nil {
-		return // Accept has answered
+		return // Accept has responded
 	}
 	defer conn.CloseNow()
-	ctx := r.Context() // the proxy's timeouts are what ends a silent socket
+	ctx := r.Context() // no timeout here; the proxy's timeouts end an idle socket
 	kind := websocket.MessageText
 	message, _ := json.Marshal(newHandshake(r, d.url))
 	for {
@@ -153,14 +156,14 @@ func (d *demo) serveEcho(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// mostTunnels is how many tunnels the page shows.
+// mostTunnels is the maximum number of tunnels on the page.
 const mostTunnels = 20
 
-// counters are what the page shows of the proxy, all times in milliseconds.
+// counters are the proxy's counts for the page. All times are in milliseconds.
 type counters struct {
 	Live    int             `json:"live"`
 	Opened  int64           `json:"opened"`
-	Tunnels []tunnelCounter `json:"tunnels"` // the newest first, mostTunnels at most
+	Tunnels []tunnelCounter `json:"tunnels"` // newest first, at most mostTunnels
 }
 
 type tunnelCounter struct {
@@ -178,22 +181,21 @@ type flowCounter struct {
 	Messages int64 `json:"messages"`
 }
 
-// serveTunnels tells the demo's page, and nobody else's, how the proxy is
-// doing.
+// serveTunnels serves the proxy's counters, but only to the demo's page.
 func (d *demo) serveTunnels(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Set("Cache-Control", "no-store")
 	h.Set("Cross-Origin-Resource-Policy", "same-origin")
 	h.Set("X-Content-Type-Options", "nosniff")
-	// Browsers send no Origin with a GET of their own page's.
+	// Browsers send no Origin with a same-origin GET.
 	switch r.Header.Get("Sec-Fetch-Site") {
 	case "", "same-origin", "none":
 	default:
-		http.Error(w, "this page is not the demo's", http.StatusForbidden)
+		http.Error(w, "the request is not from the demo's page", http.StatusForbidden)
 		return
 	}
 	if !fromOwnPage(r) {
-		http.Error(w, "this page is not the demo's", http.StatusForbidden)
+		http.Error(w, "the request is not from the demo's page", http.StatusForbidden)
 		return
 	}
 	h.Set("Content-Type", "application/json")
@@ -222,8 +224,8 @@ func (d *demo) counters() counters {
 
 func newHandshake(r *http.Request, upstream string) handshake {
 	header := r.Header.Clone()
-	// A browser sends the cookies of every server on localhost, and a demo is
-	// there to be shown.
+	// A browser sends the cookies of all servers on localhost, and people watch
+	// a demo.
 	for _, secret := range []string{"Authorization", "Cookie"} {
 		if header[secret] != nil {
 			header[secret] = []string{"(hidden by the demo)"}
@@ -238,11 +240,11 @@ func newHandshake(r *http.Request, upstream string) handshake {
 	}
 }
 
-// goRun matches the directories in which go run puts what it builds.
+// goRun matches the directories in which go run puts its binaries.
 var goRun = regexp.MustCompile(`go-build\d*[/\\]|[/\\][0-9a-f]{64}-d$`)
 
-// typed returns the command that a reader has typed to start the program that
-// was started as name. The README has the one for go run.
+// typed returns the command to show for a program that was started as name. For
+// go run it is the command in the README.
 func typed(name string) string {
 	if goRun.MatchString(filepath.Dir(name)) {
 		return "go run ./cmd/wsproxy"
@@ -250,9 +252,9 @@ func typed(name string) string {
 	return name
 }
 
-// fromOwnPage reports whether r comes from a page that the demo served, or
-// from no page at all. Unlike the library's check it holds with -target-host,
-// when Host is not what the browser asked for.
+// fromOwnPage reports whether r comes from a page of the demo or from no page.
+// Unlike the library's check it works with -target-host, which replaces the
+// browser's Host.
 func fromOwnPage(r *http.Request) bool {
 	origin := r.Header.Get("Origin")
 	if origin == "" {

@@ -74,20 +74,20 @@ func TestErrorsOfUsageExitWith2(t *testing.T) {
 		{"-read-timeout 5", `invalid value "5" for flag -read-timeout: want a number with its unit, such as 5s, 1m30s or 500ms`},
 		{"-max-tunnels 1e3", `invalid value "1e3" for flag -max-tunnels: want a whole number`},
 		{"-max-message-size 1M", `invalid value "1M" for flag -max-message-size: want a whole number`},
-		{"-max-header-bytes 0", `-max-header-bytes: "0" is not positive`},
+		{"-max-header-bytes 0", `-max-header-bytes: "0" is not positive, want a number of bytes`},
 		{"-detached=maybe", `invalid boolean value "maybe" for -detached: parse error`},
 		{"http://a -listen :0", `"-listen" comes after a target, want flags before them`},
 		{"http://a http://b -listen", `"-listen" comes after a target, want flags before them`},
-		{"http://a:1/x http://b:2/y?token=secret", `target "http://b:2/y" has another path than the first, "http://a:1/x"; targets are servers for the same requests` +
-			"\nwsproxy: " + `target "http://b:2/y" has another query than the first, "http://a:1/x"; targets are servers for the same requests`},
-		{"http://a https://b", `target "https://b" has another scheme than the first, "http://a"; targets are servers for the same requests`},
-		{"http://a http://unix:/b.sock:/c", `target "http://unix:/b.sock:/c" has another path than the first, "http://a"; targets are servers for the same requests`},
-		{"-policy best http://a http://b", `-policy: "best" is no policy, want one of hash-ip, hash-uri, least-tunnels, random2, round-robin`},
+		{"http://a:1/x http://b:2/y?token=secret", `target "http://b:2/y" has another path than the first, want that of "http://a:1/x"` +
+			"\nwsproxy: " + `target "http://b:2/y" has another query than the first, want that of "http://a:1/x"`},
+		{"http://a https://b", `target "https://b" has another scheme than the first, want that of "http://a"`},
+		{"http://a http://unix:/b.sock:/c", `target "http://unix:/b.sock:/c" has another path than the first, want that of "http://a"`},
+		{"-policy best http://a http://b", `-policy: "best" is not a policy, want one of hash-ip, hash-uri, least-tunnels, random2, round-robin`},
 		{"-max-fails -1 http://a", `-max-fails: "-1" is negative, want a number or 0 for never`},
-		{"-fail-timeout 0 http://a", `-fail-timeout: "0s" is not positive`},
-		{"-dns 5s", "-dns wants one target, whose name it looks up; there are 0"},
-		{"-dns 5s http://a http://b", "-dns wants one target, whose name it looks up; there are 2"},
-		{"-dns 5s http://unix:/run/app.sock", `-dns wants a target with a name; "http://unix:/run/app.sock" is a unix socket`},
+		{"-fail-timeout 0 http://a", `-fail-timeout: "0s" is not positive, want a duration such as 10s`},
+		{"-dns 5s", "-dns: 0 targets, want one, whose name to look up"},
+		{"-dns 5s http://a http://b", "-dns: 2 targets, want one, whose name to look up"},
+		{"-dns 5s http://unix:/run/app.sock", `-dns: target "http://unix:/run/app.sock" is a unix socket, want a target with a host name`},
 		{"-dns -5s http://a", `-dns: "-5s" is negative, want an interval or 0 for none`},
 		{"-ping -1s", `-ping: "-1s" is negative, want a duration or 0 for none`},
 		{"-ping 1s -ping-timeout 0", `-ping-timeout: "0s", want a positive duration with an interval`},
@@ -98,8 +98,8 @@ func TestErrorsOfUsageExitWith2(t *testing.T) {
 		{"-retry-status http_503", `invalid value "http_503" for flag -retry-status: want a status such as 503`},
 		{"-retry-status 200", `-retry-status: "200" is not an error status, want 400 to 599`},
 		{"-max-message-size -1", `-max-message-size: "-1" is negative, want a number or 0 for no limit`},
-		{"-tls-cert cert.pem", "-tls-cert and -tls-key go together"},
-		{"-tls-key key.pem", "-tls-cert and -tls-key go together"},
+		{"-tls-cert cert.pem", `-tls-cert "cert.pem", -tls-key "", want both or neither`},
+		{"-tls-key key.pem", `-tls-cert "", -tls-key "key.pem", want both or neither`},
 		{"-header X-Test", `invalid value "X-Test" for flag -header: want "Name: value"`},
 		{"-header :value", `invalid value ":value" for flag -header: want "Name: value"`},
 		{"-header Bad@Name:value", `-header: "Bad@Name" is not a field name`},
@@ -107,8 +107,8 @@ func TestErrorsOfUsageExitWith2(t *testing.T) {
 		{"-header Host:a/b", `-header Host: "a/b", want a host with an optional port`},
 		{"-origin http://", `-origin: "http://" is not an origin, want [scheme://]host[:port]`},
 		{"-trusted-proxy me", `-trusted-proxy: "me", want an address, a CIDR prefix or "unix:"`},
-		{"-log loud", `-log: "loud" is no level, want debug, info, warn or error`},
-		{"-drain -1s", `-drain: "-1s" is negative, want a duration or 0 to cut at once`},
+		{"-log loud", `-log: "loud" is not a level, want debug, info, warn or error`},
+		{"-drain -1s", `-drain: "-1s" is negative, want a duration or 0 to close immediately`},
 		{"-body-timeout -1s", `-body-timeout: "-1s" is negative, want a duration or 0 for none`},
 		{"-connect-timeout -1s", `-connect-timeout: "-1s" is negative, want a duration or 0 for none`},
 	} {
@@ -121,7 +121,7 @@ func TestErrorsOfUsageExitWith2(t *testing.T) {
 	}
 	code, _, stderr := status(t, "")
 	require.Equal(t, 2, code)
-	require.Contains(t, stderr, "a target is empty")
+	require.Contains(t, stderr, `target "" is empty, want a URL`)
 }
 
 func TestAllErrorsOfUsageAreToldAtOnce(t *testing.T) {

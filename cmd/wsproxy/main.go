@@ -1,14 +1,13 @@
-// Command wsproxy is a WebSocket reverse proxy, ready to run: what nginx does
-// with its map of $http_upgrade to $connection_upgrade, as one process.
+// Command wsproxy is a WebSocket reverse proxy. It replaces an nginx with the
+// map of $http_upgrade to $connection_upgrade.
 //
 //	wsproxy [flags] [target...]
 //
-// A target is an http, https, ws or wss URL, or nginx's form for a unix
-// socket, http://unix:/run/app.sock:/base. Upgrades are checked, asked of the
-// target and relayed both ways; every other request is proxied beside them.
-// Without a target wsproxy proxies a demo upstream of its own, a page that
-// shows echo, round-trip times, the tunnels that are open and the header
-// fields that arrive.
+// A target is an http, https, ws or wss URL, or a unix socket in nginx's form,
+// http://unix:/run/app.sock:/base. wsproxy validates upgrades, forwards them to
+// the target, and relays both ways. It proxies every other request, too.
+// Without a target wsproxy proxies a demo upstream: a page that shows echo,
+// round-trip times, the open tunnels and the header fields that arrive.
 //
 //	wsproxy                                          # the demo on http://localhost:8080
 //	wsproxy http://localhost:3000                    # a proxy in front of port 3000
@@ -17,80 +16,80 @@
 //	wsproxy -listen :443 -tls-cert cert.pem -tls-key key.pem \
 //		-origin https://example.com -read-timeout 300s http://unix:/run/app.sock
 //
-// Once it listens, it says on standard output where, with the real port where
-// -listen asked for port 0, and which servers it proxies. It logs to standard
-// error.
+// When wsproxy listens, it prints its address and the servers on standard
+// output. If -listen has port 0, the address has the actual port. It logs to
+// standard error.
 //
 // # Several servers
 //
-// Several targets are servers for the same requests, so all have the same
-// scheme, path and query. The first also gives them its name: what -target-host
-// sends, and what the certificates of https targets are for. With -dns the
-// servers are all addresses of the one target's name instead, as they are now
-// and after each interval; wsproxy does not start if the first lookup fails,
-// and keeps the last servers where a later one does.
+// Several targets are servers for the same requests. They must have the same
+// scheme, path and query. The host of the first target is the Host that
+// -target-host sends, and the name in the certificates of https targets.
 //
-// A request that fails before its response goes to the next server, as
-// [wsproxy.WithUpstream] has it. -policy, -max-fails, -fail-timeout, -max-tries
-// and -retry-status are of no effect with a single server, as in nginx, so that
-// a list of targets may shrink to one: there is no choice, and the only server
-// is never down.
+// With -dns the servers are all addresses of the name of a single target. They
+// are looked up at the start and again after each interval. wsproxy does not
+// start if the first lookup fails. If a later one fails, the servers stay the
+// same.
+//
+// A request that fails before its response may be sent to the next server; see
+// [wsproxy.WithUpstream]. With a single server -policy, -max-fails,
+// -fail-timeout, -max-tries and -retry-status have no effect, as in nginx, so a
+// list of targets may shrink to one. A single server never goes down.
 //
 // # Flags
 //
-// wsproxy -h has more on each, and the nginx directive that it answers to where
-// there is one:
+// wsproxy -h explains each flag and names its nginx directive:
 //
 //	-listen address          where to listen (default localhost:8080)
 //	-tls-cert, -tls-key file serve https and wss with this certificate and key
-//	-connect-timeout d       connecting to the target, TLS included (60s)
-//	-read-timeout d          silence, of a response or of a whole tunnel (60s)
-//	-send-timeout d          a write that makes no progress (60s)
-//	-body-timeout d          a client's silence within the body of a request (60s)
+//	-connect-timeout d       connecting to the target, including TLS (60s)
+//	-read-timeout d          idle time of a response or a tunnel (60s)
+//	-send-timeout d          a write without progress (60s)
+//	-body-timeout d          time between two reads of a request's body (60s)
 //	-close-timeout d         the second side of a tunnel after the first, and
-//	                         both after a Close of the proxy's (10s)
-//	-max-lifetime d          a whole tunnel (0: no limit)
-//	-ping interval           ping an end that is silent for so long (0: never)
-//	-ping-timeout d          an end that stays silent after a ping (10s)
+//	                         both after a Close frame from the proxy (10s)
+//	-max-lifetime d          lifetime of a tunnel (0: no limit)
+//	-ping interval           ping an end that sends nothing (0: never)
+//	-ping-timeout d          time without data after a ping (10s)
 //	-max-tunnels n           tunnels at once (0: no limit)
-//	-max-tunnels-per-ip n    tunnels at once of a client address (0: no limit)
-//	-max-message-size bytes  a message, either way (0: no limit)
+//	-max-tunnels-per-ip n    tunnels at once from a client address (0: no limit)
+//	-max-message-size bytes  a message in either direction (0: no limit)
 //	-max-header-bytes bytes  a request's line and header (65536)
 //	-policy name             round-robin, least-tunnels, random2, hash-ip or
 //	                         hash-uri (round-robin)
 //	-max-fails n             failures that take a server down (1; 0: never)
-//	-fail-timeout d          within what time, and for how long (10s)
-//	-max-tries n             servers that one request is sent to (3; 0: all)
-//	-retry-status status     a status that sends a request to the next server;
-//	                         repeatable
+//	-fail-timeout d          in what time, and for how long (10s)
+//	-max-tries n             servers tried for one request (3; 0: all)
+//	-retry-status status     try the next server after a response with this
+//	                         status; repeatable
 //	-dns interval            use all addresses of the target's name (0: no)
 //	-keep-alive              reuse connections to the target for plain requests
-//	-origin pattern          take upgrades from this origin alone; repeatable
-//	-trusted-proxy prefix    believe forwarding fields of these peers; repeatable
-//	-target-host             send the target's host as Host, not the client's
+//	-origin pattern          accept upgrades only from this origin; repeatable
+//	-trusted-proxy prefix    trust forwarding fields of these peers; repeatable
+//	-target-host             send the target's host, not the client's, as Host
 //	-header "Name: value"    set a field of every request; repeatable
-//	-detached                keep no goroutine of the server's for a tunnel
-//	-drain d                 how long tunnels may take to end on shutdown (30s)
+//	-detached                free the server's goroutine while a tunnel is open
+//	-drain d                 time for tunnels to end on shutdown (30s)
 //	-log level               debug, info, warn or error (info)
 //	-version                 print the versions of wsproxy and of Go
 //
-// Flags go before the targets. An empty value after the colon of -header
-// removes the field. A timeout of 0 is none, but -drain 0 cuts at once.
+// Flags go before the targets. -header with an empty value removes the field. A
+// timeout of 0 means no limit, except that -drain 0 closes immediately.
 //
 // # Signals
 //
-// SIGINT or SIGTERM begins the drain: wsproxy stops listening and sends both
-// ends of every tunnel a Close frame with code 1001, "shutting down". Tunnels
-// end when both have answered; one that does not answer within -close-timeout
-// is cut, and when -drain is over so is all that is left, plain requests too. A
-// second signal cuts at once.
+// SIGINT or SIGTERM starts the drain. wsproxy stops listening and sends both
+// ends of every tunnel a Close frame with code 1001, "shutting down". A tunnel
+// ends when both have answered. A tunnel that has not ended within
+// -close-timeout is closed immediately. When -drain expires or a second signal
+// arrives, wsproxy closes all remaining tunnels and plain requests.
 //
 // # Exit status
 //
 //	0  everything ended in time
-//	1  the drain cut something, or wsproxy could not start: a bad target, a
-//	   busy port, a missing certificate
-//	2  the flags or arguments make no sense
+//	1  the drain closed a tunnel or a request early, or wsproxy could not
+//	   start: a bad target, a busy port, a missing certificate
+//	2  the flags or arguments are invalid
 package main
 
 import (
@@ -124,7 +123,7 @@ func main() {
 	os.Exit(run(signals, os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// run is the command, from its arguments to its exit status.
+// run runs the command and returns its exit status.
 func run(signals <-chan os.Signal, args []string, stdout, stderr io.Writer) int {
 	s, err := parse(args)
 	switch {
@@ -146,8 +145,8 @@ func run(signals <-chan os.Signal, args []string, stdout, stderr io.Writer) int 
 	return 0
 }
 
-// version names the module's version, "(devel)" for a build that has none, and
-// Go's.
+// version returns the versions of the module and of Go. The version of a module
+// without one is "(devel)".
 func version() string {
 	module := "(devel)"
 	if info, ok := debug.ReadBuildInfo(); ok {
@@ -161,15 +160,15 @@ func complain(w io.Writer, err error) {
 	last := ""
 	for line := range strings.SplitSeq(err.Error(), "\n") {
 		line = inFlags.Replace(strings.TrimPrefix(line, "wsproxy: "))
-		if line != last { // of -max-message-size, which is two of New's limits
+		if line != last { // -max-message-size sets two options with the same error
 			fmt.Fprintln(w, "wsproxy: "+line)
 		}
 		last = line
 	}
 }
 
-// serve proxies until a signal has ended it. An error is why it could not
-// start or go on, or what the drain had to cut.
+// serve proxies until a signal arrives and the drain has ended. It returns an
+// error if it could not start or continue, or if the drain cut something.
 func (s *settings) serve(signals <-chan os.Signal, stdout, stderr io.Writer) error {
 	if s.bad != nil {
 		return s.bad
@@ -247,8 +246,7 @@ func (s *settings) serve(signals <-chan os.Signal, stdout, stderr io.Writer) err
 	}
 }
 
-// url is where a browser finds what listens on l, by the name that -listen
-// gave it.
+// url returns the URL of the listener l, with the host of -listen.
 func (s *settings) url(l net.Listener) string {
 	scheme, note := "http://", ""
 	if s.cert != "" {
@@ -268,17 +266,18 @@ type service struct {
 	log      *slog.Logger
 	proxy    *wsproxy.Proxy
 	server   *http.Server
-	requests sync.Map // connections with a plain request or a handshake under way
+	requests sync.Map // connections with a plain request or a handshake in progress
 	draining atomic.Bool
-	cut      atomic.Int64 // tunnels that did not end in order during the drain
+	cut      atomic.Int64 // tunnels that were cut during the drain
 }
 
 // newServer returns the server in front of the proxy. It has no WriteTimeout
-// and no ReadTimeout, which would cut plain streams in the middle: the proxy
-// bounds their silence instead.
+// and no ReadTimeout, because they would abort long plain streams. The proxy
+// limits their idle time instead.
 func (v *service) newServer() *http.Server {
-	// Upgrades need HTTP/1.1, so nothing else is offered. NextProtos alone would
-	// not do, as ServeTLS adds the h2 of a server's default Protocols.
+	// Upgrades need HTTP/1.1, so the server offers nothing else. Setting NextProtos
+	// is not enough: ServeTLS adds h2 if the default Protocols of the server have
+	// it.
 	var http1 http.Protocols
 	http1.SetHTTP1(true)
 	return &http.Server{
@@ -299,18 +298,19 @@ func (v *service) newServer() *http.Server {
 	}
 }
 
-// count is the hook that notes which tunnels the drain cut.
+// count is the hook that counts the tunnels cut during the drain.
 func (v *service) count(_ *wsproxy.Tunnel, e wsproxy.Ending) {
 	if v.draining.Load() && errors.Is(e.Err, wsproxy.ErrCut) {
 		v.cut.Add(1)
 	}
 }
 
-// drain lets what is under way end until -drain is over or another signal
-// comes. Its error says what was cut then, or by the close timeout before.
+// drain waits for tunnels and requests to end until -drain expires or another
+// signal arrives, and then cuts the rest. It returns an error if it has cut
+// something, or if the close timeout has.
 func (v *service) drain(signals <-chan os.Signal) error {
 	v.draining.Store(true)
-	v.log.Info("draining; another signal cuts at once", "tunnels", v.proxy.Stats().Live, "for", v.wait)
+	v.log.Info("draining; another signal closes everything immediately", "tunnels", v.proxy.Stats().Live, "for", v.wait)
 	ctx, stop := context.WithCancelCause(context.Background())
 	defer stop(nil)
 	ctx, cancel := context.WithTimeoutCause(ctx, v.wait, fmt.Errorf("still open after %v", v.wait))
@@ -318,14 +318,14 @@ func (v *service) drain(signals <-chan os.Signal) error {
 	go func() {
 		select {
 		case <-signals:
-			stop(errors.New("a second signal came"))
+			stop(errors.New("a second signal arrived"))
 		case <-ctx.Done():
 		}
 	}()
 
-	// http.Server.Shutdown knows nothing of hijacked connections, and
-	// Proxy.Shutdown nothing of plain requests. Both at once: the one closes
-	// the listener while the other refuses what is still on its way in.
+	// http.Server.Shutdown ignores hijacked connections, and Proxy.Shutdown
+	// ignores plain requests. Call both concurrently, so that upgrades that arrive
+	// before the listener is closed are refused.
 	unfinished := make(chan int, 1)
 	go func() {
 		n := 0
@@ -335,7 +335,7 @@ func (v *service) drain(signals <-chan os.Signal) error {
 		}
 		unfinished <- n
 	}()
-	v.proxy.Shutdown(ctx) // an error may be about a handshake, which is a request
+	v.proxy.Shutdown(ctx) // ignore the error: handshakes count as requests below
 	var cut []string
 	requests := <-unfinished
 	if n := v.cut.Load(); n > 0 || requests > 0 {

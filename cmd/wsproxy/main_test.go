@@ -99,7 +99,7 @@ func TestASecondSignalCutsAtOnce(t *testing.T) {
 	c.stderr.Await(t, "draining")
 	c.signals <- os.Interrupt
 	require.Equal(t, 1, c.exit(t))
-	require.Contains(t, c.stderr.String(), "\nwsproxy: cut 1 tunnel: a second signal came\n")
+	require.Contains(t, c.stderr.String(), "\nwsproxy: cut 1 tunnel: a second signal arrived\n")
 	client.ended(t)
 }
 
@@ -246,7 +246,7 @@ func TestTheProcessObeysRealSignals(t *testing.T) {
 		var exit *exec.ExitError
 		require.ErrorAs(t, cmd.Wait(), &exit)
 		require.Equal(t, 1, exit.ExitCode())
-		require.Contains(t, c.stderr.String(), "wsproxy: cut 1 tunnel: a second signal came\n")
+		require.Contains(t, c.stderr.String(), "wsproxy: cut 1 tunnel: a second signal arrived\n")
 		client.ended(t)
 	})
 }

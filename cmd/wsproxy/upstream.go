@@ -17,7 +17,7 @@ import (
 	"example.com/wsproxy"
 )
 
-// policies are what -policy may say.
+// policies are the values of -policy.
 var policies = map[string]func() wsproxy.Policy{
 	"round-robin":   wsproxy.RoundRobin,
 	"least-tunnels": wsproxy.LeastTunnels,
@@ -28,22 +28,21 @@ var policies = map[string]func() wsproxy.Policy{
 	},
 }
 
-// A place is what a target names: a server, and what is put before the path
-// and query of its requests.
+// A place is a parsed target: a server, and the path and query to prepend.
 type place struct {
 	host, port          string // "" for a unix socket
-	addr                string // as in wsproxy.Server
+	addr                string // for wsproxy.Server
 	scheme, path, query string
 }
 
-// placeOf reads a target that New takes.
+// placeOf parses a target that New accepts.
 func placeOf(target string) place {
 	_, rest, _ := strings.Cut(target, "://")
 	socket, unix := strings.CutPrefix(rest, "unix:")
 	socket, _, _ = strings.Cut(socket, ":")
 	u, err := url.Parse(withoutSocket(target))
 	if err != nil {
-		return place{} // New has not taken it
+		return place{} // New has refused it
 	}
 	p := place{scheme: u.Scheme, path: strings.TrimSuffix(u.EscapedPath(), "/"), query: u.RawQuery}
 	switch p.scheme {
@@ -62,9 +61,9 @@ func placeOf(target string) place {
 	return p
 }
 
-// withoutSocket returns target with the name localhost in place of a unix
-// socket. With several servers the socket is one of those, and the target only
-// names them.
+// withoutSocket returns target with localhost in place of a unix socket. With
+// several servers the socket is one of the servers, and the target is not
+// dialed.
 func withoutSocket(target string) string {
 	scheme, rest, _ := strings.Cut(target, "://")
 	if socket, unix := strings.CutPrefix(rest, "unix:"); unix {
@@ -74,8 +73,8 @@ func withoutSocket(target string) string {
 	return scheme + "://" + rest
 }
 
-// checkTargets returns what New has against each target, and else what keeps
-// them from being servers for the same requests.
+// checkTargets returns New's error for each bad target. If there are none, it
+// returns an error for each target that does not match the first.
 func checkTargets(targets []string) (bad, mismatched []error) {
 	for _, target := range targets {
 		if _, err := wsproxy.New(target); err != nil {
@@ -94,15 +93,15 @@ func checkTargets(targets []string) (bad, mismatched []error) {
 			{"query", p.query, first.query},
 		} {
 			if part.own != part.want {
-				mismatched = append(mismatched, fmt.Errorf("target %q has another %s than the first, %q; "+
-					"targets are servers for the same requests", withoutQuery(target), part.name, withoutQuery(targets[0])))
+				mismatched = append(mismatched, fmt.Errorf("target %q has another %s than the first, want that of %q",
+					withoutQuery(target), part.name, withoutQuery(targets[0])))
 			}
 		}
 	}
 	return nil, mismatched
 }
 
-// withoutQuery is for showing: a query may be a secret.
+// withoutQuery returns target without its query, which may be a secret.
 func withoutQuery(target string) string {
 	target, _, _ = strings.Cut(target, "?")
 	return target
@@ -112,28 +111,28 @@ func withoutQuery(target string) string {
 func (s *settings) checkUpstream() (errs []error) {
 	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 	if policies[s.policy] == nil {
-		fail("-policy: %q is no policy, want one of %s", s.policy, strings.Join(slices.Sorted(maps.Keys(policies)), ", "))
+		fail("-policy: %q is not a policy, want one of %s", s.policy, strings.Join(slices.Sorted(maps.Keys(policies)), ", "))
 	}
 	if s.maxFails < 0 {
 		fail("-max-fails: \"%d\" is negative, want a number or 0 for never", s.maxFails)
 	}
 	if s.failTimeout <= 0 {
-		fail("-fail-timeout: %q is not positive", s.failTimeout)
+		fail("-fail-timeout: %q is not positive, want a duration such as 10s", s.failTimeout)
 	}
 	switch {
 	case s.dns < 0:
 		fail("-dns: %q is negative, want an interval or 0 for none", s.dns)
 	case s.dns == 0:
 	case len(s.targets) != 1:
-		fail("-dns wants one target, whose name it looks up; there are %d", len(s.targets))
+		fail("-dns: %d targets, want one, whose name to look up", len(s.targets))
 	case strings.Contains(s.targets[0], "://unix:"):
-		fail("-dns wants a target with a name; %q is a unix socket", s.targets[0])
+		fail("-dns: target %q is a unix socket, want a target with a host name", s.targets[0])
 	}
 	return errs
 }
 
-// upstream returns the servers behind the targets and, with -dns, what finds
-// them. A single plain target needs neither.
+// upstream returns the Upstream of the targets and, with -dns, its resolver. Both
+// are nil for a single target without -dns.
 func (s *settings) upstream(ctx context.Context, signals <-chan os.Signal) (*wsproxy.Upstream, *wsproxy.DNSResolver, error) {
 	like := wsproxy.Server{MaxFails: s.maxFails, FailTimeout: s.failTimeout}
 	if s.maxFails == 0 {
@@ -164,8 +163,8 @@ func (s *settings) upstream(ctx context.Context, signals <-chan os.Signal) (*wsp
 	return u, resolver, err
 }
 
-// firstLookup ends with an error at a signal: a name server that is away can
-// hold it up for long.
+// firstLookup calls r.Resolve. It returns an error if a signal arrives first,
+// because a lookup can take long if the name server does not respond.
 func firstLookup(ctx context.Context, r wsproxy.Resolver, signals <-chan os.Signal) (servers []wsproxy.Server, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -180,11 +179,11 @@ func firstLookup(ctx context.Context, r wsproxy.Resolver, signals <-chan os.Sign
 	case <-signals:
 		cancel()
 		<-found
-		return nil, errors.New("a signal came before it started")
+		return nil, errors.New("a signal arrived before wsproxy had started")
 	}
 }
 
-// shown is what the start line says of the targets.
+// shown returns the targets, and with -dns their addresses, for the start line.
 func (s *settings) shown(u *wsproxy.Upstream) string {
 	var names []string
 	for _, target := range s.targets {

@@ -349,5 +349,5 @@ func TestASignalEndsTheFirstLookup(t *testing.T) {
 	signals <- os.Interrupt
 	require.Equal(t, 1, <-exited)
 	require.Less(t, time.Since(began), 4*time.Second)
-	require.Equal(t, "wsproxy: a signal came before it started\n", stderr.String())
+	require.Equal(t, "wsproxy: a signal arrived before wsproxy had started\n", stderr.String())
 }

@@ -1,6 +1,6 @@
-// Package frame reads and writes WebSocket frames (RFC 6455, section 5): a
-// codec for single frames, and a [Scanner] that follows a stream of them. It
-// does no I/O.
+// Package frame reads and writes WebSocket frames (RFC 6455, section 5). It has
+// a codec for single frames, and a [Scanner] that tracks the frames of a stream.
+// It does no I/O.
 package frame
 
 import (
@@ -19,20 +19,20 @@ const (
 
 // Sizes in bytes.
 const (
-	MaxHeader  = 14  // the longest header: a masked frame's with a 64-bit length
-	MaxControl = 125 // the longest payload of a control frame
+	MaxHeader  = 14  // maximum header, of a masked frame with a 64-bit length
+	MaxControl = 125 // maximum payload of a control frame
 )
 
-// A Header is the header of one frame. Any header that the wire format can
-// express is allowed, well-formed or not.
+// A Header is the header of a frame. It can hold every header that the wire
+// format can express, well-formed or not.
 type Header struct {
-	Fin      bool // the last frame of its message
+	Fin      bool // the last frame of a message
 	RSV      byte // RSV1 (4), RSV2 (2) and RSV3 (1)
 	Opcode   byte
 	Masked   bool
 	Key      [4]byte // the masking key, if Masked
-	Length   int64   // of the payload; negative if the top bit of 64 is set
-	Extended int     // bytes of the extended length, 0, 2 or 8; Append uses more if Length needs them
+	Length   int64   // of the payload; negative if the top bit of a 64-bit length is set
+	Extended int     // bytes of the extended length: 0, 2 or 8; Append uses more if Length needs them
 }
 
 // Append appends the header to b.
@@ -58,9 +58,9 @@ func (h Header) Append(b []byte) []byte {
 	return b
 }
 
-// Parse parses the header that b begins with. It returns the header's size, and
-// ok if b has all of it. If not, size is the number of bytes needed to know
-// more: 2, and then all of the header.
+// Parse parses the header at the start of b and returns its size. If b is too
+// short, ok is false, and size is the number of bytes that Parse needs next: 2,
+// and then the whole header.
 func Parse(b []byte) (h Header, size int, ok bool) {
 	if len(b) < 2 {
 		return Header{}, 2, false
@@ -103,7 +103,7 @@ func headerSize(b byte) int {
 	return size
 }
 
-// payloadLength returns the length that header, which is whole, gives.
+// payloadLength returns the payload length in a complete header.
 func payloadLength(header []byte) int64 {
 	switch length := header[1] & 0x7f; length {
 	case 126:
@@ -115,8 +115,8 @@ func payloadLength(header []byte) int64 {
 	}
 }
 
-// Append appends a whole frame to b: h with the length of payload, and payload,
-// masked with h.Key if h.Masked. It does not change payload.
+// Append appends a frame to b: h with the length of payload, and then payload,
+// masked with h.Key if h.Masked is set. It does not change payload.
 func Append(b []byte, h Header, payload []byte) []byte {
 	h.Length = int64(len(payload))
 	b = append(h.Append(b), payload...)

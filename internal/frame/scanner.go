@@ -2,55 +2,56 @@ package frame
 
 import "encoding/binary"
 
-// A Scanner follows the frames of one direction of a connection, in whatever
-// pieces they arrive. It only reads, and never allocates. When the stream is
-// not well-formed frames, it sets Off and stops. Masked, Strict, Off and Limit
-// may be set before the first byte. Its fields fit a cache line.
+// A Scanner tracks the frames of one direction of a connection, in pieces of any
+// size. It only reads, and it never allocates. If the stream is not a sequence
+// of well-formed frames, the Scanner sets Off and stops. Masked, Strict, Off and
+// Limit may be set before the first byte. The fields fit in a cache line.
 type Scanner struct {
-	Masked bool // frames must be masked, as a client's are
-	Strict bool // lengths must have the fewest bytes that hold them
-	Off    bool // nothing is followed
+	Masked bool // frames must be masked, as those of a client are
+	Strict bool // lengths must be encoded in the fewest bytes
+	Off    bool // frames are not tracked
 	open   bool // within a message of several frames
-	over   bool // the current frame takes its message over Limit
-	closed bool // a whole Close frame was scanned
+	over   bool // with the current frame its message exceeds Limit
+	closed bool // a complete Close frame was scanned
 	final  bool
 	opcode byte
-	have   uint8    // bytes of the current header that were scanned
+	have   uint8    // scanned bytes of the current, incomplete header
 	header [14]byte // of the current frame
 	code   [2]byte  // of the first Close frame, as on the wire
 
-	left     int64 // bytes of the current frame's payload still to come
-	size     int64 // of the current message so far
-	messages int64 // whole ones
-	Limit    int64 // the most bytes of a message, 0: any number
+	left     int64 // remaining payload bytes of the current frame
+	size     int64 // payload bytes of the current message so far
+	messages int64 // complete messages
+	Limit    int64 // maximum size of a message in bytes; 0 means no limit
 }
 
-// Messages returns the number of whole text and binary messages, except those
-// over the limit.
+// Messages returns the number of complete text and binary messages, without
+// those that exceed the limit.
 func (s *Scanner) Messages() int64 { return s.messages }
 
-// Closed reports whether a whole Close frame was scanned.
+// Closed reports whether a complete Close frame was scanned.
 func (s *Scanner) Closed() bool { return s.closed }
 
-// CloseCode returns the code of the first Close frame, once Closed.
-// [CodeNoStatus] stands for a frame without a code.
+// CloseCode returns the code of the first Close frame, after Closed has returned
+// true. It returns [CodeNoStatus] for a frame without a code.
 func (s *Scanner) CloseCode() int { return int(binary.BigEndian.Uint16(s.code[:])) }
 
-// Over reports whether the current frame takes its message over the limit.
+// Over reports whether, with the current frame, its message exceeds the limit.
 func (s *Scanner) Over() bool { return s.over }
 
-// Partial returns how many bytes of a header were scanned of which more has to
-// come, and 0 if none has.
+// Partial returns the number of scanned bytes of an incomplete header, or 0 if
+// the last header is complete.
 func (s *Scanner) Partial() int { return int(s.have) }
 
-// Header returns the first n bytes of the last header, of which so many must
-// have been scanned. They are valid until the next call of All or Frame.
+// Header returns the first n bytes of the last header. At least n bytes of it
+// must have been scanned. The result is valid until the next call of All or
+// Frame.
 func (s *Scanner) Header(n int) []byte { return s.header[:n] }
 
 // Boundary reports whether the next byte may begin a frame.
 func (s *Scanner) Boundary() bool { return !s.Off && s.have == 0 && s.left == 0 }
 
-// All scans the whole of p.
+// All scans all of p.
 func (s *Scanner) All(p []byte) {
 	for len(p) > 0 && !s.Off {
 		if s.Boundary() && !s.open {
@@ -62,9 +63,9 @@ func (s *Scanner) All(p []byte) {
 	}
 }
 
-// whole scans the frames that are a whole message each, as nearly all are, as
-// long as p has all of them and some bytes more, and returns how much that is.
-// It leaves whatever is unusual to Frame.
+// whole is the fast path for messages of a single frame of at most 65,535 bytes.
+// It scans such frames as long as p has the whole frame and enough bytes for any
+// header. It returns the number of bytes scanned, and leaves the rest to Frame.
 func (s *Scanner) whole(p []byte) (n int) {
 	header, mask := 2, byte(0)
 	if s.Masked {
@@ -85,8 +86,8 @@ func (s *Scanner) whole(p []byte) (n int) {
 	return n
 }
 
-// Frame scans to the end of the current frame, or of p if that is nearer, and
-// returns how much of p that is. p must not be empty.
+// Frame scans to the end of the current frame or of p, whichever comes first,
+// and returns the number of bytes scanned. p must not be empty.
 func (s *Scanner) Frame(p []byte) (n int) {
 	if s.left == 0 {
 		n = s.scanHeader(p)
@@ -107,10 +108,10 @@ func (s *Scanner) Frame(p []byte) (n int) {
 	return n + take
 }
 
-// scanHeader takes bytes of p until the header is complete; have is then 0
-// again.
+// scanHeader scans bytes of p until the header is complete. It then sets have
+// to 0.
 func (s *Scanner) scanHeader(p []byte) (n int) {
-	if s.have == 0 && len(p) >= len(s.header) { // nearly always
+	if s.have == 0 && len(p) >= len(s.header) { // the most common case
 		s.header = [14]byte(p)
 		s.startFrame()
 		return headerSize(s.header[1])
@@ -128,7 +129,8 @@ func (s *Scanner) scanHeader(p []byte) (n int) {
 	return n
 }
 
-// want is how many bytes of the header are needed to know more.
+// want returns the number of header bytes needed next: 2, and then the whole
+// header.
 func (s *Scanner) want() int {
 	if s.have < 2 {
 		return 2
@@ -136,8 +138,8 @@ func (s *Scanner) want() int {
 	return headerSize(s.header[1])
 }
 
-// startFrame begins the frame whose header is complete, and checks what tells
-// frames from other bytes.
+// startFrame starts the frame of the complete header, and sets Off if the
+// header is malformed.
 func (s *Scanner) startFrame() {
 	s.opcode, s.final = s.header[0]&0x0f, s.header[0]&0x80 != 0
 	s.left = payloadLength(s.header[:])
@@ -150,7 +152,7 @@ func (s *Scanner) startFrame() {
 		malformed = malformed || !s.open
 	case OpClose, OpPing, OpPong:
 		malformed = malformed || !s.final || s.header[1]&0x7f > MaxControl
-	default: // no extension in use defines one
+	default: // no extension in use defines other opcodes
 		malformed = true
 	}
 	if s.Strict && !malformed { // RFC 6455, section 5.2: "the minimal number of bytes MUST be used"
