@@ -11,7 +11,7 @@ import (
 )
 
 // An Option configures a Proxy in [New]. If an option is given twice, the last
-// one wins. [WithHeader] may be given once for each field name.
+// one wins. For [WithHeader] this applies to each field name separately.
 //
 // New checks all options and reports every mistake. It returns an error if a
 // duration or a number is negative, and if a function, a pointer or another
@@ -154,9 +154,9 @@ func WithConnectTimeout(d time.Duration) Option {
 // this keeps its tunnel open.
 //
 // Before the upgrade, and for plain requests, it limits the time from the end
-// of the request to the end of the response's header; the client then gets 504
-// with [ErrUpstreamTimeout]. After the header it limits the time between two
-// reads of the body; the response is then aborted.
+// of the request to the end of the response's header. If it expires, the client
+// gets 504 with [ErrUpstreamTimeout]. After the header it limits the time
+// between two reads of the body. If it expires then, the response is aborted.
 //
 // nginx: proxy_read_timeout. Despite its manual, nginx also restarts that
 // timeout on every event of an upgraded connection.
@@ -234,8 +234,8 @@ func WithMaxLifetime(d time.Duration) Option {
 // has sent nothing for interval gets a Ping between two frames. If it then
 // sends nothing for timeout, its connection is closed immediately, the other
 // peer gets a Close frame with code 1001, and the tunnel ends with
-// [ReasonPingTimeout]. The default is an interval of zero, which disables pings. New
-// returns an error if interval is not zero and timeout is.
+// [ReasonPingTimeout]. The default is an interval of zero, which disables pings.
+// New returns an error if timeout is zero and interval is not.
 //
 // The Pong is forwarded to the other peer, which may ignore it (RFC 6455,
 // section 5.5.3). It counts as activity for the read timeout, so live but idle
@@ -290,7 +290,8 @@ func WithMaxClientMessageSize(n int64) Option {
 }
 
 // WithMaxUpstreamMessageSize limits the size of the upstream's messages, as
-// [WithMaxClientMessageSize] does for the client's.
+// [WithMaxClientMessageSize] does for the client's. The default is zero, which
+// means no limit.
 func WithMaxUpstreamMessageSize(n int64) Option {
 	return optionFunc(func(c *config) { c.maxFromUpstream = n })
 }

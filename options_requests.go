@@ -178,10 +178,11 @@ func WithKeepAlive() Option {
 //
 // If no connection to a server can be made, the request is sent to the next
 // server. If the connection breaks before the response, or the response is
-// malformed, only a replayable request is: one without a body that is a GET
-// (every WebSocket handshake is), HEAD, OPTIONS or TRACE, or that has an
-// Idempotency-Key. [WithMaxTries] limits the servers tried for one request.
-// [Server.MaxFails] defines what counts as a failure.
+// malformed, it is sent to the next server only if it is replayable. A
+// replayable request has no body, and is a GET (as every WebSocket handshake
+// is), HEAD, OPTIONS or TRACE, or has an Idempotency-Key. [WithMaxTries] limits
+// the servers tried for one request. [Server.MaxFails] defines what counts as a
+// failure.
 //
 // A response is sent to the client whatever its status (see
 // [WithRetryStatus]). If the header of a response does not arrive within the

@@ -1,9 +1,8 @@
 // Package wsproxy provides a WebSocket reverse proxy as an [http.Handler].
 //
-// [New] returns a [Proxy] that replaces the nginx recipe with the map of
-// $http_upgrade to $connection_upgrade. It validates upgrades, forwards them,
-// and relays both ways. It proxies every other request as
-// [httputil.ReverseProxy] does.
+// A [Proxy] does what nginx does with the recipe whose map sets
+// $connection_upgrade. It validates upgrades, forwards them, and relays both
+// ways. It proxies every other request as [httputil.ReverseProxy] does.
 //
 //	proxy, err := wsproxy.New("http://localhost:3000")
 //	if err != nil {

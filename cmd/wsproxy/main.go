@@ -1,5 +1,5 @@
-// Command wsproxy is a WebSocket reverse proxy. It replaces an nginx with the
-// map of $http_upgrade to $connection_upgrade.
+// Command wsproxy is a WebSocket reverse proxy. It does what nginx does with the
+// recipe whose map sets $connection_upgrade.
 //
 //	wsproxy [flags] [target...]
 //

@@ -71,7 +71,7 @@ func TestWatchKeepsTheLastGoodServers(t *testing.T) {
 		found.Store(&lookup{again: 5 * time.Second})
 		after(5*time.Second, "no server", "c:1")
 		found.Store(&lookup{servers: []wsproxy.Server{{Addr: "bad"}}, again: 5 * time.Second})
-		after(5*time.Second, `server \"bad\" is not`, "c:1")
+		after(5*time.Second, `server \"bad\", want`, "c:1")
 		found.Store(&lookup{err: errors.New("lookup failed")})
 		after(5*time.Second, "lookup failed", "c:1")
 		found.Store(&lookup{servers: []wsproxy.Server{{Addr: "d:1"}}, again: 5 * time.Second})
