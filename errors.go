@@ -216,8 +216,8 @@ func defaultErrorHandler(w http.ResponseWriter, _ *http.Request, err error) {
 // quote quotes a value from a client or an upstream, as %q does. It truncates
 // long values, so that they cannot flood a response or a log.
 func quote(s string) string {
-	if len(s) > quotedMost {
-		return strconv.Quote(s[:quotedMost]) + "…"
+	if len(s) > maxQuoted {
+		return strconv.Quote(s[:maxQuoted]) + "…"
 	}
 	return strconv.Quote(s)
 }
@@ -246,20 +246,20 @@ func (e *shortened) Unwrap() error { return e.err }
 // 1.25 releases, do not quote.
 var rawMarkers = []string{"malformed MIME header line: ", "malformed MIME header initial line: ", "certificate is valid for "}
 
-// boundedText truncates each value that text quotes to quotedMost bytes, and
-// the text to about textMost bytes.
+// boundedText truncates each value that text quotes to maxQuoted bytes, and
+// the text to about maxText bytes.
 func boundedText(text string) string {
-	if len(text) <= quotedMost {
+	if len(text) <= maxQuoted {
 		return text
 	}
 	for _, marker := range rawMarkers {
 		before, raw, found := strings.Cut(text, marker)
-		if found && raw != "" && raw[0] != '"' && len(raw) > quotedMost {
-			text = before + marker + raw[:quotedMost] + "…"
+		if found && raw != "" && raw[0] != '"' && len(raw) > maxQuoted {
+			text = before + marker + raw[:maxQuoted] + "…"
 		}
 	}
 	var b strings.Builder
-	for text != "" && b.Len() <= textMost {
+	for text != "" && b.Len() <= maxText {
 		if quoted, err := strconv.QuotedPrefix(text); err == nil && text[0] == '"' {
 			value, _ := strconv.Unquote(quoted)
 			b.WriteString(quote(value))
@@ -270,7 +270,7 @@ func boundedText(text string) string {
 		if end == 0 {
 			end = len(text)
 		}
-		end = min(end, textMost+1-b.Len())
+		end = min(end, maxText+1-b.Len())
 		b.WriteString(text[:end])
 		text = text[end:]
 	}
@@ -289,6 +289,6 @@ func (l boundedLog) Write(line []byte) (int, error) {
 }
 
 const (
-	quotedMost = 64  // maximum bytes of a quoted value
-	textMost   = 256 // maximum bytes of a message
+	maxQuoted = 64  // maximum bytes of a quoted value
+	maxText   = 256 // maximum bytes of a message
 )

@@ -41,10 +41,10 @@ func FuzzBoundedText(f *testing.F) {
 	f.Fuzz(func(t *testing.T, prefix, s string) {
 		for _, text := range []string{prefix + s, fmt.Sprintf("%s%q", prefix, s), "malformed MIME header line: " + s} {
 			short := boundedText(text)
-			if len(text) <= quotedMost {
+			if len(text) <= maxQuoted {
 				assert.Equal(t, text, short)
 			}
-			assert.LessOrEqual(t, len(short), textMost+4*quotedMost+10)
+			assert.LessOrEqual(t, len(short), maxText+4*maxQuoted+10)
 		}
 	})
 }

@@ -25,7 +25,7 @@ type handshake struct {
 	clientIP netip.Addr
 	start    time.Time
 
-	ctx     context.Context // canceled with the request and, until unlink, by Proxy.Close
+	ctx     context.Context // canceled with the request and, until unlink, by Proxy.end
 	cancel  context.CancelCauseFunc
 	unlink  func() bool
 	release func()    // releases the reservation, once

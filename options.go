@@ -14,8 +14,8 @@ import (
 // one wins. For [WithHeader] this applies to each field name separately.
 //
 // New checks all options and reports every mistake. It returns an error if a
-// duration or a number is negative, and if a function, a pointer or another
-// argument is nil.
+// duration or a number is negative, or if a function, handler or pointer is
+// nil.
 type Option interface{ apply(*config) }
 
 type optionFunc func(*config)

@@ -302,7 +302,7 @@ func (c *Candidate) reserve() bool {
 // tunnel is also released once, when the tunnel has ended.
 type lease struct {
 	*Candidate
-	tunnel bool // a place among the server's tunnels is taken
+	tunnel bool // the lease counts among the server's tunnels
 	by     claim
 }
 

@@ -38,7 +38,7 @@ func (p *Proxy) tryServers(ctx context.Context, r *route, out *http.Request, try
 		}
 		r.tried = append(r.tried, s.state)
 		var next lease
-		if ok = mayGoOn(out, err) && (p.maxTries == 0 || len(r.tried) < p.maxTries); ok && err != nil {
+		if ok = mayRetry(out, err) && (p.maxTries == 0 || len(r.tried) < p.maxTries); ok && err != nil {
 			next, ok = r.next()
 		} else if ok { // prefer this response to a server that is down
 			next, ok = r.nextUp()
@@ -50,7 +50,7 @@ func (p *Proxy) tryServers(ctx context.Context, r *route, out *http.Request, try
 			err = fmt.Errorf("answered %d", res.StatusCode)
 			res.Body.Close()
 		}
-		failed = append(failed, fmt.Errorf("server %s: %w", s.server.Addr, bare(err)))
+		failed = append(failed, fmt.Errorf("server %s: %w", s.server.Addr, withoutKind(err)))
 		if ok {
 			p.logFailover(ctx, failed[len(failed)-1], next)
 		}
@@ -77,10 +77,10 @@ func (p *Proxy) logFailover(ctx context.Context, err error, next lease) {
 	logged = true
 }
 
-// mayGoOn reports whether out may be sent to another server after err, or after
+// mayRetry reports whether out may be sent to another server after err, or after
 // a status if err is nil. It may if no byte was sent, or if it is replayable
 // and err is not a timeout, for which the client has already waited.
-func mayGoOn(out *http.Request, err error) bool {
+func mayRetry(out *http.Request, err error) bool {
 	var unsent notSent
 	return errors.As(err, &unsent) || replayable(out) && !isTimeout(err)
 }
@@ -165,8 +165,8 @@ func (a attempts) refusal(ctx context.Context) error {
 	return err
 }
 
-// bare returns err without the kind that badGateway has added.
-func bare(err error) error {
+// withoutKind returns err without the kind that badGateway has added.
+func withoutKind(err error) error {
 	var r *refusal
 	if errors.As(err, &r) && r.cause != nil {
 		return r.cause
@@ -251,8 +251,8 @@ func (r *route) choose(set *serverSet, list *[]*Candidate, failOpen bool) (lease
 type finding uint8
 
 const (
-	nobody     finding = iota // no server is available
-	refusedAll                // the policy chose none of the available servers
+	noneAvailable finding = iota // no server is available
+	refusedAll                   // the policy chose none of the available servers
 	picked
 )
 
@@ -277,5 +277,5 @@ func (r *route) pick(tier []*Candidate, list *[]*Candidate, failOpen bool) (leas
 		}
 		servers = slices.Delete(servers, i, i+1)
 	}
-	return lease{}, nobody
+	return lease{}, noneAvailable
 }

@@ -156,14 +156,14 @@ func (d *demo) serveEcho(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// mostTunnels is the maximum number of tunnels on the page.
-const mostTunnels = 20
+// maxShown is the maximum number of tunnels on the page.
+const maxShown = 20
 
 // counters are the proxy's counts for the page. All times are in milliseconds.
 type counters struct {
 	Live    int             `json:"live"`
 	Opened  int64           `json:"opened"`
-	Tunnels []tunnelCounter `json:"tunnels"` // newest first, at most mostTunnels
+	Tunnels []tunnelCounter `json:"tunnels"` // newest first, at most maxShown
 }
 
 type tunnelCounter struct {
@@ -207,7 +207,7 @@ func (d *demo) counters() counters {
 	stats := d.proxy.Stats()
 	c := counters{Live: stats.Live, Opened: stats.Opened, Tunnels: []tunnelCounter{}}
 	now := time.Now()
-	for _, t := range tunnels[:min(len(tunnels), mostTunnels)] {
+	for _, t := range tunnels[:min(len(tunnels), maxShown)] {
 		fromClient, fromUpstream := t.FromClient(), t.FromUpstream()
 		c.Tunnels = append(c.Tunnels, tunnelCounter{
 			ID:           t.ID(),

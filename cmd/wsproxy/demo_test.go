@@ -209,13 +209,13 @@ func TestTheDemoShowsItsTunnels(t *testing.T) {
 	require.Eventually(t, func() bool { return count().Live == 1 }, testkit.Patience, time.Millisecond)
 	require.EqualValues(t, 2, count().Opened)
 
-	for range mostTunnels {
+	for range maxShown {
 		demoSocket(t, c, "")
 	}
 	n = count()
-	require.Equal(t, mostTunnels+1, n.Live)
-	require.Len(t, n.Tunnels, mostTunnels)
-	require.EqualValues(t, mostTunnels+2, n.Tunnels[0].ID)
+	require.Equal(t, maxShown+1, n.Live)
+	require.Len(t, n.Tunnels, maxShown)
+	require.EqualValues(t, maxShown+2, n.Tunnels[0].ID)
 }
 
 func TestTheDemosCountersAreForItsOwnPageAlone(t *testing.T) {

@@ -276,8 +276,7 @@ type service struct {
 // limits their idle time instead.
 func (v *service) newServer() *http.Server {
 	// Upgrades need HTTP/1.1, so the server offers nothing else. Setting NextProtos
-	// is not enough: ServeTLS adds h2 if the default Protocols of the server have
-	// it.
+	// is not enough: ServeTLS adds h2, which is among the default Protocols.
 	var http1 http.Protocols
 	http1.SetHTTP1(true)
 	return &http.Server{
