@@ -111,7 +111,8 @@ func (r *connRelay) src(f *flow) *waiter {
 func (r *connRelay) drive(f *flow, src *waiter, dst net.Conn) {
 	in := newSource(src.conn)
 	f.dst = newSink(dst, f)
-	for more := f.begin(); more; {
+	f.begin()
+	for f.state != ended {
 		var p []byte
 		var err error
 		if src.begin() {
@@ -123,7 +124,7 @@ func (r *connRelay) drive(f *flow, src *waiter, dst net.Conn) {
 		if err == io.EOF {
 			awaitWriter(f.back())
 		}
-		more = f.take(p, err)
+		f.take(p, err)
 		in.release()
 	}
 }

@@ -19,11 +19,23 @@ type loopRelay struct {
 	asked            uint32 // what the loop is to see to; loop.mu
 
 	// Of the loop:
-	seeing  uint32          // what was asked
-	adopted bool            // begin was called: until then all else waits
-	over    bool            // both sockets are closed and ended is called
+	seeing  uint32 // what it has taken of asked and not done yet
+	state   relayState
 	closing *sync.WaitGroup // for sockets that linger; nil without any
 }
+
+// A relayState is how far a loopRelay is. Only its loop reads and changes it.
+//
+//	placed  → running  see: begin was called
+//	placed  → over     see: begin and cut were called
+//	running → over     close: nothing is left to move, or cut was called
+type relayState uint8
+
+const (
+	placed  relayState = iota // what is asked waits until begin is called
+	running                   // the loop moves its bytes
+	over                      // both sockets are closed
+)
 
 // What a loop can be asked to see to.
 const (
@@ -95,41 +107,35 @@ func (r *loopRelay) cutSrc(f *flow) {
 
 // From here on all runs on the loop.
 
-// early is what was asked before begin was called.
-func (r *loopRelay) early() uint32 {
-	if r.adopted {
-		return 0
-	}
-	return r.seeing
-}
-
 // see does what was asked.
 func (r *loopRelay) see() {
-	if r.over || !r.adopted && r.seeing&doAdopt == 0 {
+	if r.state == over || r.state == placed && r.seeing&doAdopt == 0 {
 		return
 	}
-	r.adopted = true
-	if r.seeing&doCut == doCut {
+	do := r.seeing
+	r.seeing = 0
+	if do&doCut == doCut {
 		r.close()
 		return
 	}
-	if r.seeing&doAdopt != 0 {
+	if do&doAdopt != 0 {
 		r.adopt()
 	}
-	if r.seeing&doWake != 0 {
+	if do&doWake != 0 {
 		r.client.wake()
 		r.upstream.wake()
 	}
-	if r.seeing&doCutClient != 0 {
+	if do&doCutClient != 0 {
 		r.client.cut()
 	}
-	if r.seeing&doCutUpstream != 0 {
+	if do&doCutUpstream != 0 {
 		r.upstream.cut()
 	}
 	r.check()
 }
 
 func (r *loopRelay) adopt() {
+	r.state = running
 	for _, s := range []*socket{&r.client, &r.upstream} {
 		if err := r.loop.register(s); err != nil {
 			r.t.settle(ReasonFailed, err)
@@ -138,23 +144,23 @@ func (r *loopRelay) adopt() {
 		}
 	}
 	for _, s := range []*socket{&r.upstream, &r.client} {
-		s.done = !s.in.begin()
+		s.in.begin()
 	}
 }
 
 // check ends the relay once nothing is left to move.
 func (r *loopRelay) check() {
-	if !r.over && r.client.done && r.upstream.done && r.client.pending == nil && r.upstream.pending == nil {
+	if r.client.in.state == ended && r.upstream.in.state == ended && r.client.pending == nil && r.upstream.pending == nil {
 		r.close()
 	}
 }
 
 // close closes both sockets at once and ends the relay.
 func (r *loopRelay) close() {
-	if r.over {
+	if r.state == over {
 		return
 	}
-	r.over = true
+	r.state = over
 	r.client.close()
 	r.upstream.close()
 	r.loop.release()

@@ -243,7 +243,8 @@ func (l *loop) take() (park, more bool) {
 	clear(l.taken)
 	l.taken, l.posted = l.posted, l.taken[:0]
 	for _, r := range l.taken {
-		r.seeing, r.asked = r.asked|r.early(), 0
+		r.seeing |= r.asked
+		r.asked = 0
 	}
 	l.ended = l.live == 0
 	l.parked = !l.ended && len(l.taken) == 0 && len(l.ready) == 0

@@ -24,7 +24,6 @@ type socket struct {
 	readable bool  // there may be more to read
 	unsure   bool  // its end or urgent data has come: a short read need not be the last
 	queued   bool  // in loop.ready
-	done     bool  // nothing more is to be read
 	fin      bool  // to be half-closed when pending is sent
 	lingers  bool  // close(2) waits until what was written is acknowledged
 	streak   int64 // bytes moved to peer since it last had to be waited for
@@ -91,7 +90,7 @@ func (s *socket) init(r *loopRelay, peer *socket, in, out *flow) {
 // move pumps, and ends the relay where nothing is left to do.
 func (s *socket) move() {
 	s.pump()
-	if s.done {
+	if s.in.state == ended {
 		s.relay.check()
 	}
 }
@@ -99,7 +98,7 @@ func (s *socket) move() {
 // pump moves what can be read to the peer, as far as that takes it.
 func (s *socket) pump() {
 	l := s.loop
-	for budget := perTurn; s.readable && !s.done && s.fd >= 0 && (s.peer.pending == nil || s.in.discarding); {
+	for budget := perTurn; s.readable && s.in.state != ended && s.fd >= 0 && (s.peer.pending == nil || s.in.state == discarding); {
 		if budget <= 0 {
 			if !s.queued {
 				s.queued = true
@@ -126,7 +125,7 @@ func (s *socket) pump() {
 		// What comes after a short read makes a new event. What was announced
 		// already does not.
 		s.readable = n == size || s.unsure
-		s.done = !s.in.take(l.buffer[:n], err)
+		s.in.take(l.buffer[:n], err)
 		s.streak += int64(n)
 		if s.peer.pending != nil {
 			s.streak = 0
@@ -205,7 +204,7 @@ func (s *socket) drop() {
 func (s *socket) closeWrite() bool {
 	switch s.fin = s.pending != nil; {
 	case s.fin:
-	case s.done && !s.in.discarding && s.peer.pending == nil: // check closes both now, which says as much
+	case s.in.state == ended && !s.in.answered() && s.peer.pending == nil: // check closes both now, which says as much
 	case s.fd >= 0:
 		syscall.Shutdown(s.fd, syscall.SHUT_WR)
 	}
@@ -221,20 +220,17 @@ func (s *socket) reset() {
 
 // wake has the flow that reads s look at what it was asked.
 func (s *socket) wake() {
-	if !s.done && s.in.asked.Load() != 0 {
-		s.done = !s.in.take(nil, nil)
+	if s.in.state != ended && s.in.asked.Load() != 0 {
+		s.in.take(nil, nil)
 	}
 }
 
 // cut closes s alone, as if its peer had gone.
 func (s *socket) cut() {
 	s.close()
-	if !s.out.discarding {
-		s.out.stop(net.ErrClosed)
-	}
-	if !s.done {
+	s.out.stop(net.ErrClosed)
+	if s.in.state != ended {
 		s.in.take(nil, net.ErrClosed)
-		s.done = true
 	}
 	s.peer.pump()
 }

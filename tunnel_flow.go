@@ -17,15 +17,15 @@ import (
 type flow struct {
 	// What every read touches comes first: with thousands of tunnels their way
 	// to the processor is much of what a message costs.
-	t          *Tunnel
-	clock      *sweeper
-	dst        sink
-	heard      atomic.Int64 // when src last sent something
-	bytes      atomic.Int64
-	messages   atomic.Int64
-	asked      atomic.Uint32 // askPing, askClose: frames to add at a boundary
-	discarding bool          // dst takes no more; of the driving goroutine
-	scan       frame.Scanner // of the driving goroutine
+	t        *Tunnel
+	clock    *sweeper
+	dst      sink
+	heard    atomic.Int64 // when src last sent something
+	bytes    atomic.Int64
+	messages atomic.Int64
+	asked    atomic.Uint32 // askPing, askClose: frames to add at a boundary
+	state    flowState     // of the driving goroutine
+	scan     frame.Scanner // of the driving goroutine
 
 	srcEnded, dstEnded Reason // why the tunnel ends if that end is the first to go
 
@@ -41,6 +41,20 @@ type flow struct {
 	stalled  atomic.Int64 // since when a write waits for dst, 0: none does
 	pinged   atomic.Int64 // when src was last sent a Ping, or was to be
 }
+
+// A flowState is what happens to the bytes of src. Only the goroutine that
+// drives the flow reads and changes it.
+//
+//	open       → discarding  stop: a write failed, or the proxy's Close frame is sent
+//	open       → ended       take: src has ended, and srcDone has passed that on
+//	discarding → ended       take: src has ended, or it has answered
+type flowState uint8
+
+const (
+	open       flowState = iota // they are written to dst
+	discarding                  // they are read and dropped: dst takes no more
+	ended                       // no more are read
+)
 
 // A sink takes what goes to one end of a tunnel. It notes in its flow when it
 // has to wait, or would have to.
@@ -104,24 +118,22 @@ func (t *Tunnel) askBoth(what uint32) {
 // may follow that.
 var errClosing = errors.New("wsproxy: close frame sent")
 
-// begin sends what comes before anything that is read from src. Like take, it
-// reports whether src is to be read.
-func (f *flow) begin() (more bool) {
+// begin sends what comes before anything that is read from src. Unless the flow
+// has ended then, src is to be read.
+func (f *flow) begin() {
 	head, early := f.head, f.early
 	f.head, f.early = nil, nil
 	if err := f.dst.write(head); err != nil {
 		f.stop(err)
 	}
-	return f.take(early, nil)
+	f.take(early, nil)
 }
 
 // take takes what a read of src returned, which may be nothing where ask had it
-// return. It reports whether src is to be read further.
-func (f *flow) take(p []byte, readErr error) (more bool) {
-	if f.discarding {
-		f.scan.All(p)
-		f.publishClose()
-	} else {
+// return. Unless the flow has ended then, src is to be read further.
+func (f *flow) take(p []byte, readErr error) {
+	switch f.state {
+	case open:
 		if len(p) > 0 {
 			f.heard.Store(f.clock.now())
 			f.bytes.Add(int64(len(p))) // before dst can know of them
@@ -130,20 +142,27 @@ func (f *flow) take(p []byte, readErr error) (more bool) {
 		if err == nil && f.asked.Load() != 0 {
 			err = f.add()
 		}
-		if err == nil && f.scan.Closed() && f.t.leaving.Load() {
-			err = errClosing // src has said its last word
+		if err == nil && f.answered() {
+			err = errClosing
 		}
-		if err == nil && readErr == nil {
-			return true
-		}
-		if err == nil {
+		switch {
+		case err != nil:
+			f.stop(err)
+		case readErr != nil:
 			f.srcDone(readErr)
-			return false
 		}
-		f.stop(err)
+	case discarding:
+		f.scan.All(p)
+		f.publishClose()
 	}
-	return readErr == nil && !(f.scan.Closed() && f.t.leaving.Load())
+	if readErr != nil || f.state == discarding && f.answered() {
+		f.state = ended
+	}
 }
+
+// answered reports whether src has sent its Close frame and the proxy has asked
+// both ends to close, in either order. Nothing that src sends then matters.
+func (f *flow) answered() bool { return f.scan.Closed() && f.t.leaving.Load() }
 
 // unstall notes that a write which may have had to wait is over.
 func (f *flow) unstall() {
@@ -162,7 +181,9 @@ func (f *flow) unstall() {
 // lose that. How dst ended is for the other flow to find out. The close timeout
 // bounds it all.
 func (f *flow) stop(err error) {
-	f.discarding = true
+	if f.state == open {
+		f.state = discarding
+	}
 	if errors.Is(err, syscall.ECONNRESET) {
 		f.dstReset.Store(true)
 	}
@@ -287,13 +308,10 @@ func (f *flow) add() error {
 		f.back().pinged.Store(f.clock.now()) // before the Pong can come, or nextPing see that none waits
 	}
 	asked := f.asked.Swap(0)
-	if f.scan.Closed() {
-		if f.t.leaving.Load() {
-			return errClosing
-		}
-		return nil
+	if f.answered() {
+		return errClosing
 	}
-	if f.back().passed.Load() != 0 {
+	if f.scan.Closed() || f.back().passed.Load() != 0 {
 		return nil
 	}
 	if asked&askClose != 0 {
