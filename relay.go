@@ -135,7 +135,7 @@ func (r *connRelay) drive(f *flow, src *waiter, dst net.Conn) {
 // millisecond does not move it.
 func awaitWriter(f *flow) {
 	since := f.stalled.Load()
-	for tries := 0; since != 0 && f.stalled.Load() == since && tries < 50; tries++ {
+	for tries := 0; since.isSet() && f.stalled.Load() == since && tries < 50; tries++ {
 		time.Sleep(time.Millisecond)
 	}
 }

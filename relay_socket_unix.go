@@ -111,7 +111,7 @@ func (s *rawSink) tryWrite(fd uintptr) bool {
 		switch {
 		case err == syscall.EINTR:
 		case err == syscall.EAGAIN:
-			if progress || s.f.stalled.Load() == 0 {
+			if progress || !s.f.stalled.Load().isSet() {
 				s.f.stalled.Store(s.f.clock.now())
 			}
 			return false

@@ -1,6 +1,8 @@
 package wsproxy
 
 import (
+	"math"
+	"sync/atomic"
 	"time"
 
 	"example.com/wsproxy/internal/frame"
@@ -52,16 +54,48 @@ type sweeper struct {
 	epoch time.Time
 	timer *time.Timer
 	armed bool  // the timer is set
-	next  int64 // what it is set for
+	next  stamp // what it is set for
 }
 
 func (s *sweeper) init(t timeouts) {
 	s.timeouts = t
-	s.epoch = time.Now().Add(-1) // so that no timestamp is 0, which means never
+	s.epoch = time.Now()
 }
 
-// now is the clock of all timestamps: nanoseconds, monotonic.
-func (s *sweeper) now() int64 { return int64(time.Since(s.epoch)) }
+// now costs less than a stamp of time.Now: time.Since reads one clock, not two.
+func (s *sweeper) now() stamp { return stamp(time.Since(s.epoch)) + 1 }
+
+// stamp returns the stamp for t, which is not before the epoch.
+func (s *sweeper) stamp(t time.Time) stamp { return stamp(t.Sub(s.epoch)) + 1 }
+
+// time returns the time of at, which is set.
+func (s *sweeper) time(at stamp) time.Time { return s.epoch.Add(time.Duration(at - 1)) }
+
+// A stamp is a moment by a sweeper's monotonic clock. Stamps are compared with
+// < and >: the zero value is not set, and before any other.
+type stamp int64 // nanoseconds since the epoch, plus one
+
+func (s stamp) isSet() bool { return s != 0 }
+
+// add returns the stamp d later, or the last of all if that is beyond it.
+func (s stamp) add(d time.Duration) stamp {
+	if sum := s + stamp(d); sum > 0 {
+		return sum
+	}
+	return math.MaxInt64
+}
+
+func (s stamp) sub(earlier stamp) time.Duration { return time.Duration(s - earlier) }
+
+// An atomicStamp is a stamp that flows set while the sweeper reads it.
+type atomicStamp struct{ v atomic.Int64 }
+
+func (a *atomicStamp) Load() stamp   { return stamp(a.v.Load()) }
+func (a *atomicStamp) Store(s stamp) { a.v.Store(int64(s)) }
+func (a *atomicStamp) clear()        { a.v.Store(0) }
+
+// storeFirst stores s unless a stamp is set.
+func (a *atomicStamp) storeFirst(s stamp) { a.v.CompareAndSwap(0, int64(s)) }
 
 // start sets the timer for the first tunnel, if anything limits one. r.mu is
 // held.
@@ -77,7 +111,7 @@ func (r *registry) arm() { r.sweepIn(r.least()) }
 // sweepIn sets the timer. r.mu is held.
 func (r *registry) sweepIn(d time.Duration) {
 	r.armed = true
-	r.next = r.now() + int64(d)
+	r.next = r.now().add(d)
 	if r.timer == nil {
 		r.timer = time.AfterFunc(d, r.sweep)
 	} else {
@@ -117,29 +151,29 @@ func (r *registry) sweep() {
 	var pings []*flow
 	r.mu.Lock()
 	now := r.now()
-	if r.armed && now-r.next > int64(pause) {
+	if r.armed && now.sub(r.next) > pause {
 		r.sweepIn(pause)
 		r.mu.Unlock()
 		return
 	}
-	next := now + int64(r.least())
+	next := now.add(r.least())
 	limited := r.timeouts != (timeouts{})
 	for _, t := range r.live {
 		d := r.deadline(t)
 		for _, f := range t.flows() {
-			switch at, asked := r.nextPing(f); {
-			case asked > 0: // and deadline knows until when
+			switch at, _ := r.nextPing(f); {
+			case !at.isSet():
 			case at <= now:
 				f.pinged.Store(now)
 				pings = append(pings, f.back())
-				d.limit(now, r.pingTimeout, ReasonPingTimeout, f)
+				d.limit(now, r.pingTimeout, expiry{reason: ReasonPingTimeout, dead: f})
 			default:
 				next = min(next, at)
 			}
 		}
-		limited = limited || d.reason != 0
+		limited = limited || d.at.isSet()
 		switch {
-		case d.reason == 0:
+		case !d.at.isSet():
 		case d.at <= now:
 			due = append(due, d)
 		default:
@@ -147,7 +181,7 @@ func (r *registry) sweep() {
 		}
 	}
 	if r.armed = len(r.live) > 0 && limited; r.armed {
-		r.sweepIn(max(time.Duration(next-now), min(time.Duration(len(r.live))*sweepCost, time.Second)))
+		r.sweepIn(max(next.sub(now), min(time.Duration(len(r.live))*sweepCost, time.Second)))
 	}
 	r.mu.Unlock()
 	for _, f := range pings {
@@ -158,27 +192,30 @@ func (r *registry) sweep() {
 	}
 }
 
-// A deadline is when and why a tunnel is to end unless something happens
-// before. Its reason is 0 where nothing limits the tunnel.
+// A deadline is when a tunnel expires unless something happens before.
 type deadline struct {
-	t      *Tunnel
-	at     int64
-	reason Reason
-	dead   *flow // from the end that does not answer, for ReasonPingTimeout
+	t  *Tunnel
+	at stamp // not set: nothing limits the tunnel
+	expiry
+}
+
+// An expiry is what the end of a timeout means for a tunnel.
+type expiry struct {
+	reason Reason // why the tunnel ends
+	dead   *flow  // from the end that does not answer, for ReasonPingTimeout
+	cut    bool   // the tunnel has begun to close, which gave it its reason: cut it
 }
 
 // limit moves the deadline nearer. Of two at once the later call's is the more
 // specific.
-func (d *deadline) limit(since int64, timeout time.Duration, reason Reason, dead *flow) {
-	at := since + int64(timeout) // negative where that is beyond all clocks
-	if timeout > 0 && since > 0 && at > 0 && (d.reason == 0 || at <= d.at) {
-		d.at, d.reason, d.dead = at, reason, dead
+func (d *deadline) limit(since stamp, timeout time.Duration, e expiry) {
+	if timeout == 0 || !since.isSet() {
+		return
+	}
+	if at := since.add(timeout); !d.at.isSet() || at <= d.at {
+		d.at, d.expiry = at, e
 	}
 }
-
-// cutNow is the reason of a deadline at which a tunnel is only cut: why it
-// ended is settled.
-const cutNow = ReasonFailed
 
 func (s *sweeper) deadline(t *Tunnel) deadline {
 	d := deadline{t: t}
@@ -187,60 +224,55 @@ func (s *sweeper) deadline(t *Tunnel) deadline {
 		if answer == 0 {
 			answer = defaultCloseTimeout
 		}
-		d.limit(t.closing.Load(), answer, cutNow, nil)
+		d.limit(t.closing.Load(), answer, expiry{cut: true})
 		return d
 	}
-	d.limit(s.stamp(t.opened), s.lifetime, ReasonMaxLifetime, nil)
-	d.limit(t.lastActivity(), s.read, ReasonReadTimeout, nil)
+	d.limit(s.stamp(t.opened), s.lifetime, expiry{reason: ReasonMaxLifetime})
+	d.limit(t.lastActivity(), s.read, expiry{reason: ReasonReadTimeout})
 	for _, f := range t.flows() {
-		d.limit(f.stalled.Load(), s.send, ReasonSendTimeout, nil)
-		if _, asked := s.nextPing(f); asked > 0 {
-			d.limit(asked, s.pingTimeout, ReasonPingTimeout, f)
-		}
+		d.limit(f.stalled.Load(), s.send, expiry{reason: ReasonSendTimeout})
+		_, asked := s.nextPing(f)
+		d.limit(asked, s.pingTimeout, expiry{reason: ReasonPingTimeout, dead: f})
 	}
-	d.limit(t.closing.Load(), s.close, cutNow, nil)
-	d.limit(t.closedAt(), s.close, cutNow, nil)
+	d.limit(t.closing.Load(), s.close, expiry{cut: true})
+	d.limit(t.closedAt(), s.close, expiry{cut: true})
 	return d
 }
 
-// stamp is the timestamp for a time.
-func (s *sweeper) stamp(t time.Time) int64 { return int64(t.Sub(s.epoch)) }
-
-const never = 1<<63 - 1
-
-// nextPing tells when the source of f is to be sent a Ping, or since when it could
-// have answered one and has not been heard of.
-func (s *sweeper) nextPing(f *flow) (at, asked int64) {
+// nextPing returns when the source of f is to be sent a Ping, or since when it
+// could have answered one and has not been heard of. At most one of them is set.
+func (s *sweeper) nextPing(f *flow) (at, asked stamp) {
 	if s.pingInterval == 0 || !f.t.frames {
-		return never, 0
+		return 0, 0
 	}
 	to := f.back()
 	switch {
 	case to.quiet.Load():
-		return never, 0
-	case f.t.closing.Load() != 0, f.code.Load() != 0, to.code.Load() != 0:
-		return never, 0 // nothing may follow a Close frame
-	case f.stalled.Load() != 0:
-		return never, 0 // the other end is slow, and this one not read meanwhile
+		return 0, 0
+	case f.t.closing.Load().isSet(), f.code.Load() != 0, to.code.Load() != 0:
+		return 0, 0 // nothing may follow a Close frame
+	case f.stalled.Load().isSet():
+		return 0, 0 // the other end is slow, and this one not read meanwhile
 	case to.asked.Load()&askPing != 0:
 		// The Ping waits: for the end of a frame that this end takes in, or
 		// because it takes nothing.
-		if stalled := to.stalled.Load(); stalled != 0 {
-			return never, max(stalled, f.pinged.Load())
+		if stalled := to.stalled.Load(); stalled.isSet() {
+			return 0, max(stalled, f.pinged.Load())
 		}
-		return never, 0
+		return 0, 0
 	}
 	heard := max(s.stamp(f.t.opened), f.heard.Load(), f.moved.Load())
 	if pinged := f.pinged.Load(); pinged > heard {
-		return never, pinged
+		return 0, pinged
 	}
-	if at = heard + int64(s.pingInterval); at < 0 {
-		at = never
-	}
-	return at, 0
+	return heard.add(s.pingInterval), 0
 }
 
 func (d deadline) carryOut() {
+	if d.cut {
+		d.t.cutShort(ReasonFailed)
+		return
+	}
 	switch d.reason {
 	case ReasonReadTimeout:
 		d.t.goAway(ReasonReadTimeout, frame.CodeGoingAway, "idle for too long")
@@ -249,8 +281,6 @@ func (d deadline) carryOut() {
 	case ReasonPingTimeout:
 		d.t.goAway(ReasonPingTimeout, frame.CodeGoingAway, "other end is gone")
 		d.t.relay.cutSrc(d.dead)
-	case cutNow:
-		d.t.cutShort(cutNow)
 	default:
 		d.t.end(d.reason, nil)
 	}

@@ -1,6 +1,7 @@
 package wsproxy
 
 import (
+	"math"
 	"net"
 	"net/netip"
 	"testing"
@@ -68,6 +69,35 @@ func TestTheDefaultTimeoutsAreNginxs(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, time.Minute, p.connectTimeout)
 	assert.Equal(t, timeouts{read: time.Minute, send: time.Minute, close: 10 * time.Second}, p.timeouts())
+}
+
+// The epoch was a nanosecond early, so that a stamp of 0 could mean never.
+func TestAStampOfTheEpochIsSet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s sweeper
+		s.init(timeouts{})
+		start := time.Now()
+		var unset stamp
+		assert.False(t, unset.isSet())
+		assert.True(t, s.now().isSet())
+		assert.Less(t, unset, s.now())
+		assert.Equal(t, s.now(), s.stamp(start))
+		assert.Equal(t, start, s.time(s.now()))
+		time.Sleep(time.Second)
+		assert.Equal(t, s.now(), s.stamp(start).add(time.Second))
+		assert.Equal(t, time.Second, s.now().sub(s.stamp(start)))
+		assert.Equal(t, stamp(math.MaxInt64), s.now().add(math.MaxInt64))
+	})
+}
+
+func TestAnAtomicStampKeepsTheFirst(t *testing.T) {
+	var a atomicStamp
+	assert.False(t, a.Load().isSet())
+	a.storeFirst(1)
+	a.storeFirst(2)
+	assert.Equal(t, stamp(1), a.Load())
+	a.clear()
+	assert.False(t, a.Load().isSet())
 }
 
 // reasonOf returns why t ends, 0 if it does not.

@@ -30,9 +30,9 @@ type Tunnel struct {
 	relay                    relay
 	fromClient, fromUpstream flow
 
-	leaving atomic.Bool  // goAway was called
-	closing atomic.Int64 // when the first side ended or was told to, 0 before
-	index   int          // in registry.live
+	leaving atomic.Bool // goAway was called
+	closing atomicStamp // when the first side ended or was told to
+	index   int         // in registry.live
 
 	mu      sync.Mutex
 	reason  Reason
@@ -88,10 +88,10 @@ func (t *Tunnel) FromUpstream() FlowStats { return t.fromUpstream.stats() }
 
 // LastActivity returns when a byte last crossed the tunnel.
 func (t *Tunnel) LastActivity() time.Time {
-	return t.p.tunnels.epoch.Add(time.Duration(t.lastActivity()))
+	return t.p.tunnels.time(t.lastActivity())
 }
 
-func (t *Tunnel) lastActivity() int64 {
+func (t *Tunnel) lastActivity() stamp {
 	last := t.p.tunnels.stamp(t.opened)
 	for _, f := range t.flows() {
 		last = max(last, f.heard.Load(), f.moved.Load(), f.stalled.Load())
@@ -101,13 +101,13 @@ func (t *Tunnel) lastActivity() int64 {
 
 // closedAt returns when a Close frame last passed, or, if that is later, when
 // the end that has not closed last sent something, or a waiting write of the
-// flow behind the Close frame last moved. It returns 0 if no Close frame has
-// passed.
-func (t *Tunnel) closedAt() (at int64) {
+// flow behind the Close frame last moved. The stamp is not set if no Close frame
+// has passed.
+func (t *Tunnel) closedAt() (at stamp) {
 	for _, f := range t.flows() {
-		if passed := f.passed.Load(); passed != 0 {
+		if passed := f.passed.Load(); passed.isSet() {
 			at = max(at, passed, f.moved.Load(), f.stalled.Load())
-			if back := f.back(); back.passed.Load() == 0 {
+			if back := f.back(); !back.passed.Load().isSet() {
 				at = max(at, back.heard.Load())
 			}
 		}
@@ -191,7 +191,7 @@ func (t *Tunnel) settle(reason Reason, err error) {
 
 // startClosing starts the close timeout, once.
 func (t *Tunnel) startClosing() {
-	t.closing.CompareAndSwap(0, t.p.tunnels.now())
+	t.closing.storeFirst(t.p.tunnels.now())
 }
 
 // end cuts both connections, which ends both flows. It does not wait.

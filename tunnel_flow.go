@@ -20,7 +20,7 @@ type flow struct {
 	t        *Tunnel
 	clock    *sweeper
 	dst      sink
-	heard    atomic.Int64 // when src last sent something
+	heard    atomicStamp // when src last sent something
 	bytes    atomic.Int64
 	messages atomic.Int64
 	asked    atomic.Uint32 // askPing, askClose: frames to add at a boundary
@@ -36,10 +36,10 @@ type flow struct {
 	quiet    atomic.Bool  // frames are not followed any longer, and none can be added
 	dstReset atomic.Bool  // a write to dst found it reset
 	code     atomic.Int32 // of the Close frame seen, 0: none
-	passed   atomic.Int64 // when that frame went on to dst, 0: it has not
-	moved    atomic.Int64 // when a write that had to wait last went on
-	stalled  atomic.Int64 // since when a write waits for dst, 0: none does
-	pinged   atomic.Int64 // when src was last sent a Ping, or was to be
+	passed   atomicStamp  // when that frame went on to dst, if it has
+	moved    atomicStamp  // when a write that had to wait last went on
+	stalled  atomicStamp  // since when a write waits for dst, if one does
+	pinged   atomicStamp  // when src was last sent a Ping, or was to be
 }
 
 // A flowState is what happens to the bytes of src. Only the goroutine that
@@ -166,11 +166,11 @@ func (f *flow) answered() bool { return f.scan.Closed() && f.t.leaving.Load() }
 
 // unstall notes that a write which may have had to wait is over.
 func (f *flow) unstall() {
-	if since := f.stalled.Load(); since != 0 {
-		if now := f.clock.now(); now-since > int64(time.Millisecond) {
+	if since := f.stalled.Load(); since.isSet() {
+		if now := f.clock.now(); now.sub(since) > time.Millisecond {
 			f.moved.Store(now)
 		}
-		f.stalled.Store(0) // last: without either src would seem to have been listened to
+		f.stalled.clear() // last: without either src would seem to have been listened to
 	}
 }
 
@@ -187,7 +187,7 @@ func (f *flow) stop(err error) {
 	if errors.Is(err, syscall.ECONNRESET) {
 		f.dstReset.Store(true)
 	}
-	f.stalled.Store(0) // only now: see awaitWriter
+	f.stalled.clear() // only now: see awaitWriter
 	if err != errClosing {
 		f.t.settle(f.dstEnded, err)
 		f.t.startClosing()
@@ -279,7 +279,7 @@ func (f *flow) publish() {
 	if f.scan.Messages() != f.messages.Load() {
 		f.messages.Store(f.scan.Messages())
 	}
-	if f.scan.Closed() && f.passed.Load() == 0 {
+	if f.scan.Closed() && !f.passed.Load().isSet() {
 		f.passed.Store(f.clock.now())
 	}
 	f.publishClose()
@@ -311,7 +311,7 @@ func (f *flow) add() error {
 	if f.answered() {
 		return errClosing
 	}
-	if f.scan.Closed() || f.back().passed.Load() != 0 {
+	if f.scan.Closed() || f.back().passed.Load().isSet() {
 		return nil
 	}
 	if asked&askClose != 0 {
@@ -333,7 +333,7 @@ func (f *flow) addClose() error {
 func (f *flow) addFrame(opcode byte, payload []byte) error {
 	moved, start := f.moved.Load(), f.clock.now()
 	err := f.dst.write(frame.AppendControl(nil, opcode, payload, f.scan.Masked))
-	if f.clock.now()-start < int64(f.clock.pingTimeout/4) {
+	if f.clock.now().sub(start) < f.clock.pingTimeout/4 {
 		f.moved.Store(moved)
 	}
 	return err
