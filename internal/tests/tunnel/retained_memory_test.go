@@ -1,13 +1,16 @@
 package tunnel_test
 
 import (
+	"bufio"
 	"context"
+	"net"
 	"net/http"
 	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"unsafe"
+	"weak"
 
 	"example.com/wsproxy"
 	"example.com/wsproxy/internal/testkit"
@@ -81,5 +84,42 @@ func TestATunnelKeepsAtMost4KiBOfAPath(t *testing.T) {
 		assert.Equal(t, path, server.Request(t).URL.Path, "what the upstream is asked for")
 		server.Send(t, testkit.SampleSwitch)
 		assert.Equal(t, path[:want], <-paths)
+	}
+}
+
+// A readerSpy is a ResponseWriter that keeps a weak pointer to the reader that
+// Hijack returns.
+type readerSpy struct {
+	http.ResponseWriter
+	reader *weak.Pointer[bufio.Reader]
+}
+
+func (s readerSpy) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, brw, err := http.NewResponseController(s.ResponseWriter).Hijack()
+	if err == nil {
+		*s.reader = weak.Make(brw.Reader)
+	}
+	return conn, brw, err
+}
+
+// net/http keeps the hijacked reader until the handler returns, which is when the
+// tunnel has ended: with its buffer, each tunnel held 4 KiB that nobody used.
+func TestTheReaderThatNetHTTPKeepsHoldsNoBuffer(t *testing.T) {
+	for _, l := range []testkit.Link{testkit.PlainLink, {Name: "TLS client", TLSClient: true}} {
+		t.Run(l.Name, func(t *testing.T) {
+			var reader weak.Pointer[bufio.Reader]
+			opened := make(chan struct{}) // closed after the last use of the reader
+			r := l.Start(t, func(next http.Handler) http.Handler {
+				return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					next.ServeHTTP(readerSpy{w, &reader}, r)
+				})
+			}, wsproxy.WithHooks(wsproxy.Hooks{OnOpen: func(*wsproxy.Tunnel, *http.Request) { close(opened) }}))
+			r.Tunnel(t)
+			testkit.Within(t, opened, "OnOpen is called")
+			runtime.GC()
+			kept := reader.Value()
+			require.NotNil(t, kept, "net/http has released the reader: hijack need not replace its buffer any more")
+			assert.LessOrEqual(t, kept.Size(), 16, "bytes of buffer in the reader")
+		})
 	}
 }
