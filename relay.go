@@ -11,17 +11,16 @@ import (
 )
 
 // A relay moves the bytes of one tunnel. cut, cutSrc and wake may be called
-// from any goroutine, at any time, and do not wait.
+// from any goroutine at any time, and do not wait.
 type relay interface {
 	run()               // relays until both flows have ended and both connections are closed
-	start(ended func()) // relays in the background; ended is called on a goroutine of its own
+	start(ended func()) // is run in the background; calls ended on a new goroutine
 	cut()               // closes both connections
-	cutSrc(f *flow)     // closes the one that f reads
-	wake(f *flow)       // has f look at what it was asked
+	cutSrc(f *flow)     // closes the connection that f reads
+	wake(f *flow)       // makes f handle what it was asked
 }
 
-// newRelay returns the relay for a tunnel, which owns the connections from here
-// on.
+// newRelay returns the relay for a tunnel. The relay owns both connections.
 func newRelay(t *Tunnel, client, upstream net.Conn) relay {
 	if r := t.p.tunnels.loops.relay(t, client, upstream); r != nil {
 		return r
@@ -39,7 +38,7 @@ type connRelay struct {
 
 	mu      sync.Mutex
 	isCut   bool // cut was called
-	over    bool // run waits for closing, which nothing adds to any longer
+	over    bool // run waits for closing: no more may be added to it
 	closing sync.WaitGroup
 }
 
@@ -51,7 +50,7 @@ func newConnRelay(t *Tunnel, client, upstream net.Conn) *connRelay {
 
 func (r *connRelay) run() {
 	r.mu.Lock()
-	early := r.isCut // by a hook, for instance: the client is to see no 101
+	early := r.isCut // by a hook, for instance: the client must not see the 101
 	r.mu.Unlock()
 	if !early {
 		done := make(chan struct{})
@@ -87,9 +86,9 @@ func (r *connRelay) cut() {
 
 func (r *connRelay) cutSrc(f *flow) { r.cutLater(r.src(f).conn) }
 
-// cutLater closes a connection on a goroutine of its own. A Close may wait, with
-// SO_LINGER for as long as the user has set, and Proxy.Close cuts one tunnel
-// after another: the second would go on for as long as the first waits.
+// cutLater closes a connection on a new goroutine. With SO_LINGER set, Close may
+// wait. Proxy.Close cuts one tunnel after another, and the second must not wait
+// for the first.
 func (r *connRelay) cutLater(conn net.Conn) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -129,10 +128,19 @@ func (r *connRelay) drive(f *flow, src *waiter, dst net.Conn) {
 	}
 }
 
-// awaitWriter gives a write to the end that has just ended the time to fail. A
-// reset wakes the waiting writer too, and tells one of the two alone what it
-// was: let the other say. Whether it waits is not to be known; it does where a
-// millisecond does not move it.
+// awaitWriter is called after a read of an end returned EOF. If f has a write to
+// that end waiting, it gives the write time to fail.
+//
+// The kernel reports a reset only once, to whichever call comes first. Suppose
+// f's write waits and the end resets. Both the write and the read wake up. The
+// write gets the reset, and the read an EOF, which srcDone must not pass on as
+// an orderly end. So the reader waits until the writer has called stop, which
+// sets dstReset and then clears stalled.
+//
+// A set stalled does not prove that a write waits, as some sinks set it before
+// each write. If it changes, the write went through or failed, and awaitWriter
+// returns. If the end has only half-closed, the write may wait on: hence the
+// limit of 50 ms.
 func awaitWriter(f *flow) {
 	since := f.stalled.Load()
 	for tries := 0; since.isSet() && f.stalled.Load() == since && tries < 50; tries++ {
@@ -166,17 +174,17 @@ func (s *connSink) write(p []byte) error {
 	return nil
 }
 
-// pieceSize is what is written to any connection at once, to show progress. It
-// costs nothing: a TLS record is no larger.
+// pieceSize is how much one write passes to a connection. Each piece shows the
+// sweeper progress. It costs nothing, as a TLS record is no larger.
 const pieceSize = 16 << 10
 
-// halfCloser has the ways to end a connection that a sink needs.
+// halfCloser implements closeWrite and reset of a sink.
 type halfCloser struct{ conn net.Conn }
 
 func (h halfCloser) closeWrite() bool {
 	conn, ok := h.conn.(interface{ CloseWrite() error })
 	if ok {
-		conn.CloseWrite() // a failure shows in the other flow
+		conn.CloseWrite() // the other flow gets the error
 	}
 	return ok
 }
@@ -191,8 +199,8 @@ func (h halfCloser) reset() {
 	}
 }
 
-// cutConn closes a connection at once; a tls.Conn would first wait for the
-// peer to take its close_notify.
+// cutConn closes a connection without sending close_notify, for which Close of a
+// tls.Conn may wait.
 func cutConn(conn net.Conn) {
 	if secure, ok := conn.(*tls.Conn); ok {
 		conn = secure.NetConn()

@@ -8,23 +8,23 @@ import (
 	"syscall"
 )
 
-// A loopRelay is the Linux relay: it takes two plain sockets out of the
-// runtime's poller and gives them to a loop, which alone touches them from then
-// on. An idle tunnel is a few hundred bytes and no goroutine.
+// A loopRelay is the Linux relay. It takes two plain sockets out of the runtime's
+// poller and gives them to a loop, and only the loop uses them from then on. An
+// idle tunnel is a few hundred bytes and no goroutine.
 type loopRelay struct {
 	t                *Tunnel
 	loop             *loop
 	client, upstream socket
 	ended            func()
-	asked            uint32 // what the loop is to see to; loop.mu
+	asked            uint32 // what the loop has not taken yet; loop.mu
 
 	// Of the loop:
-	seeing  uint32 // what it has taken of asked and not done yet
+	seeing  uint32 // what the loop has taken and see has not done yet
 	state   relayState
-	closing *sync.WaitGroup // for sockets that linger; nil without any
+	closing *sync.WaitGroup // sockets that linger are being closed; nil if none do
 }
 
-// A relayState is how far a loopRelay is. Only its loop reads and changes it.
+// A relayState is the state of a loopRelay. Only the loop reads and changes it.
 //
 //	placed  → running  see: begin was called
 //	placed  → over     see: begin and cut were called
@@ -32,12 +32,12 @@ type loopRelay struct {
 type relayState uint8
 
 const (
-	placed  relayState = iota // what is asked waits until begin is called
-	running                   // the loop moves its bytes
+	placed  relayState = iota // it has a loop; requests wait until begin is called
+	running                   // the loop moves bytes
 	over                      // both sockets are closed
 )
 
-// What a loop can be asked to see to.
+// What a loop can be asked to do for a relay.
 const (
 	doAdopt = 1 << iota
 	doWake
@@ -47,8 +47,8 @@ const (
 )
 
 // relay returns a loopRelay if both connections are plain sockets. It returns
-// nil if they are not, or if the system refuses a descriptor or a watch: then
-// client and upstream are as they were, and the portable relay takes them.
+// nil if they are not, or if the system refuses a descriptor or a watch. Then
+// client and upstream are unchanged, and the portable relay takes them.
 func (ls *loops) relay(t *Tunnel, client, upstream net.Conn) relay {
 	r := &loopRelay{t: t}
 	if !r.client.detach(client) {
@@ -84,7 +84,7 @@ func (r *loopRelay) run() {
 }
 
 func (r *loopRelay) start(ended func()) {
-	r.begin(func() { go ended() }) // a hook of the user's is not to hold up a loop
+	r.begin(func() { go ended() }) // the user's hook must not delay the loop
 }
 
 func (r *loopRelay) begin(ended func()) {
@@ -105,9 +105,9 @@ func (r *loopRelay) cutSrc(f *flow) {
 	}
 }
 
-// From here on all runs on the loop.
+// Everything below runs on the loop.
 
-// see does what was asked.
+// see does what the relay was asked to do.
 func (r *loopRelay) see() {
 	if r.state == over || r.state == placed && r.seeing&doAdopt == 0 {
 		return
@@ -148,7 +148,7 @@ func (r *loopRelay) adopt() {
 	}
 }
 
-// check ends the relay once nothing is left to move.
+// check ends the relay if nothing is left to move.
 func (r *loopRelay) check() {
 	if r.client.in.state == ended && r.upstream.in.state == ended && r.client.pending == nil && r.upstream.pending == nil {
 		r.close()
@@ -174,10 +174,10 @@ func (r *loopRelay) close() {
 	}()
 }
 
-// closeLater closes a socket that lingers. The close may wait for as long as
-// the user has set, in which no other tunnel of the loop would move. The
-// duplicate's close does not take a watch away while another duplicate is open,
-// so the watch goes first.
+// closeLater closes a socket that lingers on a new goroutine. close(2) may wait
+// for as long as the user has set, and would stop every tunnel of the loop. It
+// does not remove the watch while another duplicate of the socket is open, so
+// closeLater removes the watch first.
 func (r *loopRelay) closeLater(fd int) {
 	r.loop.unwatch(fd)
 	if r.closing == nil {

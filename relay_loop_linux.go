@@ -11,18 +11,18 @@ import (
 	"unsafe"
 )
 
-// loops are the event loops of a Proxy, one for each processor. A loop runs
-// while it has relays.
+// loops are the event loops of a Proxy, one for each processor. A loop runs as
+// long as it has relays.
 type loops struct {
 	mu   sync.Mutex
 	all  []*loop
 	next int
 }
 
-// place gives r to the loop whose turn it is, or, where that cannot be created,
-// to any that runs. GOMAXPROCS changes at run time, since Go 1.25 by itself
-// with a container's limit. With fewer processors the loops beyond get no more
-// relays, and end with those they have.
+// place gives r to the next loop in turn. If that loop cannot be created, it
+// gives r to any loop that runs. GOMAXPROCS can change at run time, and since Go
+// 1.25 it follows a container's limit. If it falls, the surplus loops get no
+// more relays, and end with their last one.
 func (ls *loops) place(r *loopRelay) error {
 	processors := runtime.GOMAXPROCS(0)
 	ls.mu.Lock()
@@ -51,10 +51,10 @@ func (ls *loops) place(r *loopRelay) error {
 	return nil
 }
 
-// A loop moves the bytes of many tunnels on one goroutine. Its epoll instance
-// is itself waited for in the runtime's poller: an idle loop is a parked
-// goroutine and holds no thread, and a busy one does not pay for the poller's
-// way to a goroutine of each socket's own.
+// A loop moves the bytes of many tunnels on one goroutine. It waits for its epoll
+// instance in the runtime's poller, so that an idle loop is a parked goroutine
+// and holds no thread. A busy loop saves the scheduler's work of waking a
+// goroutine for each socket.
 type loop struct {
 	file *os.File // the epoll instance
 	epfd int
@@ -63,32 +63,32 @@ type loop struct {
 
 	mu     sync.Mutex
 	live   int          // relays
-	posted []*loopRelay // for run to see to
-	parked bool         // run may be waiting: post has to wake it
-	ended  bool         // no more relays
+	posted []*loopRelay // for run to process
+	parked bool         // run may be waiting: post must wake it
+	ended  bool         // the last relay has ended, and run returns
 
-	// Of run alone:
-	slots      []*socket // by number, which epoll hands back
-	free       []int32   // numbers not in use
-	generation int32     // of the last number given: a number is used again
+	// Only run uses these:
+	slots      []*socket // by slot number, which an epoll event carries
+	free       []int32   // unused slot numbers
+	generation int32     // the last one given; it tells users of the same slot apart
 	taken      []*loopRelay
-	ready      []*socket // with more to read than one turn allows
+	ready      []*socket // these have more to read than one turn allows
 	turn       []*socket
 	events     [128]syscall.EpollEvent
-	n          int         // of events
+	n          int         // how many events poll has returned
 	buffer     *loopBuffer // nil while the loop waits
 }
 
-// A loopBuffer takes what one read brings. The more that is, the fewer times
-// the other end of a bulk transfer is woken for the room in its window, which
-// is what large messages cost most.
+// A loopBuffer is the buffer for a read. A large one wakes the sender of a bulk
+// transfer less often for room in its window, which is most of what large
+// messages cost.
 type loopBuffer [512 << 10]byte
 
 var loopBuffers = sync.Pool{New: func() any { return new(loopBuffer) }}
 
 const (
-	wakeSlot = -1      // the eventfd's
-	noSlot   = -2      // of a socket that is reserved
+	wakeSlot = -1      // the eventfd
+	noSlot   = -2      // a socket that is reserved and not registered
 	epollET  = 1 << 31 // syscall.EPOLLET is negative
 )
 
@@ -97,7 +97,7 @@ func newLoop() (*loop, error) {
 	if err != nil {
 		return nil, os.NewSyscallError("epoll_create1", err)
 	}
-	syscall.SetNonblock(epfd, true) // or os.NewFile would not give it to the poller
+	syscall.SetNonblock(epfd, true) // otherwise os.NewFile does not register it with the poller
 	l := &loop{file: os.NewFile(uintptr(epfd), "epoll"), epfd: epfd}
 	wake, _, errno := syscall.Syscall(syscall.SYS_EVENTFD2, 0, syscall.O_CLOEXEC|syscall.O_NONBLOCK, 0)
 	if errno != 0 {
@@ -107,7 +107,7 @@ func newLoop() (*loop, error) {
 	l.wake = int(wake)
 	l.raw, err = l.file.SyscallConn()
 	if err == nil {
-		err = l.file.SetReadDeadline(time.Time{}) // fails where the poller has not taken it
+		err = l.file.SetReadDeadline(time.Time{}) // fails if the poller has refused it
 	}
 	if err == nil {
 		err = l.watch(l.wake, syscall.EpollEvent{Events: syscall.EPOLLIN | epollET, Fd: wakeSlot})
@@ -132,11 +132,11 @@ func (l *loop) unwatch(fd int) {
 	syscall.EpollCtl(l.epfd, syscall.EPOLL_CTL_DEL, fd, new(syscall.EpollEvent))
 }
 
-// reserve has epoll accept both sockets of a relay, or neither. It reports no
-// events of them before register. The system refuses a watch for want of memory
-// or beyond max_user_watches (epoll(7)), and here that is known while the
-// portable relay can still take the connections. Like post, it is not run's:
-// epoll has locks of its own.
+// reserve adds both sockets of a relay to the epoll instance, or neither. Their
+// events come only after register. The system refuses a watch if memory is
+// short or max_user_watches is reached (epoll(7)), and at this point the portable
+// relay can still take the connections. Any goroutine may call reserve, as epoll
+// has its own locks.
 func (l *loop) reserve(client, upstream int) error {
 	quiet := syscall.EpollEvent{Fd: noSlot, Events: epollET}
 	if err := l.watch(client, quiet); err != nil {
@@ -144,7 +144,7 @@ func (l *loop) reserve(client, upstream int) error {
 	}
 	err := l.watch(upstream, quiet)
 	if err != nil {
-		l.unwatch(client) // the connection stays open, and its watch with it
+		l.unwatch(client) // the connection stays open, so its watch would stay too
 	}
 	return err
 }
@@ -161,11 +161,11 @@ func (l *loop) add(r *loopRelay) bool {
 	return true
 }
 
-// post has run see to r.
+// post asks run to process r.
 func (l *loop) post(r *loopRelay, what uint32) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.ended { // and the number of wake may be another's by now
+	if l.ended { // wake is closed, and its number may be another descriptor by now
 		return
 	}
 	if r.asked == 0 {
@@ -175,7 +175,7 @@ func (l *loop) post(r *loopRelay, what uint32) {
 	l.rouse()
 }
 
-// rouse has run take what is new, if it waits. l.mu is held.
+// rouse wakes run if it waits. l.mu is held.
 func (l *loop) rouse() {
 	if l.parked {
 		l.parked = false
@@ -183,10 +183,10 @@ func (l *loop) rouse() {
 	}
 }
 
-// run is the loop, until its last relay has ended.
+// run runs the loop until its last relay has ended.
 func (l *loop) run() {
 	defer l.close()
-	defer l.giveBack() // the Proxy keeps the loop
+	defer l.giveBack() // the Proxy still refers to the loop
 	poll := l.poll
 	for busy := 0; ; busy++ {
 		park, more := l.take()
@@ -219,9 +219,9 @@ func (l *loop) run() {
 	}
 }
 
-// borrow gets the buffer for reads. A loop that waits has none: a process may
-// have hundreds of proxies, each with a tunnel that is idle. The pool costs a
-// busy loop some 20 ns each time it parks.
+// borrow gets the buffer for reads. A loop that waits holds none, as a process
+// may have hundreds of proxies with idle tunnels. The pool costs a busy loop some
+// 20 ns each time it parks.
 func (l *loop) borrow() {
 	if l.buffer == nil {
 		l.buffer = loopBuffers.Get().(*loopBuffer)
@@ -235,8 +235,8 @@ func (l *loop) giveBack() {
 	}
 }
 
-// take takes what was posted. It tells whether there is nothing to do but
-// wait, and whether there is anything to come.
+// take takes the posted relays. It reports whether run has nothing to do until it
+// is woken, and whether any relay is left.
 func (l *loop) take() (park, more bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -251,9 +251,9 @@ func (l *loop) take() (park, more bool) {
 	return l.parked, !l.ended
 }
 
-// poll takes what events there are. It is called whenever the epoll instance
-// may be readable; false waits for that. The call cannot block, so it need not
-// tell the scheduler.
+// poll gets the events that are ready. The runtime's poller calls it when the
+// epoll instance may be readable, and waits if it returns false. The system call
+// does not block, so poll makes it without telling the scheduler.
 func (l *loop) poll(epfd uintptr) bool {
 	n, _, errno := syscall.RawSyscall6(syscall.SYS_EPOLL_PWAIT, epfd,
 		uintptr(unsafe.Pointer(&l.events[0])), uintptr(len(l.events)), 0, 0, 0)
@@ -270,14 +270,14 @@ func (l *loop) handle(event *syscall.EpollEvent) {
 		var count [8]byte
 		syscall.Read(l.wake, count[:])
 		return
-	case noSlot: // an error or a hangup, which register's event has again
+	case noSlot: // an error or a hangup; register makes epoll report it again
 		return
 	}
 	s := l.slots[event.Fd]
 	if s == nil || s.generation != event.Pad {
-		return // closed meanwhile
+		return // s was closed after epoll returned the event
 	}
-	// A read stops at urgent data, however much there is behind it.
+	// A read stops at urgent data, even if there is more behind it.
 	if event.Events&(syscall.EPOLLRDHUP|syscall.EPOLLHUP|syscall.EPOLLERR|syscall.EPOLLPRI) != 0 {
 		s.unsure, s.readable = true, true
 	}
@@ -290,8 +290,8 @@ func (l *loop) handle(event *syscall.EpollEvent) {
 	s.move()
 }
 
-// register gives s, which is reserved, a number and has epoll report its events,
-// beginning with what there is already.
+// register gives s, which is reserved, a slot and makes epoll report its events,
+// including those that are already pending.
 func (l *loop) register(s *socket) error {
 	if len(l.free) == 0 {
 		l.slots = append(l.slots, nil)
@@ -302,7 +302,7 @@ func (l *loop) register(s *socket) error {
 	s.generation = l.generation
 	err := syscall.EpollCtl(l.epfd, syscall.EPOLL_CTL_MOD, s.fd, &syscall.EpollEvent{Fd: s.slot, Pad: s.generation,
 		Events: syscall.EPOLLIN | syscall.EPOLLOUT | syscall.EPOLLRDHUP | syscall.EPOLLPRI | epollET})
-	if err != nil { // of no system that is in order
+	if err != nil { // not expected: the watch exists
 		s.generation = 0
 		return os.NewSyscallError("epoll_ctl", err)
 	}
@@ -311,7 +311,7 @@ func (l *loop) register(s *socket) error {
 	return nil
 }
 
-// forget frees the number of s.
+// forget frees the slot of s.
 func (l *loop) forget(s *socket) {
 	if s.generation != 0 {
 		l.slots[s.slot] = nil
@@ -320,15 +320,16 @@ func (l *loop) forget(s *socket) {
 	}
 }
 
-// release counts one relay less.
+// release counts one relay fewer.
 func (l *loop) release() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.live--
 }
 
-// dismiss is release for a relay that run has not seen. It may have been the
-// last, while run waits: nothing else would wake run then to end.
+// dismiss is release for a relay that was never posted. Another goroutine calls
+// it while run may be waiting. If the relay was the last, nothing else would wake
+// run, and it would never return.
 func (l *loop) dismiss() {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -4,8 +4,8 @@ package wsproxy
 
 import "net"
 
-// Elsewhere every tunnel takes the portable relay; so it does on 386 and s390x,
-// whose Linux has all calls for sockets under one number, socketcall(2).
+// On other systems every tunnel uses the portable relay. So it does with Linux on
+// 386 and s390x, where socket calls go through one number, socketcall(2).
 
 type loops struct{}
 

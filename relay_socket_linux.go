@@ -11,57 +11,61 @@ import (
 	"unsafe"
 )
 
-// A socket is one end of a loopRelay's tunnel, out of the runtime's poller. As
-// in a flow, what every read touches comes first.
+// A socket is one end of a loopRelay's tunnel. The runtime's poller does not watch
+// it. The fields that every read touches come first, as in a flow. Only the loop
+// uses a socket once its relay runs.
+//
+// The state of in tells whether the socket is still read. The booleans below are
+// independent of it and of each other.
 type socket struct {
 	loop       *loop
 	peer       *socket
-	in         *flow // the one that reads it
+	in         *flow // reads the socket
 	fd         int   // -1: closed
 	slot       int32
 	generation int32 // 0: not registered
 
 	readable bool  // there may be more to read
-	unsure   bool  // its end or urgent data has come: a short read need not be the last
+	unsure   bool  // the stream's end or urgent data has come: a short read need not be the last
 	queued   bool  // in loop.ready
-	fin      bool  // to be half-closed when pending is sent
+	fin      bool  // flush half-closes the socket when pending is sent
 	lingers  bool  // close(2) waits until what was written is acknowledged
-	streak   int64 // bytes moved to peer since it last had to be waited for
+	streak   int64 // bytes moved to peer since a write to it last had to wait
 
-	pending []byte // what out has written and the socket not taken yet
-	lent    *pendingBuffer
-	out     *flow // the one that writes it
+	pending []byte         // what out has written and the kernel has not taken yet
+	lent    *pendingBuffer // pending's memory, if it is from the pool
+	out     *flow          // writes the socket
 	relay   *loopRelay
 }
 
-// minRead is what one read may bring from the start: a message of 64 KiB with
-// its header is one read then.
+// minRead is the least size of a read. A message of 64 KiB and its header fit.
 const minRead = 68 << 10
 
-// readSize is how much the next read may bring, and leave pending. It grows
-// with what the peer has taken without being waited for, so that who does not
-// read holds no more than minRead up, or a sixteenth of what the system's own
-// buffers took.
+// readSize returns the size of the next read, which bounds what becomes pending
+// if the peer takes none of it. It grows with the bytes that the peer has taken
+// since a write last had to wait. A peer that stops reading therefore makes the
+// proxy hold at most minRead, or a sixteenth of what went to the kernel before
+// its buffers were full.
 func (s *socket) readSize() int { return int(min(max(minRead, s.streak/16), int64(len(loopBuffer{})))) }
 
-// A pendingBuffer has room for what nearly every read can leave unsent, and for
-// control frames behind it.
+// A pendingBuffer has room for a read of minRead, and for control frames behind
+// it.
 type pendingBuffer [minRead + 1<<10]byte
 
 var pendingBuffers = sync.Pool{New: func() any { return new(pendingBuffer) }}
 
-// perTurn bounds what one socket may move before others get their turn.
+// perTurn is how many bytes one socket may move before others get their turn.
 const perTurn = 512 << 10
 
-// detach duplicates the descriptor of a plain socket. Deadlines are the
-// runtime poller's: none of conn's applies to the duplicate.
+// detach duplicates the descriptor of a plain socket. Deadlines belong to the
+// runtime's poller, so those of conn do not apply to the duplicate.
 func (s *socket) detach(conn net.Conn) bool {
 	raw := rawConn(conn)
 	if raw == nil {
 		return false
 	}
 	_, unix := conn.(*net.UnixConn)
-	s.unsure = unix // a read stops behind a descriptor that is passed
+	s.unsure = unix // a read stops where the peer has passed a descriptor
 	var errno syscall.Errno
 	err := raw.Control(func(fd uintptr) {
 		var dup uintptr
@@ -72,8 +76,9 @@ func (s *socket) detach(conn net.Conn) bool {
 	return err == nil && errno == 0
 }
 
-// lingers reports whether SO_LINGER makes close(2) wait, which it does on a
-// non-blocking socket too. A time of zero resets the connection without waiting.
+// lingers reports whether SO_LINGER makes close(2) wait. It does so on a
+// non-blocking socket too. With a time of zero, close(2) resets the connection
+// and does not wait.
 func lingers(fd uintptr) bool {
 	var l syscall.Linger
 	size := uint32(unsafe.Sizeof(l))
@@ -87,7 +92,7 @@ func (s *socket) init(r *loopRelay, peer *socket, in, out *flow) {
 	out.dst = s
 }
 
-// move pumps, and ends the relay where nothing is left to do.
+// move pumps, and ends the relay if nothing is left to do.
 func (s *socket) move() {
 	s.pump()
 	if s.in.state == ended {
@@ -95,7 +100,8 @@ func (s *socket) move() {
 	}
 }
 
-// pump moves what can be read to the peer, as far as that takes it.
+// pump reads the socket and moves the bytes to the peer, until either would have
+// to wait or the turn is over.
 func (s *socket) pump() {
 	l := s.loop
 	for budget := perTurn; s.readable && s.in.state != ended && s.fd >= 0 && (s.peer.pending == nil || s.in.state == discarding); {
@@ -122,8 +128,8 @@ func (s *socket) pump() {
 			err = io.EOF
 		}
 		budget -= n
-		// What comes after a short read makes a new event. What was announced
-		// already does not.
+		// Bytes that come after a short read cause a new event. A stream's end or
+		// urgent data does not if its event came before the read.
 		s.readable = n == size || s.unsure
 		s.in.take(l.buffer[:n], err)
 		s.streak += int64(n)
@@ -133,8 +139,8 @@ func (s *socket) pump() {
 	}
 }
 
-// write implements sink: what the socket does not take is kept, and the flow
-// reads no more until it is sent.
+// write implements sink. It keeps what the kernel does not take in pending, and
+// the flow is not driven until flush has sent that.
 func (s *socket) write(p []byte) error {
 	if s.fd < 0 {
 		return net.ErrClosed
@@ -154,7 +160,7 @@ func (s *socket) write(p []byte) error {
 	return nil
 }
 
-// send writes until the socket takes no more.
+// send writes p until the kernel takes no more.
 func (s *socket) send(p []byte) (sent int, err error) {
 	for sent < len(p) {
 		n, errno := send(s.fd, p[sent:])
@@ -171,7 +177,7 @@ func (s *socket) send(p []byte) (sent int, err error) {
 	return sent, nil
 }
 
-// flush sends what is pending, now that the socket may take it.
+// flush sends what is pending, when the socket may be writable.
 func (s *socket) flush() {
 	if s.pending == nil || s.fd < 0 {
 		return
@@ -193,7 +199,7 @@ func (s *socket) flush() {
 	s.peer.pump()
 }
 
-// drop gives up what is pending.
+// drop discards what is pending.
 func (s *socket) drop() {
 	if s.lent != nil {
 		pendingBuffers.Put(s.lent)
@@ -201,10 +207,16 @@ func (s *socket) drop() {
 	s.pending, s.lent = nil, nil
 }
 
+// closeWrite implements sink. The flow to s is about to end:
+//   - If bytes for s are pending, flush half-closes s behind them.
+//   - If the flow from s has ended too and nothing is pending, check closes both
+//     sockets as soon as this flow has ended, and close(2) sends the same FIN. If
+//     the flow from s ended at a Close frame, s may have unread bytes, and then
+//     close(2) sends a reset: the half-close goes first.
 func (s *socket) closeWrite() bool {
 	switch s.fin = s.pending != nil; {
 	case s.fin:
-	case s.in.state == ended && !s.in.answered() && s.peer.pending == nil: // check closes both now, which says as much
+	case s.in.state == ended && !s.in.answered() && s.peer.pending == nil:
 	case s.fd >= 0:
 		syscall.Shutdown(s.fd, syscall.SHUT_WR)
 	}
@@ -218,14 +230,14 @@ func (s *socket) reset() {
 	}
 }
 
-// wake has the flow that reads s look at what it was asked.
+// wake makes the flow that reads s handle what it was asked.
 func (s *socket) wake() {
 	if s.in.state != ended && s.in.asked.Load() != 0 {
 		s.in.take(nil, nil)
 	}
 }
 
-// cut closes s alone, as if its peer had gone.
+// cut closes s alone. Both flows see a closed connection.
 func (s *socket) cut() {
 	s.close()
 	s.out.stop(net.ErrClosed)
@@ -241,22 +253,23 @@ func (s *socket) close() {
 		if s.lingers {
 			s.relay.closeLater(s.fd)
 		} else {
-			syscall.Close(s.fd) // which epoll notices
+			syscall.Close(s.fd) // this also removes its watch
 		}
 		s.fd = -1
 	}
 	s.drop()
 }
 
-// recv and send do not tell the scheduler, so they must not block: a thread that
-// waits in one holds its processor, and the next collection stops the world and
-// waits for that processor. O_NONBLOCK does not ensure it. It belongs to the
-// file description, which a duplicate from conn.File() shares, and Fd() of
-// that clears it. MSG_DONTWAIT belongs to the call.
+// recv and send make their system call without telling the scheduler, so they
+// must not block. A thread that blocks in one keeps its processor, and the next
+// garbage collection waits for that processor with the world stopped.
 //
-// Unlike read and write they are not the file system's business first, which
-// costs more than it seems: the inode and the file's position are memory of
-// their own for each socket.
+// O_NONBLOCK does not prevent it. It belongs to the file description, which a
+// duplicate from conn.File() shares, and Fd() of that clears it. MSG_DONTWAIT
+// belongs to the call.
+//
+// recv(2) and send(2) cost less than read(2) and write(2), which also load the
+// inode and the file position of each socket.
 
 func recv(fd int, p []byte) (int, syscall.Errno) {
 	n, _, errno := syscall.RawSyscall6(syscall.SYS_RECVFROM, uintptr(fd),

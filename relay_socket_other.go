@@ -4,8 +4,8 @@ package wsproxy
 
 import "net"
 
-// Where the runtime does not tell of readiness every connection is read as any
-// other. The build tag lets a unix machine test that.
+// Without readiness from the runtime, a socket is read and written like any other
+// connection. The build tag lets a unix machine test that.
 
 func newRawSource(net.Conn) source    { return nil }
 func newRawSink(net.Conn, *flow) sink { return nil }

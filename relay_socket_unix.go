@@ -9,8 +9,8 @@ import (
 	"syscall"
 )
 
-// rawSource reads a socket into a buffer that it rents only when there is
-// something to read.
+// rawSource reads a socket. It takes a buffer from the pool only when the socket
+// is readable.
 type rawSource struct {
 	raw    syscall.RawConn
 	ready  func(fd uintptr) bool // tryRead, bound once
@@ -42,7 +42,8 @@ func (s *rawSource) read() ([]byte, error) {
 	return s.rented[:s.n], nil
 }
 
-// tryRead is called whenever the socket may be readable; false waits.
+// tryRead is called when the socket may be readable. If it returns false, the
+// poller waits.
 func (s *rawSource) tryRead(fd uintptr) bool {
 	if s.rented == nil {
 		s.rented = getBuffer()
@@ -67,7 +68,7 @@ func (s *rawSource) release() {
 	}
 }
 
-// rawSink writes a socket and notes each byte's progress once it has to wait.
+// rawSink writes a socket. While a write waits, it records each progress.
 type rawSink struct {
 	halfCloser
 	raw   syscall.RawConn
@@ -103,7 +104,8 @@ func (s *rawSink) write(p []byte) error {
 	return err
 }
 
-// tryWrite is called whenever the socket may be writable; false waits.
+// tryWrite is called when the socket may be writable. If it returns false, the
+// poller waits.
 func (s *rawSink) tryWrite(fd uintptr) bool {
 	progress := false
 	for len(s.p) > 0 {

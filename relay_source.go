@@ -11,15 +11,15 @@ import (
 	"time"
 )
 
-// A source reads one end of a tunnel, holding no buffer of the pool while it
+// A source reads one end of a tunnel. It holds no buffer of the pool while it
 // waits.
 type source interface {
-	// read waits for bytes, which are valid until release.
+	// read waits for bytes. They are valid until release.
 	read() ([]byte, error)
 	release()
 }
 
-// A buffer is lent to a flow while bytes pass through it.
+// A buffer holds a flow's bytes between a read and the write.
 type buffer [32 << 10]byte
 
 var buffers = sync.Pool{New: func() any { return new(buffer) }}
@@ -40,8 +40,8 @@ func newSource(conn net.Conn) source {
 	return &connSource{conn: conn}
 }
 
-// connSource reads any connection: a few bytes while little comes, and with a
-// buffer of the pool after a read that left nothing of its own free.
+// connSource reads any connection. It reads into parked, and after a read that
+// filled parked once into a buffer of the pool.
 type connSource struct {
 	conn   net.Conn
 	parked [parkSize]byte
@@ -67,12 +67,12 @@ func (s *connSource) release() {
 	}
 }
 
-// parkSize is what a source that cannot wait without a buffer waits with.
+// parkSize is the size of the buffer with which a source waits if it must have one.
 const parkSize = 512
 
-// tlsSource reads a tls.Conn: a few bytes while it waits, and then all that
-// has been received already, which a deadline in the past tells from what is
-// still to come.
+// tlsSource reads a tls.Conn. It waits with parked. If a read fills that, it also
+// reads what has already been received, under a deadline in the past, so that it
+// does not wait for more.
 type tlsSource struct {
 	conn   *tls.Conn
 	raw    syscall.RawConn // of the socket below
@@ -103,11 +103,12 @@ func (s *tlsSource) read() ([]byte, error) {
 	return s.rented[:n], endOfTLS(err)
 }
 
-// expired reports whether a deadline has passed already. It is not this
-// source's, and must not be taken away with that: if crypto/tls has more bytes
-// than fill parked, and a listener sets a deadline while those are written,
-// the next read succeeds without asking the socket. The read that does ask it
-// returns the deadline.
+// expired reports whether a deadline has already passed. The code around the
+// proxy has set that one, and read must not replace it. It can pass unseen: read
+// fills parked and crypto/tls keeps more bytes; then a listener sets a deadline
+// while the flow writes; then the next read succeeds, as crypto/tls returns
+// those bytes without reading the socket. A later read that reads the socket
+// returns the deadline's error.
 func (s *tlsSource) expired() bool { return s.raw.Read(readNothing) != nil }
 
 func (s *tlsSource) release() {
@@ -117,8 +118,8 @@ func (s *tlsSource) release() {
 	}
 }
 
-// socketBelow returns the socket that secure reads, or nil if it reads a
-// wrapper or a tunnel in something else, whose deadlines may not work.
+// socketBelow returns the socket that secure reads. It returns nil if secure
+// reads anything else, whose deadlines may not work.
 func socketBelow(secure *tls.Conn) (raw syscall.RawConn) {
 	switch conn := secure.NetConn().(type) {
 	case *net.TCPConn:
@@ -131,8 +132,9 @@ func socketBelow(secure *tls.Conn) (raw syscall.RawConn) {
 
 func readNothing(uintptr) bool { return true }
 
-// endOfTLS takes a connection closed without close_notify for closed: many
-// peers do that, and a WebSocket's own Close frame tells whether all came.
+// endOfTLS returns io.EOF for a connection that was closed without close_notify.
+// Many peers omit it, and a WebSocket's Close frame shows that nothing is
+// missing.
 func endOfTLS(err error) error {
 	if err == io.ErrUnexpectedEOF {
 		return io.EOF
@@ -140,8 +142,9 @@ func endOfTLS(err error) error {
 	return err
 }
 
-// rawConn returns the descriptor's side of a plain TCP or unix socket. A type
-// that embeds one is not one: it may change what passes.
+// rawConn returns the RawConn of a plain TCP or unix socket, and nil for other
+// connections. A type that embeds a socket is another connection: it may change
+// the bytes.
 func rawConn(conn net.Conn) syscall.RawConn {
 	var raw syscall.RawConn
 	switch c := conn.(type) {
@@ -153,9 +156,9 @@ func rawConn(conn net.Conn) syscall.RawConn {
 	return raw
 }
 
-// unblock makes a socket non-blocking again. A dialer that sets socket options
-// through conn.File() and Fd() has left it blocking, as the duplicate shares
-// the file description: no deadline and no Close then ends a read of conn.
+// unblock makes a socket non-blocking again. If a dialer sets socket options
+// through conn.File() and Fd(), it makes the socket blocking, as the duplicate
+// shares the file description. Then neither a deadline nor Close ends a read.
 func unblock(conn net.Conn) {
 	if secure, ok := conn.(*tls.Conn); ok {
 		conn = secure.NetConn()
@@ -165,30 +168,31 @@ func unblock(conn net.Conn) {
 	}
 }
 
-// setNonblock calls set, whose descriptor is an int on unix and a Handle on
-// Windows, where it does nothing.
+// setNonblock calls set. The descriptor is an int on unix, and a Handle on
+// Windows, where set does nothing.
 func setNonblock[T ~int | ~uintptr](set func(T, bool) error, fd uintptr) { set(T(fd), true) }
 
-// longAgo as a deadline makes a read return at once.
+// longAgo is a deadline that makes a read return at once.
 var longAgo = time.Unix(1, 0)
 
-// A waiter has a read of a connection return early when it is asked to. It does
-// that with a read deadline, which the code around the proxy may set as well:
-// a listener, for instance, that limits the age of its connections. A deadline
-// that nobody asked the waiter for is that code's, and ends the flow as it ends
-// the copying of httputil.ReverseProxy.
+// A waiter interrupts a read of a connection when wake is called. It does that
+// with a read deadline. The code around the proxy may set read deadlines too: a
+// listener, for instance, that limits the age of its connections. A deadline of
+// theirs ends the flow, as it does with httputil.ReverseProxy.
 //
-// A waiter sets a deadline only in the time of a read, and takes it away when
-// that read ends. Other orders would go wrong:
-//   - wake sets a deadline while drive writes to a slow end, the listener sets
-//     its own, drive reads, and takes the listener's away for wake's;
-//   - drive sees a deadline and that wake asked for it, wake is called again, and
-//     drive takes the second deadline away: the second wake is lost. Under mu the
-//     deadline and the state change together.
+// So a waiter sets its deadline only during a read, removes it when that read
+// ends, and changes deadline and state together, under mu. It rules out two
+// interleavings:
+//   - drive writes to a slow end, wake sets a deadline, the listener sets its
+//     own, drive reads and finds a deadline passed. It would take the listener's
+//     for wake's, and remove it.
+//   - drive's read is interrupted, wake is called again and sets its deadline
+//     again, drive removes the deadline. The second wake would be lost.
 //
-// What remains is a deadline that is set by others in the microseconds between
-// wake and the end of the read, and one of theirs that lies in the future when
-// wake is called: the connection has no way to tell of either.
+// It cannot rule out two others, as a connection does not report its deadline: a
+// listener sets one in the microseconds between wake and the end of the read, or
+// has set one that lies in the future when wake is called. The waiter removes
+// either.
 type waiter struct {
 	conn  net.Conn
 	mu    sync.Mutex
@@ -197,16 +201,23 @@ type waiter struct {
 
 type waiterState uint8
 
-// The states of a waiter. begin and end are drive's, which has one read at a
-// time; wake is anybody's.
+// The states of a waiter. drive calls begin before and end after each read. Any
+// goroutine calls wake.
+//
+//	notReading  → reading      begin
+//	notReading  → askedEarly   wake
+//	askedEarly  → notReading   begin, and drive does not read
+//	reading     → notReading   end
+//	reading     → interrupted  wake sets the deadline
+//	interrupted → notReading   end removes the deadline
 const (
-	notReading  waiterState = iota // begin: reading; wake: askedEarly
-	askedEarly                     // the next read is not to wait. begin: notReading, without a read
-	reading                        // end: notReading; wake: interrupted
-	interrupted                    // the deadline is the waiter's. end: notReading, without it
+	notReading waiterState = iota
+	askedEarly
+	reading
+	interrupted
 )
 
-// begin reports whether to read.
+// begin reports whether drive is to read.
 func (w *waiter) begin() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -218,8 +229,8 @@ func (w *waiter) begin() bool {
 	return true
 }
 
-// end follows the read. It reports whether wake has interrupted that, so that a
-// deadline is no error.
+// end follows the read. It reports whether wake has interrupted it: then its
+// os.ErrDeadlineExceeded is no error.
 func (w *waiter) end() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -231,7 +242,7 @@ func (w *waiter) end() bool {
 	return woken
 }
 
-// wake has the read that waits, or else the next one, return at once.
+// wake makes the current read, or else the next one, return at once.
 func (w *waiter) wake() {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -8,11 +8,11 @@ import (
 	"example.com/wsproxy/internal/frame"
 )
 
-// defaultCloseTimeout also bounds the answer to a Close frame of the proxy's
-// where the close timeout is disabled.
+// defaultCloseTimeout also limits the wait for the answer to the proxy's Close
+// frame if the close timeout is disabled.
 const defaultCloseTimeout = 10 * time.Second
 
-// timeouts are the limits of a tunnel; zero means none.
+// timeouts are the limits of a tunnel. Zero means no limit.
 type timeouts struct {
 	read, send, close, lifetime time.Duration
 	pingInterval, pingTimeout   time.Duration
@@ -26,8 +26,8 @@ func (c *config) timeouts() timeouts {
 	return t
 }
 
-// least returns the shortest limit. There always is one: that of the answers to
-// a Close frame.
+// least returns the shortest limit. There always is one, as the answer to the
+// proxy's Close frame is always limited.
 func (t timeouts) least() time.Duration {
 	least := defaultCloseTimeout
 	for _, d := range []time.Duration{t.read, t.send, t.close, t.lifetime, t.pingInterval, t.pingTimeout} {
@@ -38,23 +38,22 @@ func (t timeouts) least() time.Duration {
 	return least
 }
 
-// sweepCost spaces sweeps by the number of tunnels: looking at one takes some
-// 20 ns, so that sweeps take no more than a thousandth of a core.
+// sweepCost is the least time between sweeps for each tunnel. A sweep takes some
+// 20 ns a tunnel, so that sweeps take at most a thousandth of a core.
 const sweepCost = 20 * time.Microsecond
 
-// A sweeper ends the tunnels of a registry whose time is up: one timer for all
-// of them, none while there are none. Flows only leave timestamps behind.
+// A sweeper ends the tunnels of a registry that expire. It has one timer for all
+// tunnels, and none if there is no tunnel. Flows only record stamps.
 //
-// Every limit counts from something that a flow does, so a deadline can never
-// be nearer than the shortest limit after that. A sweep at least that often
-// therefore learns of each deadline before it is due, and can be there on
-// time.
+// Every limit counts from something that a flow does, so no deadline is nearer
+// than the shortest limit after that. If sweeps are at least that frequent, one
+// of them sees each deadline before it is due, and sets the timer for it.
 type sweeper struct {
 	timeouts
 	epoch time.Time
 	timer *time.Timer
 	armed bool  // the timer is set
-	next  stamp // what it is set for
+	next  stamp // when the timer fires
 }
 
 func (s *sweeper) init(t timeouts) {
@@ -71,13 +70,13 @@ func (s *sweeper) stamp(t time.Time) stamp { return stamp(t.Sub(s.epoch)) + 1 }
 // time returns the time of at, which is set.
 func (s *sweeper) time(at stamp) time.Time { return s.epoch.Add(time.Duration(at - 1)) }
 
-// A stamp is a moment by a sweeper's monotonic clock. Stamps are compared with
-// < and >: the zero value is not set, and before any other.
+// A stamp is a time on a sweeper's monotonic clock. The zero stamp is not set.
+// Stamps can be compared: one that is not set is before all others.
 type stamp int64 // nanoseconds since the epoch, plus one
 
 func (s stamp) isSet() bool { return s != 0 }
 
-// add returns the stamp d later, or the last of all if that is beyond it.
+// add returns the stamp d after s, or the last possible one if that is earlier.
 func (s stamp) add(d time.Duration) stamp {
 	if sum := s + stamp(d); sum > 0 {
 		return sum
@@ -87,7 +86,7 @@ func (s stamp) add(d time.Duration) stamp {
 
 func (s stamp) sub(earlier stamp) time.Duration { return time.Duration(s - earlier) }
 
-// An atomicStamp is a stamp that flows set while the sweeper reads it.
+// An atomicStamp is a stamp that one goroutine sets while others read it.
 type atomicStamp struct{ v atomic.Int64 }
 
 func (a *atomicStamp) Load() stamp   { return stamp(a.v.Load()) }
@@ -97,15 +96,15 @@ func (a *atomicStamp) clear()        { a.v.Store(0) }
 // storeFirst stores s unless a stamp is set.
 func (a *atomicStamp) storeFirst(s stamp) { a.v.CompareAndSwap(0, int64(s)) }
 
-// start sets the timer for the first tunnel, if anything limits one. r.mu is
-// held.
+// start sets the timer when the first tunnel is added, if anything limits
+// tunnels. r.mu is held.
 func (r *registry) start() {
 	if len(r.live) == 1 && r.timeouts != (timeouts{}) {
 		r.arm()
 	}
 }
 
-// arm sets the timer for the nearest that a deadline can be.
+// arm sets the timer for the earliest possible deadline. r.mu is held.
 func (r *registry) arm() { r.sweepIn(r.least()) }
 
 // sweepIn sets the timer. r.mu is held.
@@ -119,13 +118,13 @@ func (r *registry) sweepIn(d time.Duration) {
 	}
 }
 
-// pause is how late a sweep is if the whole process must have stood still: it
-// was stopped, or its machine was. Bytes and Pongs may then have come that no
-// flow could read, so that the sweep waits for as long again before it acts.
+// pause is how late a sweep must be to show that the whole process was stopped,
+// or its machine. Bytes and Pongs may have arrived that no flow could read yet,
+// so that the sweep is put off by another pause.
 const pause = 100 * time.Millisecond
 
-// watchAnswers sets the timer for answers to a Close frame, where there is none
-// yet as nothing else limits a tunnel.
+// watchAnswers sets the timer for the answers to the proxy's Close frames, if it is
+// not set because nothing else limits tunnels.
 func (r *registry) watchAnswers() {
 	if r.timeouts != (timeouts{}) {
 		return
@@ -137,7 +136,7 @@ func (r *registry) watchAnswers() {
 	}
 }
 
-// stop clears the timer after the last tunnel. r.mu is held.
+// stop stops the timer after the last tunnel. r.mu is held.
 func (r *registry) stop() {
 	r.armed = false
 	if r.timer != nil {
@@ -145,7 +144,8 @@ func (r *registry) stop() {
 	}
 }
 
-// sweep does what is due on every tunnel and sets the timer for the next time.
+// sweep pings and ends the tunnels for which that is due, and sets the timer for
+// the next sweep.
 func (r *registry) sweep() {
 	var due []deadline
 	var pings []*flow
@@ -206,8 +206,8 @@ type expiry struct {
 	cut    bool   // the tunnel has begun to close, which gave it its reason: cut it
 }
 
-// limit moves the deadline nearer. Of two at once the later call's is the more
-// specific.
+// limit moves the deadline to timeout after since, if that is set and nearer. If
+// two limits are due at the same time, the later call counts.
 func (d *deadline) limit(since stamp, timeout time.Duration, e expiry) {
 	if timeout == 0 || !since.isSet() {
 		return
@@ -217,6 +217,8 @@ func (d *deadline) limit(since stamp, timeout time.Duration, e expiry) {
 	}
 }
 
+// deadline returns when t expires. Of limits that are due at the same time, the
+// most specific comes last.
 func (s *sweeper) deadline(t *Tunnel) deadline {
 	d := deadline{t: t}
 	if t.leaving.Load() {
@@ -239,23 +241,25 @@ func (s *sweeper) deadline(t *Tunnel) deadline {
 	return d
 }
 
-// nextPing returns when the source of f is to be sent a Ping, or since when it
-// could have answered one and has not been heard of. At most one of them is set.
+// nextPing returns when src of f must be sent a Ping, or, if one is under way,
+// since when src could have answered and has not sent anything. At most one of
+// the two is set. The flows run meanwhile, and write their stamps in the order
+// that unstall and add explain.
 func (s *sweeper) nextPing(f *flow) (at, asked stamp) {
 	if s.pingInterval == 0 || !f.t.frames {
 		return 0, 0
 	}
-	to := f.back()
+	to := f.back() // writes the Ping
 	switch {
 	case to.quiet.Load():
 		return 0, 0
 	case f.t.closing.Load().isSet(), f.code.Load() != 0, to.code.Load() != 0:
 		return 0, 0 // nothing may follow a Close frame
 	case f.stalled.Load().isSet():
-		return 0, 0 // the other end is slow, and this one not read meanwhile
+		return 0, 0 // src is not read while dst is slow
 	case to.asked.Load()&askPing != 0:
-		// The Ping waits: for the end of a frame that this end takes in, or
-		// because it takes nothing.
+		// The Ping waits until the frame that is being written to src ends. If src
+		// takes nothing of that frame, the wait is src's silence.
 		if stalled := to.stalled.Load(); stalled.isSet() {
 			return 0, max(stalled, f.pinged.Load())
 		}

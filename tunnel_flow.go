@@ -11,12 +11,12 @@ import (
 	"example.com/wsproxy/internal/frame"
 )
 
-// A flow is one direction of a tunnel: what src sends goes to dst. One
-// goroutine at a time drives it, the only writer of dst; others ask it to add
-// frames of the proxy's own.
+// A flow is one direction of a tunnel: it forwards what src sends to dst. One
+// goroutine at a time drives it, and no other writes to dst. Other goroutines
+// ask the flow to add the proxy's own frames.
 type flow struct {
-	// What every read touches comes first: with thousands of tunnels their way
-	// to the processor is much of what a message costs.
+	// The fields that every read touches come first, so that they share cache
+	// lines. With thousands of tunnels, loading them is much of a message's cost.
 	t        *Tunnel
 	clock    *sweeper
 	dst      sink
@@ -30,16 +30,16 @@ type flow struct {
 	srcEnded, dstEnded Reason // why the tunnel ends if that end is the first to go
 
 	head  []byte // the proxy's own bytes to dst, sent first and not counted
-	early []byte // what src sent before the tunnel stood
-	held  int    // bytes of scan.header that are kept back until it is complete
+	early []byte // what src sent before the tunnel opened
+	held  int    // bytes of the frame header that are kept back until it is complete
 
-	quiet    atomic.Bool  // frames are not followed any longer, and none can be added
-	dstReset atomic.Bool  // a write to dst found it reset
-	code     atomic.Int32 // of the Close frame seen, 0: none
-	passed   atomicStamp  // when that frame went on to dst, if it has
-	moved    atomicStamp  // when a write that had to wait last went on
+	quiet    atomic.Bool  // frames are no longer followed, so none can be added
+	dstReset atomic.Bool  // a write reported that dst was reset
+	code     atomic.Int32 // of the Close frame that src sent; 0: none
+	passed   atomicStamp  // when that frame was forwarded, if it was
+	moved    atomicStamp  // when a write that had to wait last ended
 	stalled  atomicStamp  // since when a write waits for dst, if one does
-	pinged   atomicStamp  // when src was last sent a Ping, or was to be
+	pinged   atomicStamp  // when a Ping for src was last asked for, and then when it was sent
 }
 
 // A flowState is what happens to the bytes of src. Only the goroutine that
@@ -51,17 +51,17 @@ type flow struct {
 type flowState uint8
 
 const (
-	open       flowState = iota // they are written to dst
-	discarding                  // they are read and dropped: dst takes no more
+	open       flowState = iota // they are forwarded
+	discarding                  // they are read and dropped, as dst takes no more
 	ended                       // no more are read
 )
 
-// A sink takes what goes to one end of a tunnel. It notes in its flow when it
-// has to wait, or would have to.
+// A sink writes to one end of a tunnel. It sets its flow's stalled while bytes
+// wait for that end.
 type sink interface {
 	write(p []byte) error
-	closeWrite() bool // passes an end of stream on; false: it cannot
-	reset()           // has the end see a reset when its connection is closed
+	closeWrite() bool // half-closes the connection; false: it cannot
+	reset()           // makes closing the connection reset it
 }
 
 // pingPayload tells the proxy's pings from the peers' own.
@@ -79,13 +79,14 @@ func (f *flow) init(t *Tunnel, srcEnded, dstEnded Reason) {
 	f.scan.Off = !t.frames
 }
 
-// limit sets the most bytes of a message, 0: any number. A limited flow passes
-// nothing but well-formed frames, as a receiver may read others in another way.
+// limit sets the most bytes of a message; 0 means any number. A limited flow
+// forwards only well-formed frames: a receiver may read malformed ones
+// differently, as a larger message.
 func (f *flow) limit(size int64) {
 	f.scan.Limit, f.scan.Strict = size, size > 0
 }
 
-// back is the flow in the other direction.
+// back returns the flow in the other direction.
 func (f *flow) back() *flow {
 	if f == &f.t.fromClient {
 		return &f.t.fromUpstream
@@ -97,14 +98,15 @@ func (f *flow) stats() FlowStats {
 	return FlowStats{Bytes: f.bytes.Load(), Messages: f.messages.Load(), CloseCode: int(f.code.Load())}
 }
 
-// ask has the flow add a frame at the next boundary. It does not wait for that.
+// ask asks the flow to add a frame at the next boundary. It does not wait.
 func (f *flow) ask(what uint32) {
 	f.asked.Or(what)
 	f.t.relay.wake(f)
 }
 
-// askBoth asks both flows before it wakes either: else an end's answer to the
-// one frame could pass before the other is added.
+// askBoth asks both flows before it wakes either. Otherwise the first flow could
+// write its Close frame to one end, and the second, not asked yet, forward that
+// end's answer to the other end in place of a Close frame of the proxy's.
 func (t *Tunnel) askBoth(what uint32) {
 	for _, f := range t.flows() {
 		f.asked.Or(what)
@@ -114,12 +116,11 @@ func (t *Tunnel) askBoth(what uint32) {
 	}
 }
 
-// errClosing ends a flow to which the proxy has added its Close frame: nothing
-// may follow that.
+// errClosing stops a flow after a Close frame: nothing may follow it.
 var errClosing = errors.New("wsproxy: close frame sent")
 
-// begin sends what comes before anything that is read from src. Unless the flow
-// has ended then, src is to be read.
+// begin writes what precedes the first read of src. The caller then reads src,
+// unless the flow has ended.
 func (f *flow) begin() {
 	head, early := f.head, f.early
 	f.head, f.early = nil, nil
@@ -129,14 +130,14 @@ func (f *flow) begin() {
 	f.take(early, nil)
 }
 
-// take takes what a read of src returned, which may be nothing where ask had it
-// return. Unless the flow has ended then, src is to be read further.
+// take handles the result of a read of src. p is empty if ask interrupted the
+// read. The caller then reads src again, unless the flow has ended.
 func (f *flow) take(p []byte, readErr error) {
 	switch f.state {
 	case open:
 		if len(p) > 0 {
 			f.heard.Store(f.clock.now())
-			f.bytes.Add(int64(len(p))) // before dst can know of them
+			f.bytes.Add(int64(len(p))) // before the write: dst may ask for the count at once
 		}
 		err := f.forward(p)
 		if err == nil && f.asked.Load() != 0 {
@@ -160,26 +161,39 @@ func (f *flow) take(p []byte, readErr error) {
 	}
 }
 
-// answered reports whether src has sent its Close frame and the proxy has asked
-// both ends to close, in either order. Nothing that src sends then matters.
+// answered reports whether src has sent a Close frame and the proxy has decided
+// to close both ends, in either order. Later bytes of src do not matter.
 func (f *flow) answered() bool { return f.scan.Closed() && f.t.leaving.Load() }
 
-// unstall notes that a write which may have had to wait is over.
+// unstall records that a write has ended. If it took longer than a millisecond,
+// src was not read meanwhile, and its silence counts from now.
+//
+// It sets moved before it clears stalled. In the other order the sweeper could
+// run in between. It would see neither a write that waits nor one that has just
+// ended, take the time of the write for silence of src, and end the tunnel.
 func (f *flow) unstall() {
 	if since := f.stalled.Load(); since.isSet() {
 		if now := f.clock.now(); now.sub(since) > time.Millisecond {
 			f.moved.Store(now)
 		}
-		f.stalled.clear() // last: without either src would seem to have been listened to
+		f.stalled.clear()
 	}
 }
 
-// stop ends the writing to dst, which takes no more. What src still sends is
-// discarded: once the proxy has asked both ends to close, until src has; where
-// dst is gone, until src ends. In that case the other flow may still bring what
-// dst had sent before, and closing src with bytes unread would reset it and
-// lose that. How dst ended is for the other flow to find out. The close timeout
-// bounds it all.
+// stop ends the writing to dst. From now on what src sends is read and dropped,
+// until src answers the proxy's Close frame or ends, or the close timeout ends
+// the tunnel. It is read because the other flow may still forward what dst had
+// sent, and a close of src with unread bytes would reset src and lose that. The
+// other flow finds out how dst ended.
+//
+// It sets dstReset before it clears stalled. Suppose a write to dst waits and
+// dst resets: the write fails with ECONNRESET, and the read of dst, in the other
+// flow, gets only an EOF. The other flow waits in awaitWriter until stalled
+// changes, and then srcDone reads dstReset. In the other order it could read
+// dstReset too early, and pass the reset on as an orderly end.
+//
+// A write may also fail after the flow has ended or has sent a Close frame, as
+// a relay can keep bytes for a slow dst. That does not change the state.
 func (f *flow) stop(err error) {
 	if f.state == open {
 		f.state = discarding
@@ -187,15 +201,15 @@ func (f *flow) stop(err error) {
 	if errors.Is(err, syscall.ECONNRESET) {
 		f.dstReset.Store(true)
 	}
-	f.stalled.clear() // only now: see awaitWriter
+	f.stalled.clear()
 	if err != errClosing {
 		f.t.settle(f.dstEnded, err)
 		f.t.startClosing()
 	}
 }
 
-// forward writes p to dst, following the frames in it. Behind a Close frame
-// nothing of a limited flow is written: some receivers would take it.
+// forward writes p to dst and follows the frames in it. A limited flow writes
+// nothing after a Close frame, as some receivers would process it.
 func (f *flow) forward(p []byte) error {
 	if f.scan.Strict && f.scan.Closed() {
 		return nil
@@ -207,18 +221,18 @@ func (f *flow) forward(p []byte) error {
 	}
 	at, err := f.forwardFrames(p)
 	if err != nil {
-		f.scan.All(p[at:]) // so that discarding goes on at the right byte
+		f.scan.All(p[at:]) // the scanner goes on behind p while the flow is discarding
 		f.publishClose()
 	}
 	return err
 }
 
-// forwardFrames is forward one frame at a time, for a flow that is limited or to
-// which a frame is to be added. If the flow is limited, a header is kept back
-// until it is whole, and the tunnel ends before a frame that is malformed or too
-// large. It returns how much of p it has scanned.
+// forwardFrames is forward one frame at a time, for a flow that is limited or
+// was asked to add a frame. A limited flow keeps an incomplete header back, and
+// refuses a frame that is malformed or too large. forwardFrames returns how much
+// of p it has scanned.
 func (f *flow) forwardFrames(p []byte) (at int, err error) {
-	from := 0 // what is not written yet of p
+	from := 0 // p[from:] is not written yet
 	for at < len(p) {
 		if f.asked.Load() != 0 && f.scan.Boundary() {
 			f.publish()
@@ -238,7 +252,7 @@ func (f *flow) forwardFrames(p []byte) (at int, err error) {
 			return len(p), f.refuse(p[from:start], ReasonProtocolError, frame.CodeProtocolError, "malformed frame")
 		case f.scan.Off:
 			at = len(p)
-		case f.scan.Partial() > 0: // the header goes on in the next piece
+		case f.scan.Partial() > 0: // the next read has the rest of the header
 			if f.scan.Strict {
 				f.held = f.scan.Partial()
 				f.publish()
@@ -262,8 +276,8 @@ func (f *flow) forwardFrames(p []byte) (at int, err error) {
 	return at, f.dst.write(p[from:])
 }
 
-// refuse ends the tunnel at a frame that may not pass: it writes the frames
-// before that, and then the proxy's Close frame.
+// refuse ends the tunnel because of a frame that is not forwarded: it writes the
+// frames before it, and then the proxy's Close frame.
 func (f *flow) refuse(before []byte, reason Reason, code int, text string) error {
 	f.held = 0
 	f.publish()
@@ -274,7 +288,7 @@ func (f *flow) refuse(before []byte, reason Reason, code int, text string) error
 	return f.addClose()
 }
 
-// publish lets others see what the scanner has counted.
+// publish makes what the scanner has counted visible to other goroutines.
 func (f *flow) publish() {
 	if f.scan.Messages() != f.messages.Load() {
 		f.messages.Store(f.scan.Messages())
@@ -285,7 +299,7 @@ func (f *flow) publish() {
 	f.publishClose()
 }
 
-// publishClose is publish for what does not cross.
+// publishClose is publish for bytes that are not forwarded.
 func (f *flow) publishClose() {
 	if f.scan.Closed() && f.code.Load() == 0 {
 		f.code.Store(int32(f.scan.CloseCode()))
@@ -293,8 +307,14 @@ func (f *flow) publishClose() {
 	}
 }
 
-// add sends the frames that were asked for, if this is a boundary. A side that
-// has begun to close is left to it: the other answers in its own words.
+// add writes the frame that was asked for, if src's stream is at a boundary. If
+// src has sent a Close frame, or dst's was forwarded to it, add writes nothing:
+// the ends close by themselves.
+//
+// For a Ping it sets pinged, then clears asked, then writes. If it cleared asked
+// first, the sweeper could run in between, and count the time that the Ping
+// waited for the boundary as silence. If it wrote first, the Pong could be read
+// before pinged is set, and would not count as an answer.
 func (f *flow) add() error {
 	if f.scan.Off {
 		f.quiet.Store(true)
@@ -305,7 +325,7 @@ func (f *flow) add() error {
 		return nil
 	}
 	if f.asked.Load()&askPing != 0 {
-		f.back().pinged.Store(f.clock.now()) // before the Pong can come, or nextPing see that none waits
+		f.back().pinged.Store(f.clock.now())
 	}
 	asked := f.asked.Swap(0)
 	if f.answered() {
@@ -320,7 +340,7 @@ func (f *flow) add() error {
 	return f.addFrame(frame.OpPing, []byte(pingPayload))
 }
 
-// addClose sends the proxy's Close frame. Nothing more can follow it.
+// addClose writes the proxy's Close frame, which stops the flow.
 func (f *flow) addClose() error {
 	if err := f.addFrame(frame.OpClose, f.t.goodbye); err != nil {
 		return err
@@ -328,8 +348,9 @@ func (f *flow) addClose() error {
 	return errClosing
 }
 
-// addFrame writes a frame of the proxy's own, in which time src is not read.
-// Where that is short, it makes no difference to whether src is alive.
+// addFrame writes one of the proxy's own frames. Unless that takes a quarter of
+// the ping timeout, it leaves moved as it was: src was not read meanwhile, but
+// for so short a time that its silence counts all the same.
 func (f *flow) addFrame(opcode byte, payload []byte) error {
 	moved, start := f.moved.Load(), f.clock.now()
 	err := f.dst.write(frame.AppendControl(nil, opcode, payload, f.scan.Masked))
@@ -339,8 +360,13 @@ func (f *flow) addFrame(opcode byte, payload []byte) error {
 	return err
 }
 
-// srcDone passes the end of src on: an orderly one as such, leaving the other
-// flow to go on, any other as a reset.
+// srcDone passes the end of src on. After an EOF it half-closes dst, and the
+// other flow goes on; after any other error it resets dst.
+//
+// A reset can look like an EOF. The kernel reports it once, to the call that
+// comes first: if the other flow was writing to src, its write got the reset, and
+// the read here got the EOF. dstReset of the other flow tells; stop says why it
+// is set by now.
 func (f *flow) srcDone(err error) {
 	if f.held > 0 {
 		f.dst.write(f.scan.Header(f.held))
@@ -349,7 +375,7 @@ func (f *flow) srcDone(err error) {
 		return
 	}
 	if err == io.EOF && f.back().dstReset.Load() {
-		err = syscall.ECONNRESET // a socket tells but once, and has told the writer
+		err = syscall.ECONNRESET
 	}
 	if err == io.EOF {
 		f.t.settle(f.srcEnded, nil)
@@ -359,7 +385,7 @@ func (f *flow) srcDone(err error) {
 		}
 	} else {
 		f.t.settle(f.srcEnded, err)
-		if !errors.Is(err, net.ErrClosed) { // else the proxy's own doing
+		if !errors.Is(err, net.ErrClosed) { // the proxy closed it
 			f.dst.reset()
 		}
 	}

@@ -211,7 +211,10 @@ func (u *Upstream) swap(servers []Server) {
 	u.set.Store(set)
 	// Read the counts only after storing the set. route.take counts its tunnel
 	// first and then loads the set. So either this loop sees the tunnel, or
-	// route.take sees the new set.
+	// route.take sees the new set and gives the tunnel up. In the other order this
+	// loop could find no tunnel on a server, then route.take count one and still
+	// load the old set: the server's state would be dropped with its tunnel, and if
+	// the server came back, its count would start at 0.
 	for addr, s := range u.states {
 		if states[addr] == nil && s.tunnels.Load() > 0 {
 			states[addr] = s
