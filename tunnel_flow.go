@@ -64,14 +64,6 @@ type sink interface {
 	reset()           // makes closing the connection reset it
 }
 
-// pingPayload tells the proxy's pings from the peers' own.
-const pingPayload = "wsproxy!"
-
-const (
-	askPing = 1 << iota
-	askClose
-)
-
 func (f *flow) init(t *Tunnel, srcEnded, dstEnded Reason) {
 	f.t, f.srcEnded, f.dstEnded = t, srcEnded, dstEnded
 	f.clock = &t.p.tunnels.sweeper
@@ -97,27 +89,6 @@ func (f *flow) back() *flow {
 func (f *flow) stats() FlowStats {
 	return FlowStats{Bytes: f.bytes.Load(), Messages: f.messages.Load(), CloseCode: int(f.code.Load())}
 }
-
-// ask asks the flow to add a frame at the next boundary. It does not wait.
-func (f *flow) ask(what uint32) {
-	f.asked.Or(what)
-	f.t.relay.wake(f)
-}
-
-// askBoth asks both flows before it wakes either. Otherwise the first flow could
-// write its Close frame to one end, and the second, not asked yet, forward that
-// end's answer to the other end in place of a Close frame of the proxy's.
-func (t *Tunnel) askBoth(what uint32) {
-	for _, f := range t.flows() {
-		f.asked.Or(what)
-	}
-	for _, f := range t.flows() {
-		t.relay.wake(f)
-	}
-}
-
-// errClosing stops a flow after a Close frame: nothing may follow it.
-var errClosing = errors.New("wsproxy: close frame sent")
 
 // begin writes what precedes the first read of src. The caller then reads src,
 // unless the flow has ended.
@@ -305,59 +276,6 @@ func (f *flow) publishClose() {
 		f.code.Store(int32(f.scan.CloseCode()))
 		f.t.settle(f.srcEnded, nil)
 	}
-}
-
-// add writes the frame that was asked for, if src's stream is at a boundary. If
-// src has sent a Close frame, or dst's was forwarded to it, add writes nothing:
-// the ends close by themselves.
-//
-// For a Ping it sets pinged, then clears asked, then writes. If it cleared asked
-// first, the sweeper could run in between, and count the time that the Ping
-// waited for the boundary as silence. If it wrote first, the Pong could be read
-// before pinged is set, and would not count as an answer.
-func (f *flow) add() error {
-	if f.scan.Off {
-		f.quiet.Store(true)
-		f.asked.Store(0)
-		return nil
-	}
-	if !f.scan.Boundary() {
-		return nil
-	}
-	if f.asked.Load()&askPing != 0 {
-		f.back().pinged.Store(f.clock.now())
-	}
-	asked := f.asked.Swap(0)
-	if f.answered() {
-		return errClosing
-	}
-	if f.scan.Closed() || f.back().passed.Load().isSet() {
-		return nil
-	}
-	if asked&askClose != 0 {
-		return f.addClose()
-	}
-	return f.addFrame(frame.OpPing, []byte(pingPayload))
-}
-
-// addClose writes the proxy's Close frame, which stops the flow.
-func (f *flow) addClose() error {
-	if err := f.addFrame(frame.OpClose, f.t.goodbye); err != nil {
-		return err
-	}
-	return errClosing
-}
-
-// addFrame writes one of the proxy's own frames. Unless that takes a quarter of
-// the ping timeout, it leaves moved as it was: src was not read meanwhile, but
-// for so short a time that its silence counts all the same.
-func (f *flow) addFrame(opcode byte, payload []byte) error {
-	moved, start := f.moved.Load(), f.clock.now()
-	err := f.dst.write(frame.AppendControl(nil, opcode, payload, f.scan.Masked))
-	if f.clock.now().sub(start) < f.clock.pingTimeout/4 {
-		f.moved.Store(moved)
-	}
-	return err
 }
 
 // srcDone passes the end of src on. After an EOF it half-closes dst, and the
