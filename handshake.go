@@ -105,6 +105,7 @@ type exchange struct {
 	conn    net.Conn
 	unwatch func() bool // stops closing conn when the request's context is done
 	closed  sync.Once
+	left    sync.Once // the server's place is returned
 
 	read     time.Duration // the read timeout
 	headerBy time.Time     // the deadline of the response's header
@@ -234,9 +235,13 @@ func (x *exchange) close() {
 		if x.conn != nil {
 			x.conn.Close()
 		}
-		x.server.release()
+		x.leave()
 	})
 }
+
+// leave returns the place among the server's tunnels. It may be called more than
+// once.
+func (x *exchange) leave() { x.left.Do(x.server.release) }
 
 // early returns the bytes read after the 101. A 101 has no body, so nothing else
 // uses br, which goes back to the pool.

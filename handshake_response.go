@@ -126,10 +126,11 @@ func acceptKey(key string) string {
 
 // relayResponse forwards a response other than a 101 through httputil, which
 // streams the body, forwards trailers, and aborts the response if the upstream
-// does. Like a plain response it does not count as a tunnel, and Proxy.Close
-// does not end it.
+// does. Like a plain response it counts as a tunnel of neither the Proxy nor the
+// server, and Proxy.Close does not end it.
 func (h *handshake) relayResponse() {
 	h.release()
+	h.x.leave()
 	h.unlink()
 	keepUpgrade(h.x.res)
 	w := newPlainWriter(h.w, h.p.sendTimeout)
