@@ -41,6 +41,10 @@ func (w *plainWriter) Header() http.Header {
 func (w *plainWriter) WriteHeader(status int) {
 	if h := w.Header(); status < 200 {
 		removeHopByHop(h)
+		// If the client resets its stream, the HTTP/2 server of net/http encodes
+		// h after WriteHeader has returned, while httputil clears h. For this
+		// field, which it does not send, it makes a copy (golang/go#67940).
+		h["Transfer-Encoding"] = nil
 		w.cleared = true // httputil clears the header when this returns
 	} else {
 		w.prepare(h)
