@@ -180,7 +180,8 @@ func WithReadTimeout(d time.Duration) Option {
 //
 // If the WriteTimeout of [http.Server] ends earlier, it applies. The limit
 // does not apply to plain responses through middleware whose ResponseWriter
-// has neither SetWriteDeadline nor Unwrap (see [http.ResponseController]).
+// has neither SetWriteDeadline nor Unwrap (see [http.ResponseController]). What
+// middleware writes after a plain response has one more timeout in total.
 //
 // nginx: proxy_send_timeout and, toward the client, send_timeout.
 func WithSendTimeout(d time.Duration) Option {

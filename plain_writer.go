@@ -80,16 +80,15 @@ func (w *plainWriter) FlushError() error {
 }
 
 // end must be called before the handler returns. net/http then writes what is
-// left, and end sets a deadline for that. It does not if w is middleware's, which
-// may still write more.
+// left, such as the header of a response to HEAD, and end sets a deadline for
+// that.
 func (w *plainWriter) end(ctx context.Context, cut bool) {
 	w.stall.stop()
 	if w.body != nil {
 		w.body.end(cut)
 	}
-	own, ok := w.ResponseWriter.(interface{ SetWriteDeadline(time.Time) error })
-	if ok && !cut && w.stall.timeout > 0 && serverWriteDeadline(ctx).IsZero() {
-		own.SetWriteDeadline(time.Now().Add(w.stall.timeout))
+	if !cut && w.stall.timeout > 0 && serverWriteDeadline(ctx).IsZero() {
+		http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Now().Add(w.stall.timeout))
 	}
 }
 
