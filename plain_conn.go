@@ -151,8 +151,14 @@ func (c *plainConn) ask(body *clientBody) {
 	}
 }
 
-// headerRead removes the limit on the response's header.
-func (c *plainConn) headerRead() { c.budget.Store(math.MaxInt64) }
+// headerRead removes the limit on the response's header. It also removes the
+// client's body, which holds the whole request, while c is kept for another.
+func (c *plainConn) headerRead() {
+	c.budget.Store(math.MaxInt64)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.body = nil
+}
 
 // silence returns the time since the last read, but at most the time since
 // since.
