@@ -55,10 +55,16 @@ func informational(ctx context.Context, w http.ResponseWriter, res *http.Respons
 	if timeout > 0 {
 		rc.SetWriteDeadline(time.Now().Add(timeout))
 	}
-	unwatch := context.AfterFunc(ctx, func() { rc.SetWriteDeadline(longAgo) })
+	expired := make(chan struct{})
+	unwatch := context.AfterFunc(ctx, func() {
+		defer close(expired)
+		rc.SetWriteDeadline(longAgo)
+	})
 	defer func() {
 		if unwatch() {
 			rc.SetWriteDeadline(serverWriteDeadline(ctx))
+		} else {
+			<-expired // middleware may reuse w when the handler has returned
 		}
 	}()
 	h := w.Header()
