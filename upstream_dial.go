@@ -2,6 +2,7 @@ package wsproxy
 
 import (
 	"context"
+	"errors"
 	"crypto/tls"
 	"fmt"
 	"net"
@@ -18,6 +19,9 @@ func (p *Proxy) dial(ctx context.Context, s *Candidate) (net.Conn, error) {
 		defer cancel()
 	}
 	conn, err := p.dialContext(ctx, s.network, s.addr)
+	if conn == nil && err == nil {
+		err = errors.New("WithDialContext's function returned neither a connection nor an error")
+	}
 	if err != nil {
 		return nil, notSent{err}
 	}
