@@ -2,8 +2,8 @@ package wsproxy
 
 import (
 	"context"
-	"errors"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"runtime"
