@@ -1,0 +1,204 @@
+package wsproxytest
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"example.com/wsproxy/internal/memconn"
+)
+
+// A Handler is to frames what an http.Handler is to requests. It is called for
+// each frame of a tunnel, in order, on one goroutine for each direction, and for
+// different directions and tunnels concurrently. A frame that it does not Send
+// does not pass. While it blocks, its direction stalls.
+//
+// A nil Handler passes everything on. A Handler that panics fails the test, and
+// cuts the tunnel. It may call t.Errorf, but not t.FailNow, which is for the
+// test's goroutine: it would only cut the tunnel.
+//
+// A frame that is sent after its Handler has returned, from another goroutine,
+// is in the transcript as dropped and then as injected.
+type Handler func(w *Wire, f Frame)
+
+func (h Handler) handle(w *Wire, f Frame) {
+	if h == nil {
+		w.Send(f)
+	} else {
+		h(w, f)
+	}
+}
+
+// Wrap returns a handler that calls next, and h for the frames of the WebSockets
+// that next upgrades. next may be any handler that upgrades: one of a WebSocket
+// library's, a [wsproxy.Proxy], an [httputil.ReverseProxy]. It sees the requests
+// without Sec-WebSocket-Extensions.
+//
+// Wrap needs no test, and ends nothing: tunnels end with their connections. A
+// panic in h ends the program.
+// [New] is Wrap with a server, a client, a transcript and an end.
+func (h Handler) Wrap(next http.Handler) http.Handler {
+	return &interceptor{handler: h, next: next, there: map[string]int{}}
+}
+
+// An interceptor is the handler of Wrap.
+type interceptor struct {
+	handler Handler
+	next    http.Handler
+	proxy   *Proxy // nil without a test
+
+	mu     sync.Mutex
+	opened int
+	there  map[string]int // tunnels by target
+}
+
+func (i *interceptor) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if !isWebSocket(r) {
+		i.next.ServeHTTP(w, r)
+		return
+	}
+	ctx := r.Context()
+	kill := context.CancelFunc(func() {})
+	if i.proxy != nil {
+		ctx, kill = context.WithCancel(ctx)
+		defer kill()
+	}
+	r = r.WithContext(ctx)
+	r.Header = r.Header.Clone()
+	r.Header.Del("Sec-Websocket-Extensions")
+	i.next.ServeHTTP(&upgradeWriter{ResponseWriter: w, owner: i, r: r, kill: kill}, r)
+}
+
+// isWebSocket reports whether r asks for a WebSocket.
+func isWebSocket(r *http.Request) bool {
+	return hasToken(r.Header["Connection"], "upgrade") && hasToken(r.Header["Upgrade"], "websocket")
+}
+
+func hasToken(values []string, token string) bool {
+	for _, value := range values {
+		for item := range strings.SplitSeq(value, ",") {
+			if strings.EqualFold(strings.TrimSpace(item), token) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// An upgradeWriter hands out one end of a connection in memory for the
+// client's.
+type upgradeWriter struct {
+	http.ResponseWriter
+	owner  *interceptor
+	r      *http.Request
+	kill   context.CancelFunc
+	status int
+}
+
+// Unwrap is for an http.ResponseController.
+func (w *upgradeWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w *upgradeWriter) WriteHeader(status int) {
+	if w.status < 200 && w.status != http.StatusSwitchingProtocols {
+		w.status = status
+		if status >= 200 && w.owner.proxy != nil {
+			w.owner.proxy.noteRefusal(status)
+		}
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// Flush is for handlers that assert http.Flusher.
+func (w *upgradeWriter) Flush() { http.NewResponseController(w.ResponseWriter).Flush() }
+
+// Hijack implements http.Hijacker.
+func (w *upgradeWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, brw, err := http.NewResponseController(w.ResponseWriter).Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	early, _ := brw.Reader.Peek(brw.Reader.Buffered())
+	early = bytes.Clone(early)
+	conn.SetDeadline(time.Time{})
+	near, far := memconn.PipeBetween(memconn.Size, conn.LocalAddr(), conn.RemoteAddr())
+	t := w.owner.newTunnel(w.r, w.kill, newEnd(conn), far, early)
+	if p := w.owner.proxy; p != nil && !p.track(t) {
+		t.stopNow()
+	}
+	// A handler that has written a 101 before goes on with frames.
+	go t.begin(w.status == http.StatusSwitchingProtocols)
+	return near, bufio.NewReadWriter(bufio.NewReader(near), bufio.NewWriter(near)), nil
+}
+
+// maxHead bounds the response to a handshake, in bytes.
+const maxHead = 1 << 20
+
+// begin opens the tunnel once the handler has switched, and then carries what
+// the server sends.
+func (t *Tunnel) begin(switched bool) {
+	d := t.to[Client]
+	for !switched {
+		head, status, err := d.in.head()
+		if switched = status == http.StatusSwitchingProtocols; switched {
+			t.owner.open(t) // before the client can open another one
+		}
+		d.write(head)
+		if err != nil || status >= 200 { // no tunnel; what comes is the handler's business
+			if p := t.owner.proxy; p != nil {
+				p.noteRefusal(status)
+			}
+			go t.to[Server].pass()
+			d.pass()
+			return
+		}
+	}
+	if t.N == 0 {
+		t.owner.open(t)
+	}
+	close(t.ready)
+	go t.to[Server].run()
+	d.run()
+}
+
+// pass carries bytes of no tunnel.
+func (d *direction) pass() {
+	defer d.finish()
+	rest := d.in.unread()
+	d.sourceEndedAfter(d.copyRaw(rest))
+}
+
+// head reads the header of a response, and returns its bytes and status.
+func (p *parser) head() (head []byte, status int, err error) {
+	for {
+		if at := bytes.Index(p.buf[p.r:p.w], []byte("\r\n\r\n")); at >= 0 {
+			head = bytes.Clone(p.buf[p.r : p.r+at+4])
+			p.r += at + 4
+			_, err = fmt.Sscanf(string(head), "HTTP/1.1 %d", &status)
+			return head, status, err
+		}
+		if p.w-p.r > maxHead {
+			return nil, 0, errMalformed
+		}
+		if err := p.fill(); err != nil {
+			return nil, 0, err
+		}
+	}
+}
+
+// open gives the tunnel its numbers.
+func (i *interceptor) open(t *Tunnel) {
+	i.mu.Lock()
+	i.opened++
+	i.there[t.target]++
+	t.N, t.nth = i.opened, i.there[t.target]
+	i.mu.Unlock()
+	if i.proxy != nil {
+		i.proxy.noteOpened(t)
+	}
+}
