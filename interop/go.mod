@@ -18,6 +18,7 @@ require (
 	go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp v0.72.0
 	golang.org/x/net v0.57.0
 	golang.org/x/sys v0.48.0
+	nhooyr.io/websocket v1.8.17
 )
 
 require golang.org/x/time v0.15.0 // indirect
