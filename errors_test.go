@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/assert"
 )
 
-func TestBoundedTextCutsWhatAPeerSent(t *testing.T) {
+func TestBoundedTextShortensWhatAPeerSent(t *testing.T) {
 	x := func(n int) string { return strings.Repeat("x", n) }
 	for text, want := range map[string]string{
 		"":                                    "",
@@ -49,7 +49,7 @@ func FuzzBoundedText(f *testing.F) {
 	})
 }
 
-func TestABoundedErrorWrapsTheWholeOne(t *testing.T) {
+func TestABoundedErrorWrapsTheOriginal(t *testing.T) {
 	whole := fmt.Errorf("malformed HTTP response %q: %w", strings.Repeat("x", 1<<20), io.ErrUnexpectedEOF)
 	short := bounded(whole)
 	assert.Less(t, len(short.Error()), 200)

@@ -13,7 +13,7 @@ import (
 
 // A tunnel stands exactly on the token and the accept that the handshake asks
 // for (RFC 6455, section 4.1), and the client gets exactly one 101 for it.
-func FuzzAnswer(f *testing.F) {
+func FuzzCheckResponse(f *testing.F) {
 	const key, accept = "dGhlIHNhbXBsZSBub25jZQ==", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 	for _, answer := range []string{
 		"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: " + accept + "\r\n\r\nglued",

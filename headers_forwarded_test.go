@@ -81,7 +81,7 @@ func forwardedFields(others http.Header) http.Header {
 	return h
 }
 
-func TestTheUpstreamLearnsOfTheClientWhatTheRecipeTells(t *testing.T) {
+func TestForwardingFieldsAreThoseOfTheRecipe(t *testing.T) {
 	for _, test := range []policyTest{
 		{name: "a client that says nothing", want: forwardedFields(nil)},
 		{name: "end-to-end fields pass",
@@ -115,7 +115,7 @@ func TestTheUpstreamLearnsOfTheClientWhatTheRecipeTells(t *testing.T) {
 	}
 }
 
-func TestForwardingFieldsAreBelievedFromTrustedProxiesAlone(t *testing.T) {
+func TestForwardingFieldsAreKeptOnlyFromTrustedProxies(t *testing.T) {
 	claims := []string{"X-Real-IP: 203.0.113.1", "X-Forwarded-For: 203.0.113.2", "X-Forwarded-For: 203.0.113.3, 192.0.2.8",
 		"X-Forwarded-Proto: https", "X-Forwarded-Host: public.example", "X-Forwarded-Port: 443", "Forwarded: for=203.0.113.4"}
 	trust := WithTrustedProxies("192.0.2.0/24")
@@ -170,7 +170,7 @@ func TestARequestOverTLSIsForwardedAsHTTPS(t *testing.T) {
 
 // A server behind CGI or WSGI conventions reads X_Real_IP and X-Real-IP as
 // one variable.
-func TestAliasesOfManagedNamesNeverPass(t *testing.T) {
+func TestAliasesOfManagedNamesAreNeverForwarded(t *testing.T) {
 	edits := []Option{WithHeader("X-Api-Key", "secret"), WithHeader("X-Gone", "")}
 	want := forwardedFields(http.Header{"X-Api-Key": {"secret"}})
 	for _, name := range []string{
@@ -192,7 +192,7 @@ func TestAliasesOfManagedNamesNeverPass(t *testing.T) {
 
 // Apache 2.2 and lighttpd make '_' of every character of a name that is
 // neither letter nor digit, and all of these are legal in one.
-func TestAliasesWithOtherPunctuationNeverPass(t *testing.T) {
+func TestAliasesWithOtherPunctuationAreNeverForwarded(t *testing.T) {
 	for _, mark := range "!#$%&'*+^`|~" {
 		name := strings.ReplaceAll("X-Real-IP", "-", string(mark))
 		test := policyTest{name: name, in: []string{name + ": forged"}, want: forwardedFields(nil)}
@@ -200,7 +200,7 @@ func TestAliasesWithOtherPunctuationNeverPass(t *testing.T) {
 	}
 }
 
-func TestAliasesOfANameWithUnderscoresNeverPass(t *testing.T) {
+func TestAliasesOfANameWithUnderscoresAreNeverForwarded(t *testing.T) {
 	for _, name := range []string{"X-Api-Key", "X.Api.Key", "X_Api-Key", "X_Api_Key"} {
 		test := policyTest{name: name, opts: []Option{WithHeader("X_Api_Key", "secret")}, in: []string{name + ": forged"},
 			want: forwardedFields(http.Header{"X_api_key": {"secret"}})}
@@ -208,7 +208,7 @@ func TestAliasesOfANameWithUnderscoresNeverPass(t *testing.T) {
 	}
 }
 
-func TestHeaderEditsComeLastAndTheLastOfANameWins(t *testing.T) {
+func TestWithHeaderIsAppliedLastAndTheLastValueOfANameWins(t *testing.T) {
 	for _, test := range []policyTest{
 		{name: "set in place of the client's", opts: []Option{WithHeader("x-a", "1")}, in: []string{"X-A: 8", "X-A: 9"},
 			want: forwardedFields(http.Header{"X-A": {"1"}})},
@@ -226,7 +226,7 @@ func TestHeaderEditsComeLastAndTheLastOfANameWins(t *testing.T) {
 	}
 }
 
-func TestForwardedIsRFC7239s(t *testing.T) {
+func TestForwardedFollowsRFC7239(t *testing.T) {
 	trust := WithTrustedProxies("192.0.2.0/24")
 	own := "for=192.0.2.7;host=chat.example;proto=http"
 	with := func(forwarded string) http.Header { return forwardedFields(http.Header{"Forwarded": {forwarded}}) }
@@ -259,7 +259,7 @@ func TestForwardedIsRFC7239s(t *testing.T) {
 
 // A trusted proxy that adds to a list, as HAProxy's add-header and RFC 7230's
 // rule for lists do, writes the last line or element. The first is its client's.
-func TestOfSeveralProtocolsAndHostsTheTrustedProxysIsTaken(t *testing.T) {
+func TestTheLastForwardedProtoAndHostOfATrustedProxyAreUsed(t *testing.T) {
 	trusted := []Option{WithTrustedProxies("192.0.2.0/24")}
 	for name, c := range map[string]struct{ in, protoAndHost []string }{
 		"two lines": {[]string{"X-Forwarded-Proto: http", "X-Forwarded-Proto: https", "X-Forwarded-Host: evil.example", "X-Forwarded-Host: public.example"},

@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestOriginPatternsAreRead(t *testing.T) {
+func TestOriginPatternsAreParsed(t *testing.T) {
 	for pattern, want := range map[string]origin{
 		"null":                      {opaque: true},
 		"example.com":               {host: "example.com"},
@@ -119,7 +119,7 @@ func from(origins ...string) *http.Request {
 	return &http.Request{Header: http.Header{"Origin": origins}}
 }
 
-func TestTwoOriginLinesAreRefusedAndNoneAtAllIsNot(t *testing.T) {
+func TestTwoOriginLinesAreRefusedAndAMissingOriginIsAllowed(t *testing.T) {
 	good, err := parseOrigin("https://good.com")
 	require.NoError(t, err)
 	other, err := parseOrigin("*.other.com")
@@ -174,7 +174,7 @@ func TestAHostIsANameOrAnAddressWithAnOptionalPort(t *testing.T) {
 
 // The usual surprise with WithOrigins: the pages of the proxy's own host are
 // refused until they are listed too. Before, the error named the origin alone.
-func TestTheRefusalOfTheProxysOwnOriginSaysToListIt(t *testing.T) {
+func TestTheErrorForTheProxysOwnOriginSaysToListIt(t *testing.T) {
 	allowed, err := parseOrigin("https://other.example")
 	require.NoError(t, err)
 	for _, test := range []struct {

@@ -8,7 +8,7 @@ import (
 	"github.com/stretchr/testify/assert"
 )
 
-func TestConnectionUpgradeIsTheMapOfTheNginxRecipe(t *testing.T) {
+func TestConnectionUpgradeEqualsTheMapOfTheNginxRecipe(t *testing.T) {
 	for httpUpgrade, want := range map[string]string{
 		"":          "close",
 		"websocket": "upgrade",
@@ -20,7 +20,7 @@ func TestConnectionUpgradeIsTheMapOfTheNginxRecipe(t *testing.T) {
 	}
 }
 
-func TestHopByHopFieldsAndThoseThatConnectionNamesAreRemoved(t *testing.T) {
+func TestHopByHopFieldsAndFieldsNamedInConnectionAreRemoved(t *testing.T) {
 	for _, test := range []struct {
 		name     string
 		in, want http.Header
@@ -57,7 +57,7 @@ func TestHopByHopFieldsAndThoseThatConnectionNamesAreRemoved(t *testing.T) {
 	}
 }
 
-func TestTheUpgradeIsTheFirstOfTheClientsThatIsAllowed(t *testing.T) {
+func TestTheClientsFirstAllowedProtocolIsRequested(t *testing.T) {
 	websocket := []string{"websocket"}
 	both := []string{"spdy/3.1", "websocket"}
 	upgrade := []string{"Upgrade"}
@@ -107,7 +107,7 @@ func TestTheUpgradeIsTheFirstOfTheClientsThatIsAllowed(t *testing.T) {
 	}
 }
 
-func TestAPlainRequestKeepsNothingOfItsUpgrade(t *testing.T) {
+func TestUpgradeFieldsAreRemovedFromAPlainRequest(t *testing.T) {
 	for _, test := range []struct {
 		name     string
 		in, want http.Header
@@ -219,7 +219,7 @@ func TestTheClientIsTheFirstUntrustedAddressFromTheRight(t *testing.T) {
 		"with no prefix at all the first element from the right is untrusted")
 }
 
-func TestQuotedStringLeavesTokensAndEscapesTheRest(t *testing.T) {
+func TestQuotedStringKeepsTokensAndQuotesOtherText(t *testing.T) {
 	for s, want := range map[string]string{
 		"":                  `""`,
 		"example.com":       `example.com`,
@@ -238,7 +238,7 @@ func TestQuotedStringLeavesTokensAndEscapesTheRest(t *testing.T) {
 	}
 }
 
-func TestBalancedTellsWhetherEveryQuoteIsClosed(t *testing.T) {
+func TestBalancedReportsWhetherEveryQuoteIsClosed(t *testing.T) {
 	for s, want := range map[string]bool{
 		``:                        true,
 		`for=192.0.2.1`:           true,

@@ -63,7 +63,7 @@ func (r loopRig) tunnel(t *testing.T) {
 }
 
 // A tunnel that the upstream had switched ended, with the client's 101 unsent.
-func TestATunnelThatEpollRefusesTakesThePortableRelay(t *testing.T) {
+func TestATunnelThatEpollRefusesUsesThePortableRelay(t *testing.T) {
 	r := newLoopRig(t)
 	var broken []*loop
 	for range runtime.GOMAXPROCS(0) {
@@ -81,7 +81,7 @@ func TestATunnelThatEpollRefusesTakesThePortableRelay(t *testing.T) {
 	}
 }
 
-func TestALoopWhoseOnlyRelayIsNotReservedEnds(t *testing.T) {
+func TestALoopWhoseOnlyReservationFailsEnds(t *testing.T) {
 	var ls loops
 	r := new(loopRelay)
 	require.NoError(t, ls.place(r))

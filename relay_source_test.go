@@ -23,7 +23,7 @@ func newWaiter(t *testing.T) (w *waiter, far net.Conn) {
 	return &waiter{conn: near}, far
 }
 
-func TestAWakeIsForOneRead(t *testing.T) {
+func TestAWakeInterruptsOneRead(t *testing.T) {
 	one := make([]byte, 1)
 	t.Run("that waits", func(t *testing.T) {
 		w, _ := newWaiter(t)
@@ -56,7 +56,7 @@ func TestAWakeIsForOneRead(t *testing.T) {
 	})
 }
 
-func TestADeadlineOfOthersIsNoWake(t *testing.T) {
+func TestAForeignDeadlineIsNotAWake(t *testing.T) {
 	one := make([]byte, 1)
 	for name, state := range map[string]func(w *waiter){
 		"no wake":             func(*waiter) {},
@@ -78,7 +78,7 @@ func TestADeadlineOfOthersIsNoWake(t *testing.T) {
 
 // Wakes come while reads begin, wait, return bytes and end. None may make an
 // error of its deadline, or leave one behind.
-func TestWakesAtAnyTimeLoseNothing(t *testing.T) {
+func TestWakesAtAnyTimeLoseNoBytes(t *testing.T) {
 	w, far := newWaiter(t)
 	const size = 5_000
 	stop := make(chan struct{})

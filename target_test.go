@@ -15,7 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestTargetsAreRead(t *testing.T) {
+func TestTargetsAreParsed(t *testing.T) {
 	for _, test := range []struct{ target, network, addr, url string }{
 		{"http://localhost:3000", "tcp", "localhost:3000", "http://localhost:3000"},
 		{"http://localhost", "tcp", "localhost:80", "http://localhost"},
@@ -47,7 +47,7 @@ func TestTargetsAreRead(t *testing.T) {
 	}
 }
 
-func TestMistakesInATargetAreAllReported(t *testing.T) {
+func TestEveryMistakeInATargetIsReported(t *testing.T) {
 	for target, want := range map[string]string{
 		"":                       `wsproxy: target "" has no scheme, want one such as "http://localhost:3000"`,
 		"localhost:3000":         `wsproxy: target "localhost:3000" has no scheme, want one such as "http://localhost:3000"`,
@@ -92,14 +92,14 @@ wsproxy: target "ftp://unix:a:b" has base "b" after the socket, want a path`,
 	}
 }
 
-func TestATargetThatNoRequestLineCanCarryIsRefused(t *testing.T) {
+func TestATargetThatCannotBeSentInARequestLineIsRefused(t *testing.T) {
 	for _, target := range []string{"http://localhost/?a b", "http://localhost? ", "http://unix:/run/a.sock:/?a b"} {
 		_, err := parseTarget(target)
 		assert.ErrorContains(t, err, "wsproxy: target "+strconv.Quote(target))
 	}
 }
 
-func TestTLSConfigurationsAreClonedAndSpeakHTTP1(t *testing.T) {
+func TestTLSConfigsAreClonedAndLimitedToHTTP1(t *testing.T) {
 	given := &tls.Config{NextProtos: []string{"h2", "http/1.1"}}
 	secure, err := parseTarget("wss://app.example:8443")
 	require.NoError(t, err)

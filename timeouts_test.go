@@ -26,7 +26,7 @@ func addTunnel(t *testing.T, p *Proxy) *Tunnel {
 	return tunnel
 }
 
-func TestNoTimerIsLeftWhenNoTunnelIsLeft(t *testing.T) {
+func TestTheTimerStopsWithTheLastTunnel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, err := New("http://upstream")
 		require.NoError(t, err)
@@ -47,7 +47,7 @@ func TestNoTimerIsLeftWhenNoTunnelIsLeft(t *testing.T) {
 	})
 }
 
-func TestATunnelThatIsAddedAfterTheLastOneLeftIsTimed(t *testing.T) {
+func TestATunnelAddedAfterTheLastOneEndedIsTimed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, err := New("http://upstream")
 		require.NoError(t, err)
@@ -64,7 +64,7 @@ func TestATunnelThatIsAddedAfterTheLastOneLeftIsTimed(t *testing.T) {
 	})
 }
 
-func TestTheDefaultTimeoutsAreNginxs(t *testing.T) {
+func TestTheDefaultTimeoutsEqualNginxs(t *testing.T) {
 	p, err := New("http://upstream")
 	require.NoError(t, err)
 	assert.Equal(t, time.Minute, p.connectTimeout)
@@ -109,7 +109,7 @@ func reasonOf(t *Tunnel) Reason {
 
 // After a SIGSTOP, or a pause of the machine's, the sweep and the bytes that came
 // meanwhile are due at once: 3 of 6 busy tunnels ended with ReasonReadTimeout.
-func TestASweepAfterAPauseLooksAgainBeforeItActs(t *testing.T) {
+func TestASweepAfterAPauseChecksAgainBeforeItEndsTunnels(t *testing.T) {
 	for name, heard := range map[string]bool{"busy": true, "idle": false} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

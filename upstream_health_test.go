@@ -19,7 +19,7 @@ func downAll(u *Upstream) {
 
 // Before, a set whose servers were all down was 503 for everybody until one of
 // them was due for a probe.
-func TestServersThatAreAllDownAreTriedAsIfNoneWere(t *testing.T) {
+func TestAllServersAreTriedWhenAllAreDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := newTestUpstream(t, RoundRobin(), Server{Addr: "a:1"}, Server{Addr: "b:1"}, fallback)
 		downAll(u)
@@ -58,7 +58,7 @@ func TestABackupThatIsUpIsTriedBeforePrimariesThatAreDown(t *testing.T) {
 }
 
 // A busy proxy would put the probe off for ever.
-func TestAFailureOfALastResortDoesNotPutTheProbeOff(t *testing.T) {
+func TestAFailureWhileAllAreDownDoesNotDelayTheProbe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := newTestUpstream(t, RoundRobin(), Server{Addr: "a:1"}, Server{Addr: "b:1"})
 		downAll(u)
@@ -88,7 +88,7 @@ func TestAFailureOfALastResortDoesNotPutTheProbeOff(t *testing.T) {
 	})
 }
 
-func TestNobodyFailsOpenToAServerThatIsFullOrMarkedDown(t *testing.T) {
+func TestFailingOpenSkipsServersThatAreFullOrMarkedDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := newTestUpstream(t, RoundRobin(), Server{Addr: "a:1", MaxTunnels: 1}, Server{Addr: "b:1"}, Server{Addr: "c:1", Down: true})
 		held, _ := (&route{upstream: u, tunnel: true}).next()
@@ -131,7 +131,7 @@ func try(u *Upstream, v verdict) string {
 // fallback is a server that every test of health has, so that none is single.
 var fallback = Server{Addr: "fallback:1", Backup: true}
 
-func TestFailuresWithinTheWindowTakeAServerDown(t *testing.T) {
+func TestFailuresWithinTheWindowMarkAServerDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := newTestUpstream(t, RoundRobin(), Server{Addr: "a:1", MaxFails: 3, FailTimeout: 10 * time.Second}, fallback)
 		try(u, failed)
@@ -151,7 +151,7 @@ func TestFailuresWithinTheWindowTakeAServerDown(t *testing.T) {
 	})
 }
 
-func TestOneProbeAWindowDecides(t *testing.T) {
+func TestOneProbeAWindowDecidesWhetherAServerIsUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := newTestUpstream(t, RoundRobin(), Server{Addr: "a:1"}, fallback)
 		late, _ := (&route{upstream: u}).next()
@@ -180,7 +180,7 @@ func TestOneProbeAWindowDecides(t *testing.T) {
 	})
 }
 
-func TestTheOnlyServerIsNeverDown(t *testing.T) {
+func TestTheOnlyServerIsNeverMarkedDown(t *testing.T) {
 	u := newTestUpstream(t, RoundRobin(), Server{Addr: "a:1"})
 	for range 3 {
 		require.Equal(t, "a:1", try(u, failed))
@@ -188,7 +188,7 @@ func TestTheOnlyServerIsNeverDown(t *testing.T) {
 	assert.True(t, u.Servers()[0].Available)
 }
 
-func TestAServerThatIsNeverDownIsTriedAgain(t *testing.T) {
+func TestAServerWithNeverDownIsTriedAgain(t *testing.T) {
 	u := newTestUpstream(t, RoundRobin(), Server{Addr: "a:1", MaxFails: NeverDown}, fallback)
 	for range 100 {
 		require.Equal(t, "a:1", try(u, failed))

@@ -60,7 +60,7 @@ func TestTheShareOfAServerThatIsDownIsSpreadByWeight(t *testing.T) {
 	assert.Equal(t, map[string]int{"a:1": 200, "c:1": 100}, count)
 }
 
-func TestBackupsAreForWhenNoPrimaryCanBeTried(t *testing.T) {
+func TestBackupsAreUsedOnlyWhenNoPrimaryCanBeTried(t *testing.T) {
 	u := newTestUpstream(t, RoundRobin(),
 		Server{Addr: "backup:1", Backup: true}, Server{Addr: "a:1", MaxTunnels: 1}, Server{Addr: "b:1", Down: true})
 	r := route{upstream: u, tunnel: true}
@@ -77,7 +77,7 @@ func TestBackupsAreForWhenNoPrimaryCanBeTried(t *testing.T) {
 	assert.Equal(t, "a:1", next(u))
 }
 
-func TestLeastTunnelsGoesByWeight(t *testing.T) {
+func TestLeastTunnelsFollowsTheWeights(t *testing.T) {
 	u := newTestUpstream(t, LeastTunnels(), Server{Addr: "a:1", Weight: 3}, Server{Addr: "b:1"})
 	for range 400 {
 		_, ok := (&route{upstream: u, tunnel: true}).next()
@@ -87,7 +87,7 @@ func TestLeastTunnelsGoesByWeight(t *testing.T) {
 	assert.Equal(t, 100, u.Servers()[1].Tunnels)
 }
 
-func TestLeastTunnelsTakesTiesInTurn(t *testing.T) {
+func TestLeastTunnelsRotatesAmongTies(t *testing.T) {
 	u := newTestUpstream(t, LeastTunnels(), numbered(4)...)
 	count := map[string]int{}
 	for range 400 {
@@ -111,7 +111,7 @@ func TestTwoChoicesKeepTheSpreadBounded(t *testing.T) {
 	}
 }
 
-func TestTwoChoicesGoByWeight(t *testing.T) {
+func TestTwoChoicesFollowTheWeights(t *testing.T) {
 	u := newTestUpstream(t, Random2(), Server{Addr: "a:1", Weight: 9}, Server{Addr: "b:1"})
 	for range 10_000 {
 		(&route{upstream: u, tunnel: true}).next()
@@ -151,7 +151,7 @@ func TestRendezvousFollowsTheWeights(t *testing.T) {
 	}
 }
 
-func TestRendezvousMovesOnlyTheKeysOfAServerThatGoes(t *testing.T) {
+func TestRendezvousMovesOnlyTheKeysOfARemovedServer(t *testing.T) {
 	const keys = 20_000
 	servers := numbered(10)
 	u := newTestUpstream(t, byHost(), servers...)
@@ -174,7 +174,7 @@ func TestRendezvousMovesOnlyTheKeysOfAServerThatGoes(t *testing.T) {
 	assert.True(t, slices.Equal(before, byKey(u, keys)), "and it gets back what it had")
 }
 
-func TestReplicasHashAlike(t *testing.T) {
+func TestAllReplicasHashAKeyToTheSameServer(t *testing.T) {
 	// Fixed values: another build, machine or order of servers gives the same.
 	servers := numbered(5)
 	u := newTestUpstream(t, byHost(), servers[4], servers[2], servers[0], servers[3], servers[1])
@@ -199,7 +199,7 @@ func TestAClientKeepsItsServer(t *testing.T) {
 
 // An empty key is a key: replicas agree on its server too, and so that one has
 // all requests without one. The doc comments did not say.
-func TestRequestsWithAnEmptyKeyHaveOneServer(t *testing.T) {
+func TestRequestsWithAnEmptyKeyShareOneServer(t *testing.T) {
 	u := newTestUpstream(t, HashBy(func(r *http.Request) string { return r.URL.Query().Get("room") }), numbered(5)...)
 	owners := map[string]bool{}
 	for i := range 50 {

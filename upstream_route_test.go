@@ -26,7 +26,7 @@ func (p beaten) Pick(r *http.Request, ip netip.Addr, servers []*Candidate) *Cand
 	return c
 }
 
-func TestARequestThatLosesAServersLastPlaceGetsAnother(t *testing.T) {
+func TestARequestThatLosesTheRaceForAServersLastSlotGetsAnotherServer(t *testing.T) {
 	for name, policy := range map[string]Policy{"round robin": RoundRobin(), "least tunnels": LeastTunnels(), "two choices": Random2()} {
 		t.Run(name, func(t *testing.T) {
 			taken := false
@@ -40,7 +40,7 @@ func TestARequestThatLosesAServersLastPlaceGetsAnother(t *testing.T) {
 	}
 }
 
-func TestAProbeUsesItsWindowUpWhateverBecomesOfIt(t *testing.T) {
+func TestAProbeUsesUpItsWindowEvenIfItIsNeverSettled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := newTestUpstream(t, RoundRobin(), Server{Addr: "a:1"}, Server{Addr: "b:1"})
 		c := u.set.Load().all[0]
@@ -56,7 +56,7 @@ func TestAProbeUsesItsWindowUpWhateverBecomesOfIt(t *testing.T) {
 	})
 }
 
-func TestServersThatCannotBeReplacedAreAlwaysUp(t *testing.T) {
+func TestServersWithoutAnAlternativeAreAlwaysUp(t *testing.T) {
 	for name, test := range map[string]struct{ before, after []Server }{
 		"the only one not marked Down":   {[]Server{{Addr: "a:1"}, {Addr: "b:1", Down: true}}, nil},
 		"one that becomes NeverDown":     {[]Server{{Addr: "a:1"}, {Addr: "b:1"}}, []Server{{Addr: "a:1", MaxFails: NeverDown}, {Addr: "b:1"}}},

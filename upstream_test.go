@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestCountsAndHealthOfServersThatStaySurviveASwap(t *testing.T) {
+func TestServersThatSetServersKeepsRetainTheirCountsAndHealth(t *testing.T) {
 	u := newTestUpstream(t, RoundRobin(), Server{Addr: "a:1", MaxTunnels: 1}, Server{Addr: "b:1"}, fallback)
 	held, _ := (&route{upstream: u, tunnel: true}).next()
 	require.Equal(t, "a:1", held.Addr())
@@ -29,7 +29,7 @@ func TestCountsAndHealthOfServersThatStaySurviveASwap(t *testing.T) {
 	require.Len(t, u.states, 1, "a former server without tunnels is forgotten")
 }
 
-func TestTheMostTunnelsAreExactWhileTheSetChanges(t *testing.T) {
+func TestMaxTunnelsIsExactWhileServersChange(t *testing.T) {
 	const places, requests, swaps = 3, 8, 2000
 	limited, other := Server{Addr: "a:1", MaxTunnels: places}, Server{Addr: "b:1", Backup: true}
 	u := newTestUpstream(t, RoundRobin(), limited, other)
@@ -66,7 +66,7 @@ func TestTheMostTunnelsAreExactWhileTheSetChanges(t *testing.T) {
 	}
 }
 
-func TestMistakesInServersAreAllReported(t *testing.T) {
+func TestEveryMistakeInServersIsReported(t *testing.T) {
 	_, err := NewUpstream(nil)
 	assert.EqualError(t, err, `wsproxy: NewUpstream: policy nil, want one such as RoundRobin()
 wsproxy: no server, want at least one`)

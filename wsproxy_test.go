@@ -79,7 +79,7 @@ func TestSeveralServersTakeTurns(t *testing.T) {
 //	    proxy_set_header Upgrade $http_upgrade;
 //	    proxy_set_header Connection "upgrade";
 //	}
-func TestOneRouteTakesPagesAndWebSocketsAndKeepsThoseThatPing(t *testing.T) {
+func TestOneRouteServesPagesAndWebSocketsAndPingsKeepTunnelsOpen(t *testing.T) {
 	_, addr := testkit.ServeProxy(t, "http://"+testkit.Serve(t, testkit.Echo("the server")))
 	response, _ := testkit.Do(t, addr, testkit.PlainGet("/any/page"))
 	assert.Equal(t, "the server got GET server.example.com ", testkit.Body(t, response))
@@ -108,7 +108,7 @@ func TestOneRouteTakesPagesAndWebSocketsAndKeepsThoseThatPing(t *testing.T) {
 //	    location /wss { proxy_pass http://127.0.0.1:8888; proxy_set_header X-Real-IP $remote_addr; ... }
 //	    location / { proxy_pass http://tomcat; }
 //	}
-func TestTLSEndsAtTheProxyBesideAnOrdinaryApp(t *testing.T) {
+func TestTheProxyTerminatesTLSForAnAppAndItsWebSockets(t *testing.T) {
 	upstream := testkit.NewUpstream(t)
 	mux := http.NewServeMux()
 	mux.Handle("/wss", testkit.NewProxy(t, upstream.URL))
@@ -143,7 +143,7 @@ func TestTLSEndsAtTheProxyBesideAnOrdinaryApp(t *testing.T) {
 //	proxy_send_timeout 300s;
 //	proxy_set_header X-Real-IP $remote_addr;
 //	proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
-func TestTwoProxiesInARowEachAddTheirAddressAndWaitFiveMinutes(t *testing.T) {
+func TestTwoProxiesInARowEachAddAnAddressAndTimeOutAfterFiveMinutes(t *testing.T) {
 	timeouts := []wsproxy.Option{wsproxy.WithReadTimeout(300 * time.Second), wsproxy.WithSendTimeout(300 * time.Second)}
 	upstream := testkit.NewUpstream(t)
 	hosts := http.NewServeMux()

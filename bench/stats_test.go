@@ -70,7 +70,7 @@ func TestTargetsAreJudgedByTheirBounds(t *testing.T) {
 	}
 }
 
-func TestEveryTargetNamesAMeasureThatIsTaken(t *testing.T) {
+func TestEveryTargetNamesAnExistingMeasure(t *testing.T) {
 	for _, target := range targets() {
 		i := slices.IndexFunc(measures, func(m measure) bool { return m.name == target.measure })
 		if i < 0 || !slices.ContainsFunc(measures[i].metrics, func(m metric) bool { return m.name == target.metric }) {

@@ -39,7 +39,7 @@ func TestAFrameIsEncodedAsInTheRFC(t *testing.T) {
 	}
 }
 
-func TestAHeaderIsParsedOnceItIsWhole(t *testing.T) {
+func TestAHeaderIsParsedOnceItIsComplete(t *testing.T) {
 	for _, test := range examples {
 		want := test.header
 		want.Length = int64(len(test.payload))
@@ -91,7 +91,7 @@ func TestMaskingFollowsTheKeyAtEveryLength(t *testing.T) {
 }
 
 // What is parsed and appended again is the same, whatever the bytes.
-func FuzzAParsedHeaderIsEncodedAgainAsItWas(f *testing.F) {
+func FuzzAParsedHeaderRoundTrips(f *testing.F) {
 	for _, test := range examples {
 		f.Add([]byte(test.wire))
 	}

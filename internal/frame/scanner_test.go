@@ -99,7 +99,7 @@ func bothMasks(t *testing.T, test func(t *testing.T, masked bool)) {
 	}
 }
 
-func TestEveryFrameLengthIsFollowedWhateverThePieces(t *testing.T) {
+func TestEveryFrameLengthIsFollowedInAnyChunking(t *testing.T) {
 	bothMasks(t, func(t *testing.T, masked bool) {
 		for _, size := range []int{0, 1, 2, 124, 125, 126, 127, 128, 255, 256, 65535, 65536, 65537} {
 			payload := strings.Repeat("\x88", size)
@@ -118,7 +118,7 @@ func TestEveryFrameLengthIsFollowedWhateverThePieces(t *testing.T) {
 	})
 }
 
-func TestALengthLongerThanNeedBeIsStillFollowed(t *testing.T) {
+func TestANonMinimalLengthIsFollowed(t *testing.T) {
 	bothMasks(t, func(t *testing.T, masked bool) {
 		for _, form := range []int{126, 127} {
 			stream := slices.Concat(wireWithLength(0x82, masked, form, "short"), wire(0x81, masked, "next"))
@@ -133,7 +133,7 @@ func TestALengthLongerThanNeedBeIsStillFollowed(t *testing.T) {
 	})
 }
 
-func TestMessagesAreCountedOverFragmentsAndControlFrames(t *testing.T) {
+func TestMessagesAreCountedAcrossFragmentsAndControlFrames(t *testing.T) {
 	bothMasks(t, func(t *testing.T, masked bool) {
 		f := func(first byte, payload string) []byte { return wire(first, masked, payload) }
 		for _, test := range []struct {
@@ -162,7 +162,7 @@ func TestMessagesAreCountedOverFragmentsAndControlFrames(t *testing.T) {
 	})
 }
 
-func TestTheCodeOfAPeersCloseFrameIsSeen(t *testing.T) {
+func TestTheCodeOfAPeersCloseFrameIsReported(t *testing.T) {
 	bothMasks(t, func(t *testing.T, masked bool) {
 		for payload, want := range map[string]int{
 			"":                                     1005,
@@ -184,7 +184,7 @@ func TestTheCodeOfAPeersCloseFrameIsSeen(t *testing.T) {
 	})
 }
 
-func TestACloseFrameIsSeenWhenItIsWhole(t *testing.T) {
+func TestACloseFrameIsReportedOnceItIsComplete(t *testing.T) {
 	bothMasks(t, func(t *testing.T, masked bool) {
 		frame := wire(0x88, masked, "\x03\xe8bye")
 		for cut := range frame {
@@ -195,7 +195,7 @@ func TestACloseFrameIsSeenWhenItIsWhole(t *testing.T) {
 	})
 }
 
-func TestAMalformedStreamEndsTheTracking(t *testing.T) {
+func TestAMalformedStreamStopsTheTracking(t *testing.T) {
 	bothMasks(t, func(t *testing.T, masked bool) {
 		f := func(first byte, payload string) []byte { return wire(first, masked, payload) }
 		long := []byte{0x82, 0x7f, 0x80, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4}
@@ -249,7 +249,7 @@ func TestACloseFrameWithALongLengthGivesNoWrongCode(t *testing.T) {
 }
 
 // What one message may be, the scanner only says; size is over all fragments.
-func TestTheScannerTellsWhichFrameTakesItsMessageOverTheLimit(t *testing.T) {
+func TestTheScannerReportsTheFrameThatExceedsTheMessageLimit(t *testing.T) {
 	huge := []byte{0x82, 0x7f, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
 	for _, test := range []struct {
 		name   string

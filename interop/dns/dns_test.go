@@ -170,7 +170,7 @@ func open(t *testing.T, addr string) (net.Conn, string) {
 	return conn, res.Header.Get("X-Server")
 }
 
-func TestTunnelsGoWhereDNSSaysAndStayWhereTheyAre(t *testing.T) {
+func TestNewTunnelsFollowDNSAndOpenOnesStay(t *testing.T) {
 	z := newZone(t)
 	port := server(t, "127.0.0.1", 0)
 	server(t, "127.0.0.5", port)

@@ -45,7 +45,7 @@ func smallWindow(_, _ string, c syscall.RawConn) error {
 	})
 }
 
-func TestClientsThatNeverReadHoldLittleUntilTheSendTimeout(t *testing.T) {
+func TestClientsThatNeverReadUseLittleMemoryUntilTheSendTimeout(t *testing.T) {
 	const clients = 200
 	bothKinds(t, func(t *testing.T, secure bool) {
 		p, up := startPair(t, role{TLS: secure, Send: 2 * time.Second})

@@ -18,7 +18,7 @@ import (
 // duplicate of each, an epoll instance and an eventfd.
 const mostDescriptors = 6
 
-func TestWithoutDescriptorsClientsWaitOrGetA502UntilThereAreSome(t *testing.T) {
+func TestWithoutFreeDescriptorsClientsWaitOrGet502(t *testing.T) {
 	t.Parallel()
 	for _, beforehand := range []int{0, 1} {
 		t.Run(fmt.Sprintf("with %d tunnels", beforehand), func(t *testing.T) {

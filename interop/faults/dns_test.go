@@ -62,7 +62,7 @@ func startNamed(t *testing.T, r role) (p, up *process, names *resolver) {
 	return start(t, r), up, names
 }
 
-func TestAResolverThatIsLateButWithinTheConnectTimeoutServes(t *testing.T) {
+func TestASlowResolverWithinTheConnectTimeoutIsUsed(t *testing.T) {
 	bothKinds(t, func(t *testing.T, secure bool) {
 		p, up, names := startNamed(t, role{TLS: secure, Connect: patience})
 		const delay = 300 * time.Millisecond
@@ -77,7 +77,7 @@ func TestAResolverThatIsLateButWithinTheConnectTimeoutServes(t *testing.T) {
 	})
 }
 
-func TestAResolverThatNeverAnswersIsA504AfterTheConnectTimeout(t *testing.T) {
+func TestAResolverThatNeverRespondsCauses504AfterTheConnectTimeout(t *testing.T) {
 	bothKinds(t, func(t *testing.T, secure bool) {
 		const timeout = time.Second
 		p, up, names := startNamed(t, role{TLS: secure, Connect: timeout})
@@ -95,7 +95,7 @@ func TestAResolverThatNeverAnswersIsA504AfterTheConnectTimeout(t *testing.T) {
 	})
 }
 
-func TestAClientThatLeavesDoesNotWaitForTheResolver(t *testing.T) {
+func TestAClientThatDisconnectsDoesNotWaitForTheResolver(t *testing.T) {
 	bothKinds(t, func(t *testing.T, secure bool) {
 		p, up, names := startNamed(t, role{TLS: secure, Connect: time.Hour})
 		c, err := p.raw()

@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestAnUpstreamKilledInTheMiddleOfAMessageEndsTheTunnelWithoutAWord(t *testing.T) {
+func TestAnUpstreamKilledInTheMiddleOfAMessageEndsTheTunnelWithoutACloseFrame(t *testing.T) {
 	t.Parallel()
 	for name, unread := range map[string]bool{"which had read all": false, "with bytes unread": true} {
 		t.Run(name, func(t *testing.T) {
@@ -63,7 +63,7 @@ func TestAnUpstreamKilledInTheMiddleOfAMessageEndsTheTunnelWithoutAWord(t *testi
 	}
 }
 
-func TestWhatAStoppedUpstreamIsSentWaitsUntilItGoesOn(t *testing.T) {
+func TestBytesForAFrozenUpstreamArriveWhenItResumes(t *testing.T) {
 	bothKinds(t, func(t *testing.T, secure bool) {
 		p, up := startPair(t, role{TLS: secure})
 		c := p.client(t, "/echo")
@@ -91,7 +91,7 @@ func TestWhatAStoppedUpstreamIsSentWaitsUntilItGoesOn(t *testing.T) {
 	})
 }
 
-func TestAStoppedUpstreamIsFoundByPings(t *testing.T) {
+func TestPingsDetectAFrozenUpstream(t *testing.T) {
 	bothKinds(t, func(t *testing.T, secure bool) {
 		p, up := startPair(t, role{TLS: secure, PingInterval: 100 * time.Millisecond, PingTimeout: 2 * time.Second})
 		c := p.client(t, "/echo")
@@ -105,7 +105,7 @@ func TestAStoppedUpstreamIsFoundByPings(t *testing.T) {
 	})
 }
 
-func TestAStoppedUpstreamIsFoundByTheSendTimeout(t *testing.T) {
+func TestTheSendTimeoutDetectsAFrozenUpstream(t *testing.T) {
 	bothKinds(t, func(t *testing.T, secure bool) {
 		p, up := startPair(t, role{TLS: secure, Send: time.Second})
 		c := p.client(t, "/echo")
@@ -122,7 +122,7 @@ func TestAStoppedUpstreamIsFoundByTheSendTimeout(t *testing.T) {
 	})
 }
 
-func TestAResetOnOneSideIsAResetOnTheOther(t *testing.T) {
+func TestAResetOnOneSideBecomesAResetOnTheOther(t *testing.T) {
 	t.Parallel()
 	t.Run("from the client", func(t *testing.T) {
 		bothKinds(t, func(t *testing.T, secure bool) {

@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestALinkThatIsCutWithoutAWordEndsTheTunnelOnBothSides(t *testing.T) {
+func TestASilentlyBrokenLinkEndsTheTunnelOnBothSides(t *testing.T) {
 	t.Parallel()
 	pings := role{PingInterval: 200 * time.Millisecond, PingTimeout: 2 * time.Second}
 	reads := role{Read: 2 * time.Second, Close: time.Second}
@@ -60,7 +60,7 @@ func TestALinkThatIsCutWithoutAWordEndsTheTunnelOnBothSides(t *testing.T) {
 	}
 }
 
-func TestDataGoesOnWhenALinkIsBack(t *testing.T) {
+func TestDataFlowsAgainWhenALinkRecovers(t *testing.T) {
 	bothKinds(t, func(t *testing.T, secure bool) {
 		n := newNetwork(t, role{TLS: secure}, role{})
 		c := n.proxy.client(t, "/echo")
@@ -86,7 +86,7 @@ func TestDataGoesOnWhenALinkIsBack(t *testing.T) {
 	})
 }
 
-func TestMessagesAreIntactOverLinksThatLoseAndDelay(t *testing.T) {
+func TestMessagesArriveIntactOverLinksThatLoseAndDelayPackets(t *testing.T) {
 	bothKinds(t, func(t *testing.T, secure bool) {
 		n := newNetwork(t, role{TLS: secure}, role{Delay: 25 * time.Millisecond, Loss: 0.07})
 		c := n.proxy.client(t, "/echo")

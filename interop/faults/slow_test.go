@@ -33,7 +33,7 @@ func trickle(w io.Writer, s []byte) (n int) {
 	return n
 }
 
-func TestASlowHandshakeIsCutByReadHeaderTimeoutAndNeverReachesTheUpstream(t *testing.T) {
+func TestASlowHandshakeIsClosedByReadHeaderTimeoutAndNeverReachesTheUpstream(t *testing.T) {
 	bothKinds(t, func(t *testing.T, secure bool) {
 		p, up := startPair(t, role{TLS: secure, ReadHeaderTimeout: 1500 * time.Millisecond})
 		c, err := p.raw()
@@ -60,7 +60,7 @@ func (r *recorder) SetDeadline(time.Time) error      { return nil }
 func (r *recorder) SetReadDeadline(time.Time) error  { return nil }
 func (r *recorder) SetWriteDeadline(time.Time) error { return nil }
 
-func TestASlowTLSHandshakeIsCutByReadHeaderTimeout(t *testing.T) {
+func TestASlowTLSHandshakeIsClosedByReadHeaderTimeout(t *testing.T) {
 	t.Parallel()
 	p, up := startPair(t, role{TLS: true, ReadHeaderTimeout: 1500 * time.Millisecond})
 	hello := new(recorder)
@@ -76,7 +76,7 @@ func TestASlowTLSHandshakeIsCutByReadHeaderTimeout(t *testing.T) {
 	settled(t, p, up)
 }
 
-func TestReadTimeoutAndWriteTimeoutOfTheServerAreForPlainRequestsAndNotForTunnels(t *testing.T) {
+func TestTheServersReadAndWriteTimeoutsApplyToPlainRequestsAndNotToTunnels(t *testing.T) {
 	bothKinds(t, func(t *testing.T, secure bool) {
 		const timeout = 1500 * time.Millisecond
 		p, up := startPair(t, role{TLS: secure, ReadTimeout: timeout, WriteTimeout: timeout})
@@ -100,7 +100,7 @@ func TestReadTimeoutAndWriteTimeoutOfTheServerAreForPlainRequestsAndNotForTunnel
 	})
 }
 
-func TestASlowBodyWithoutALimitOfTheServerArrives(t *testing.T) {
+func TestASlowBodyArrivesIfTheServerHasNoTimeouts(t *testing.T) {
 	bothKinds(t, func(t *testing.T, secure bool) {
 		// The library's read timeout is for the answer. It runs out while the
 		// body still comes, which does not concern it.
@@ -121,7 +121,7 @@ func TestASlowBodyWithoutALimitOfTheServerArrives(t *testing.T) {
 	})
 }
 
-func TestAClientThatLeavesInTheMiddleOfItsBodyLeavesNothing(t *testing.T) {
+func TestAClientThatDisconnectsDuringItsBodyLeavesNothingBehind(t *testing.T) {
 	bothKinds(t, func(t *testing.T, secure bool) {
 		p, up := startPair(t, role{TLS: secure})
 		c, err := p.raw()

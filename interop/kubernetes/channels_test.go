@@ -61,7 +61,7 @@ func (f *front) kubectl(t *testing.T, protocols ...string) *gorilla.Conn {
 	return c
 }
 
-func TestChannelsOfAWebSocketPass(t *testing.T) {
+func TestChannelsInAWebSocketAreForwarded(t *testing.T) {
 	bySocketAndTLS(t, func(t *testing.T, secure bool) {
 		f := newFront(t, secure, apiserver(func(c *xnet.Conn) {
 			var input []byte
@@ -108,7 +108,7 @@ func TestChannelsOfAWebSocketPass(t *testing.T) {
 	})
 }
 
-func TestABrowsersChannelsPassInBase64(t *testing.T) {
+func TestABrowsersChannelsAreForwardedInBase64(t *testing.T) {
 	f := newFront(t, false, apiserver(func(c *xnet.Conn) { io.Copy(c, c) }))
 	c := f.kubectl(t, "v4.base64.channel.k8s.io")
 	assert.Equal(t, "v4.base64.channel.k8s.io", c.Subprotocol())
@@ -139,7 +139,7 @@ func TestKubectlFallsBackToSPDY(t *testing.T) {
 }
 
 // Port forwarding is SPDY within a WebSocket, whose subprotocol is no token.
-func TestSPDYWithinAWebSocketPasses(t *testing.T) {
+func TestSPDYInsideAWebSocketIsForwarded(t *testing.T) {
 	const tunneled = "SPDY/3.1+portforward.k8s.io"
 	bySocketAndTLS(t, func(t *testing.T, secure bool) {
 		f := newFront(t, secure, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

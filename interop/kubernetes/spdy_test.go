@@ -104,7 +104,7 @@ func (s *session) end(f *front) {
 
 func kind(s *spdystream.Stream) string { return s.Headers().Get("Streamtype") }
 
-func TestACommandHasItsStreams(t *testing.T) {
+func TestTheStreamsOfACommandAreForwarded(t *testing.T) {
 	bySocketAndTLS(t, func(t *testing.T, secure bool) {
 		var mu sync.Mutex
 		streams := map[string]*spdystream.Stream{}
@@ -181,7 +181,7 @@ func TestStreamsDoNotMix(t *testing.T) {
 	})
 }
 
-func TestAResetOfAStreamLeavesTheOthers(t *testing.T) {
+func TestAResetOfAStreamLeavesTheOthersOpen(t *testing.T) {
 	bySocketAndTLS(t, func(t *testing.T, secure bool) {
 		gone := make(chan error, 1)
 		f := newFront(t, secure, kubelet(func(s *spdystream.Stream) {
@@ -212,7 +212,7 @@ func TestAResetOfAStreamLeavesTheOthers(t *testing.T) {
 	})
 }
 
-func TestTheNameOfAProtocolPassesInAnyCase(t *testing.T) {
+func TestTheNameOfAProtocolIsAcceptedInAnyCase(t *testing.T) {
 	for _, test := range []struct{ allowed, asked, offered string }{
 		{"SPDY/3.1", "SPDY/3.1", "SPDY/3.1"},
 		{"spdy/3.1", "SPDY/3.1", "spdy/3.1"},

@@ -48,7 +48,7 @@ func noise(n int) []byte {
 	return b
 }
 
-func TestATerminalAnswersAfterItsInputHasEnded(t *testing.T) {
+func TestATerminalCanSendAfterItsInputHasEnded(t *testing.T) {
 	input := noise(3 << 20)
 	bySocketAndTLS(t, func(t *testing.T, secure bool) {
 		f := newFront(t, secure, docker(func(s *stream) {
@@ -71,7 +71,7 @@ func TestATerminalAnswersAfterItsInputHasEnded(t *testing.T) {
 	})
 }
 
-func TestATerminalHearsAfterItsOutputHasEnded(t *testing.T) {
+func TestATerminalCanReadAfterItsOutputHasEnded(t *testing.T) {
 	input := noise(1 << 20)
 	bySocketAndTLS(t, func(t *testing.T, secure bool) {
 		heard := make(chan []byte, 1)
@@ -95,7 +95,7 @@ func TestATerminalHearsAfterItsOutputHasEnded(t *testing.T) {
 	})
 }
 
-func TestATunnelOfBareBytesIsCutByItsClose(t *testing.T) {
+func TestTunnelCloseEndsATunnelOfRawBytesWithoutAFrame(t *testing.T) {
 	bySocketAndTLS(t, func(t *testing.T, secure bool) {
 		f := newFront(t, secure, docker(func(s *stream) { io.Copy(io.Discard, s) }))
 		s := f.open(t)

@@ -26,7 +26,7 @@ func reasonFor(code int) string {
 	return fmt.Sprintf("the reason for %d", code)
 }
 
-func TestEveryCloseCodePassesAsItIs(t *testing.T) {
+func TestEveryCloseCodeIsForwardedUnchanged(t *testing.T) {
 	forEachPair(t, func(t *testing.T, c cell) {
 		r := newRig(t, c, options{}, options{})
 		for _, code := range codes {

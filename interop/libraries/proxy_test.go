@@ -28,7 +28,7 @@ func bothEnd(t *testing.T, r *rig, want closing, reason wsproxy.Reason, ends ...
 	assert.NotZero(t, e.FromUpstream.CloseCode, "the upstream's answer")
 }
 
-func TestTheProxysCloseReachesBothEnds(t *testing.T) {
+func TestTheProxysCloseFrameReachesBothEnds(t *testing.T) {
 	forEachPair(t, func(t *testing.T, c cell) {
 		r := newRig(t, c, options{}, options{})
 		for _, code := range []int{1000, 1012, 3000, 4001} {
@@ -39,7 +39,7 @@ func TestTheProxysCloseReachesBothEnds(t *testing.T) {
 	})
 }
 
-func TestTheProxysCloseComesBetweenFragments(t *testing.T) {
+func TestTheProxysCloseFrameIsSentBetweenFragments(t *testing.T) {
 	forEachPair(t, func(t *testing.T, c cell) {
 		r := newRig(t, c, options{}, options{})
 		for _, fromClient := range []bool{true, false} {
@@ -61,7 +61,7 @@ func TestTheProxysCloseComesBetweenFragments(t *testing.T) {
 	})
 }
 
-func TestShutdownTellsBothEnds(t *testing.T) {
+func TestShutdownSendsACloseFrameToBothEnds(t *testing.T) {
 	forEachPair(t, func(t *testing.T, c cell) {
 		r := newRig(t, c, options{}, options{})
 		client, server := r.open(t)
@@ -92,7 +92,7 @@ func TestAMessageThatIsTooLargeClosesBothEnds(t *testing.T) {
 	})
 }
 
-func TestEveryLibraryAnswersTheProxysPings(t *testing.T) {
+func TestEveryLibraryRepliesToTheProxysPings(t *testing.T) {
 	forEachPair(t, func(t *testing.T, c cell) {
 		for _, deflate := range []bool{false, true} {
 			o := options{deflate: deflate}

@@ -134,7 +134,7 @@ func talk(t *testing.T, c cell, deflate bool) {
 	}
 }
 
-func TestWhatTheEndsNegotiateIsTheirOwnAffair(t *testing.T) {
+func TestExtensionsAndSubprotocolsAreNegotiatedEndToEnd(t *testing.T) {
 	forEachPair(t, func(t *testing.T, c cell) {
 		for _, offer := range []options{{}, {deflate: true}, {subprotocols: []string{"a", "b"}}} {
 			r := newRig(t, c, offer, options{[]string{"b"}[:min(1, len(offer.subprotocols))], true})

@@ -35,7 +35,7 @@ func TestTheDocumentationListsEachDifferenceWithItsReasonAndNoOther(t *testing.T
 	assert.Equal(t, tested, reasons)
 }
 
-func TestTheRecipesOfTheDocumentationAreThoseThatRun(t *testing.T) {
+func TestTheDocumentedRecipesAreTheOnesThatRun(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.conf")
 	require.NoError(t, err)
 	var run strings.Builder

@@ -176,7 +176,7 @@ var recipes = slices.Concat([]recipe{{
 	},
 }}, serverRecipes, chainRecipes, timed())
 
-func TestNginxAndWsproxyDifferInNothingButWhatIsListed(t *testing.T) {
+func TestNginxAndWsproxyDifferOnlyAsListed(t *testing.T) {
 	var mu sync.Mutex
 	total, ran, seen := 0, 0, map[string][]int{}
 	t.Run("recipes", func(t *testing.T) {

@@ -32,7 +32,7 @@ func client(t *testing.T, f *talk.Front, paths ...string) *exec.Cmd {
 	return cmd
 }
 
-func TestWSUnderstandsTheProxy(t *testing.T) {
+func TestWSUnderstandsWhatTheProxySends(t *testing.T) {
 	talk.CheckEndings(t, talk.Listen(t, node(t, "server.mjs")), client)
 }
 

@@ -52,11 +52,11 @@ func TestWebsocketsAsClientAndServer(t *testing.T) {
 	talk.CheckPairs(t, "Python", talk.Listen(t, python(t, "server.py")), client)
 }
 
-func TestWebsocketsUnderstandsTheProxy(t *testing.T) {
+func TestWebsocketsUnderstandsWhatTheProxySends(t *testing.T) {
 	talk.CheckEndings(t, talk.Listen(t, python(t, "server.py")), client)
 }
 
-func TestAClientsKeepaliveKeepsItsTunnel(t *testing.T) {
+func TestAClientsKeepaliveKeepsItsTunnelOpen(t *testing.T) {
 	t.Parallel() // it only waits
 	const silence = 1500 * time.Millisecond
 	f := talk.NewFront(t, "ws", testkit.Serve(t, talk.Server()), wsproxy.WithReadTimeout(silence))
@@ -72,9 +72,9 @@ func TestAClientsKeepaliveKeepsItsTunnel(t *testing.T) {
 	assert.JSONEq(t, `{"code":1001,"reason":"shutting down"}`, string(p.Next(t).Result))
 }
 
-// TestAClientsKeepaliveFindsADeafServer also shows that the proxy does not
+// TestAClientsKeepaliveDetectsAFrozenServer also shows that the proxy does not
 // answer pings in the server's place.
-func TestAClientsKeepaliveFindsADeafServer(t *testing.T) {
+func TestAClientsKeepaliveDetectsAFrozenServer(t *testing.T) {
 	f := talk.NewFront(t, "ws", raw(t, func(conn io.ReadWriter) {
 		for {
 			if h, err := ws.ReadHeader(conn); err != nil || h.OpCode == ws.OpClose {
@@ -92,7 +92,7 @@ func TestAClientsKeepaliveFindsADeafServer(t *testing.T) {
 	assert.Equal(t, 1011, e.FromClient.CloseCode)
 }
 
-func TestAServerHasItsSayAfterTheClientsEOF(t *testing.T) {
+func TestAServerCanSendAfterTheClientsEOF(t *testing.T) {
 	f := talk.NewFront(t, "ws", raw(t, func(conn io.ReadWriter) {
 		said, err := wsutil.ReadClientText(conn)
 		if rest, end := io.ReadAll(conn); err != nil || end != nil || len(rest) > 0 || string(said) != "that is all" {

@@ -139,7 +139,7 @@ func TestAnExtendedCONNECTGoesNoFurther(t *testing.T) {
 }
 
 // An upgrade to h2c would have the upstream take requests past the proxy.
-func TestAnUpgradeToH2CIsNeitherTakenNorPassedOn(t *testing.T) {
+func TestAnUpgradeToH2CIsNeitherAcceptedNorForwarded(t *testing.T) {
 	got := make(chan http.Header, 1)
 	upstream := "http://" + testkit.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { got <- r.Header }))
 	f := serve(t, testkit.NewProxy(t, upstream), http2s["h2c"])

@@ -61,7 +61,7 @@ func TestATunnelOutlivesTheServersTimeouts(t *testing.T) {
 
 // Middleware that bounds the request's context bounds the tunnel, which is what
 // detaching is there to prevent.
-func TestATimeoutOfMiddlewareEndsBlockingTunnelsAlone(t *testing.T) {
+func TestATimeoutOfMiddlewareEndsOnlyBlockingTunnels(t *testing.T) {
 	const short = 200 * time.Millisecond
 	upstream := newUpstream(t)
 	for name, wrap := range map[string]func(http.Handler) http.Handler{
@@ -156,7 +156,7 @@ func TestASpanLastsAsLongAsABlockingTunnel(t *testing.T) {
 
 // What middleware writes after its handler has given the connection away is
 // refused to it, and reaches neither end.
-func TestMiddlewareThatWritesLateHarmsNoTunnel(t *testing.T) {
+func TestMiddlewareThatWritesLateDoesNotAffectATunnel(t *testing.T) {
 	p := testkit.NewProxy(t, newUpstream(t), wsproxy.WithDetached())
 	wrote := make(chan error, 1)
 	f := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

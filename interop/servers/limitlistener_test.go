@@ -59,7 +59,7 @@ func eachLimited(t *testing.T, test func(t *testing.T, f *front, p *wsproxy.Prox
 	}
 }
 
-func TestATunnelHoldsItsPlaceInALimitListenerUntilItEnds(t *testing.T) {
+func TestATunnelHoldsItsSlotInALimitListenerUntilItEnds(t *testing.T) {
 	eachLimited(t, func(t *testing.T, f *front, p *wsproxy.Proxy, ended <-chan wsproxy.Ending) {
 		for _, c := range []struct {
 			name   string

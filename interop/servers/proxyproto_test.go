@@ -81,7 +81,7 @@ func from(version byte, addr string) *proxyproto.Header {
 	return proxyproto.HeaderProxyFromAddrs(version, source, destination)
 }
 
-func TestTheAddressOfAPROXYHeaderIsTheClients(t *testing.T) {
+func TestTheAddressInAPROXYHeaderIsTheClientsAddress(t *testing.T) {
 	upstream := newUpstream(t)
 	local := &proxyproto.Header{Version: 2, Command: proxyproto.LOCAL}
 	for _, w := range waysIn {
@@ -122,7 +122,7 @@ func TestTheAddressOfAPROXYHeaderIsTheClients(t *testing.T) {
 	}
 }
 
-func TestEarlyAndLateBytesPassAPROXYListener(t *testing.T) {
+func TestEarlyAndLateBytesArriveThroughAPROXYListener(t *testing.T) {
 	upstream := newUpstream(t)
 	early, late := strings.Repeat("early ", 10_000), strings.Repeat("late ", 50_000)
 	for _, w := range waysIn {
@@ -157,7 +157,7 @@ func TestEarlyAndLateBytesPassAPROXYListener(t *testing.T) {
 	}
 }
 
-func TestTunnelsAreLimitedForEachAddressOfAPROXYHeader(t *testing.T) {
+func TestTunnelsAreLimitedForEachAddressInAPROXYHeader(t *testing.T) {
 	p := testkit.NewProxy(t, newUpstream(t), wsproxy.WithUpgrades("tcp"), wsproxy.WithMaxTunnelsPerIP(1))
 	w := waysIn[0]
 	f := w.serve(t, p)
@@ -174,7 +174,7 @@ func TestTunnelsAreLimitedForEachAddressOfAPROXYHeader(t *testing.T) {
 }
 
 // Who is trusted is the address in the header, not the balancer that sent it.
-func TestTrustGoesByTheAddressOfAPROXYHeader(t *testing.T) {
+func TestTrustDependsOnTheAddressInAPROXYHeader(t *testing.T) {
 	w := waysIn[0]
 	f := w.serve(t, testkit.NewProxy(t, newUpstream(t), wsproxy.WithTrustedProxies("203.0.113.7", "127.0.0.1", "unix:")))
 	request := strings.Replace(plainRequest, "Connection:", "X-Forwarded-For: 198.51.100.1\r\nConnection:", 1)
@@ -188,7 +188,7 @@ func TestTrustGoesByTheAddressOfAPROXYHeader(t *testing.T) {
 	}
 }
 
-func TestAConnectionWithoutThePROXYHeaderThatIsRequiredReachesNobody(t *testing.T) {
+func TestAConnectionWithoutARequiredPROXYHeaderReachesNoUpstream(t *testing.T) {
 	w := waysIn[0]
 	f := w.serve(t, testkit.NewProxy(t, noConnections(t), wsproxy.WithUpgrades("tcp")))
 	client := dial(t, "tcp", f.addr, tcpRequest("/"), nil)

@@ -100,7 +100,7 @@ func TestAWriterThatHidesItsConnectionIsNamedInAClearError(t *testing.T) {
 	}
 }
 
-func TestPlainRequestsPassAWriterThatHidesItsConnection(t *testing.T) {
+func TestPlainRequestsWorkThroughAWriterThatHidesItsConnection(t *testing.T) {
 	upstream := newUpstream(t)
 	for name, wrap := range map[string]func(http.Handler) http.Handler{
 		"http.TimeoutHandler": func(h http.Handler) http.Handler { return http.TimeoutHandler(h, testkit.Patience, "too late") },
@@ -157,7 +157,7 @@ func TestAHijackerThatFailsLeavesNothingBehind(t *testing.T) {
 	}
 }
 
-func TestABodyOverMaxBytesHandlersLimitIsTheClientsMistake(t *testing.T) {
+func TestABodyOverMaxBytesHandlersLimitCauses413(t *testing.T) {
 	p := testkit.NewProxy(t, newUpstream(t))
 	f := serve(t, http.MaxBytesHandler(p, 1000), nil)
 	for size, status := range map[int]int{1000: 200, 1001: 413} {

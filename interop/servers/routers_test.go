@@ -215,7 +215,7 @@ func replaceWriter(h http.Handler, replace func(http.ResponseWriter) http.Respon
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.ServeHTTP(replace(w), r) })
 }
 
-func TestEveryKindOfRequestPassesEveryRouter(t *testing.T) {
+func TestEveryKindOfRequestWorksBehindEveryRouter(t *testing.T) {
 	upstream := newUpstream(t)
 	for _, s := range settings {
 		for _, mode := range modes {

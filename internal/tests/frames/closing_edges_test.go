@@ -32,7 +32,7 @@ func TestAHalfClosedPeerStillGetsItsCloseFrame(t *testing.T) {
 
 // The time for the answers counts from the proxy's Close frames, not from a
 // half-close long before.
-func TestAHalfClosedTunnelStillHasTheCloseTimeoutForItsAnswers(t *testing.T) {
+func TestAHalfClosedTunnelGetsTheFullCloseTimeoutForCloseFrames(t *testing.T) {
 	testkit.FromEither(t, []wsproxy.Option{wsproxy.WithCloseTimeout(0), wsproxy.WithReadTimeout(0)}, func(t *testing.T, r *testkit.MemRig, from, to testkit.End) {
 		require.NoError(t, from.CloseWrite())
 		to.ExpectEOF(t, "")
@@ -47,7 +47,7 @@ func TestAHalfClosedTunnelStillHasTheCloseTimeoutForItsAnswers(t *testing.T) {
 	})
 }
 
-func TestAPeerThatEndsInsteadOfAnsweringEndsItsSide(t *testing.T) {
+func TestAPeerThatDisconnectsInsteadOfReplyingEndsItsSide(t *testing.T) {
 	testkit.FromEither(t, nil, func(t *testing.T, r *testkit.MemRig, from, to testkit.End) {
 		require.NoError(t, testkit.OnlyTunnel(t, r.Proxy).Close(4000, "now"))
 		from.ExpectClose(t, 4000)
@@ -58,7 +58,7 @@ func TestAPeerThatEndsInsteadOfAnsweringEndsItsSide(t *testing.T) {
 	})
 }
 
-func TestTunnelCloseRefusesWhatNoEndpointMaySend(t *testing.T) {
+func TestTunnelCloseRefusesCodesAndReasonsThatNoEndpointMaySend(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := testkit.NewMemRig(t, nil)
 		client, server := testkit.Ends(r.Tunnel(t))
@@ -176,7 +176,7 @@ func TestEarlyBytesMayEndInTheMiddleOfAFrame(t *testing.T) {
 	}
 }
 
-func TestAnAbruptEndIsGivenNoCloseFrame(t *testing.T) {
+func TestAnAbruptEndAddsNoCloseFrame(t *testing.T) {
 	testkit.OverLinks(t, nil, func(t *testing.T, l testkit.Link) {
 		for _, first := range []wsproxy.Reason{wsproxy.ReasonClientClosed, wsproxy.ReasonUpstreamClosed} {
 			ended := testkit.NewEndings()
@@ -196,7 +196,7 @@ func TestAnAbruptEndIsGivenNoCloseFrame(t *testing.T) {
 	})
 }
 
-func TestATunnelOfAnotherProtocolIsCutWithoutAFrame(t *testing.T) {
+func TestATunnelOfAnotherProtocolIsClosedWithoutAFrame(t *testing.T) {
 	t.Parallel()
 	for name, opts := range map[string][]wsproxy.Option{
 		"Tunnel.Close": nil,
@@ -225,7 +225,7 @@ func TestATunnelOfAnotherProtocolIsCutWithoutAFrame(t *testing.T) {
 
 // The ask comes about when a source has read its last for a while: then nothing
 // but the ask can wake it.
-func TestNoAskIsLostAsABurstEnds(t *testing.T) {
+func TestACloseAtTheEndOfABurstIsNotLost(t *testing.T) {
 	testkit.OverLinks(t, nil, func(t *testing.T, l testkit.Link) {
 		ended := testkit.NewEndings()
 		r := l.Start(t, nil, ended.Option(), wsproxy.WithCloseTimeout(time.Hour))
@@ -264,7 +264,7 @@ func TestNoAskIsLostAsABurstEnds(t *testing.T) {
 
 // Its connection is closed with something unread, which is not to turn what it
 // has yet to read into a reset.
-func TestAClientThatGoesOnAfterItsCloseFrameStillReadsTheEnd(t *testing.T) {
+func TestAClientThatSendsAfterItsCloseFrameStillReadsTheEnd(t *testing.T) {
 	testkit.OverLinks(t, nil, func(t *testing.T, l testkit.Link) {
 		r := l.Start(t, nil)
 		client, server := testkit.Ends(r.Tunnel(t))
@@ -281,7 +281,7 @@ func TestAClientThatGoesOnAfterItsCloseFrameStillReadsTheEnd(t *testing.T) {
 	})
 }
 
-func TestAnEndWhoseCloseDidNotPassGetsTheProxys(t *testing.T) {
+func TestAnEndWhoseCloseFrameWasNotForwardedGetsTheProxys(t *testing.T) {
 	testkit.FromEither(t, []wsproxy.Option{wsproxy.WithMaxClientMessageSize(10), wsproxy.WithMaxUpstreamMessageSize(10)}, func(t *testing.T, r *testkit.MemRig, from, to testkit.End) {
 		from.Send(t, from.Frame(testkit.Text, strings.Repeat("x", 11))+from.Frame(testkit.Close, testkit.ClosePayload(1000, "")))
 		to.ExpectClose(t, 1009)

@@ -37,7 +37,7 @@ func TestATunnelEndsAtTheCloseTimeoutAfterBothCloseFrames(t *testing.T) {
 	})
 }
 
-func TestTheEndThatHasNotClosedKeepsTheTunnelWhileItSends(t *testing.T) {
+func TestAnEndThatHasNotClosedKeepsTheTunnelOpenWhileItSends(t *testing.T) {
 	testkit.FromEither(t, noReadTimeout, func(t *testing.T, r *testkit.MemRig, from, to testkit.End) {
 		from.SendFrame(t, testkit.Close, testkit.ClosePayload(1000, ""))
 		for range 5 {
@@ -50,7 +50,7 @@ func TestTheEndThatHasNotClosedKeepsTheTunnelWhileItSends(t *testing.T) {
 }
 
 // Bytes behind a Close frame are against the protocol, and no reason to wait.
-func TestTheEndThatHasClosedDoesNotKeepTheTunnel(t *testing.T) {
+func TestAnEndThatHasClosedDoesNotKeepTheTunnelOpen(t *testing.T) {
 	for name, opts := range map[string][]wsproxy.Option{
 		"":             noReadTimeout,
 		"with a limit": append(noReadTimeout[:2:2], wsproxy.WithMaxClientMessageSize(1000), wsproxy.WithMaxUpstreamMessageSize(1000)),
@@ -69,7 +69,7 @@ func TestTheEndThatHasClosedDoesNotKeepTheTunnel(t *testing.T) {
 }
 
 // What was sent before the Close frame still arrives.
-func TestASlowReaderGetsAllThatCameBeforeTheCloseFrame(t *testing.T) {
+func TestASlowReaderReceivesEverythingSentBeforeTheCloseFrame(t *testing.T) {
 	testkit.FromEither(t, noReadTimeout, func(t *testing.T, r *testkit.MemRig, from, to testkit.End) {
 		stream := from.Frame(testkit.Text, strings.Repeat("x", 8*testkit.Room)) + from.Frame(testkit.Close, testkit.ClosePayload(1000, ""))
 		sent := make(chan error, 1)
@@ -99,7 +99,7 @@ func TestAReaderThatStopsBeforeTheCloseFrameEndsTheTunnel(t *testing.T) {
 	})
 }
 
-func TestWithoutACloseTimeoutACloseFrameIsLeftToTheReadTimeout(t *testing.T) {
+func TestWithoutACloseTimeoutTheReadTimeoutEndsATunnelAfterACloseFrame(t *testing.T) {
 	testkit.FromEither(t, []wsproxy.Option{wsproxy.WithCloseTimeout(0)}, func(t *testing.T, r *testkit.MemRig, from, to testkit.End) {
 		from.SendFrame(t, testkit.Close, testkit.ClosePayload(1000, ""))
 		to.ExpectFrame(t, testkit.Close, testkit.ClosePayload(1000, ""))
@@ -112,7 +112,7 @@ func TestWithoutACloseTimeoutACloseFrameIsLeftToTheReadTimeout(t *testing.T) {
 	})
 }
 
-func TestTheCloseTimeoutAfterACloseFrameHoldsOverEveryLink(t *testing.T) {
+func TestTheCloseTimeoutAfterACloseFrameAppliesOverEveryLink(t *testing.T) {
 	testkit.OverLinks(t, nil, func(t *testing.T, l testkit.Link) {
 		ended := testkit.NewEndings()
 		r := l.Start(t, nil, append(noReadTimeout[:2:2], ended.Option(), wsproxy.WithCloseTimeout(50*time.Millisecond))...)

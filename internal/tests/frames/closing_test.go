@@ -56,7 +56,7 @@ func eachGoodbye(t *testing.T, opts []wsproxy.Option, test func(t *testing.T, r 
 	}
 }
 
-func TestBothEndsGetACloseFrameAndAnswer(t *testing.T) {
+func TestBothEndsReceiveACloseFrameAndReply(t *testing.T) {
 	eachGoodbye(t, nil, func(t *testing.T, r *testkit.MemRig, g goodbye, leave func()) {
 		client, server := testkit.Ends(r.Tunnel(t))
 		leave()
@@ -70,7 +70,7 @@ func TestBothEndsGetACloseFrameAndAnswer(t *testing.T) {
 	})
 }
 
-func TestTheCloseTimeoutIsForTheAnswers(t *testing.T) {
+func TestTheCloseTimeoutBoundsTheWaitForReplies(t *testing.T) {
 	for name, test := range map[string]struct {
 		opts []wsproxy.Option
 		want time.Duration
@@ -169,7 +169,7 @@ func reopen(t *testing.T, r *testkit.MemRig, from testkit.End) (*testkit.Peer, *
 
 // What arrives in one piece with the frame that the proxy waited for must be
 // followed too: else the answer is not recognised.
-func TestAnAnswerGluedToTheLastFrameEndsTheTunnel(t *testing.T) {
+func TestACloseReplyInOneWriteWithTheLastFrameEndsTheTunnel(t *testing.T) {
 	testkit.FromEither(t, nil, func(t *testing.T, r *testkit.MemRig, from, to testkit.End) {
 		whole := from.Frame(testkit.Text, "hello")
 		from.Send(t, whole[:3])
@@ -186,7 +186,7 @@ func TestAnAnswerGluedToTheLastFrameEndsTheTunnel(t *testing.T) {
 	})
 }
 
-func TestHalfAFrameGluedToTheLastOneDoesNotHideTheAnswer(t *testing.T) {
+func TestHalfAFrameInOneWriteWithTheLastOneDoesNotHideTheCloseReply(t *testing.T) {
 	testkit.FromEither(t, nil, func(t *testing.T, r *testkit.MemRig, from, to testkit.End) {
 		whole, next := from.Frame(testkit.Text, "hello"), from.Frame(testkit.Text, strings.Repeat("\x88", 300))
 		from.Send(t, whole[:3])
@@ -202,7 +202,7 @@ func TestHalfAFrameGluedToTheLastOneDoesNotHideTheAnswer(t *testing.T) {
 	})
 }
 
-func TestACloseOfAPeersOwnIsNotAnsweredByTheProxy(t *testing.T) {
+func TestTheProxyDoesNotReplyToAPeersCloseFrame(t *testing.T) {
 	testkit.FromEither(t, nil, func(t *testing.T, r *testkit.MemRig, from, to testkit.End) {
 		from.SendFrame(t, testkit.Close, testkit.ClosePayload(1000, "done"))
 		to.ExpectFrame(t, testkit.Close, testkit.ClosePayload(1000, "done"))
@@ -220,7 +220,7 @@ func TestACloseOfAPeersOwnIsNotAnsweredByTheProxy(t *testing.T) {
 	})
 }
 
-func TestAfterBothCloseFramesATunnelThatIsAskedToCloseEnds(t *testing.T) {
+func TestTunnelCloseAfterBothCloseFramesEndsTheTunnelAtOnce(t *testing.T) {
 	testkit.FromEither(t, nil, func(t *testing.T, r *testkit.MemRig, from, to testkit.End) {
 		from.SendFrame(t, testkit.Close, "")
 		to.ExpectFrame(t, testkit.Close, "")
@@ -235,7 +235,7 @@ func TestAfterBothCloseFramesATunnelThatIsAskedToCloseEnds(t *testing.T) {
 	})
 }
 
-func TestAPeerInTheMiddleOfAFrameIsCutAtTheCloseTimeout(t *testing.T) {
+func TestAPeerInTheMiddleOfAFrameIsClosedAtTheCloseTimeout(t *testing.T) {
 	eachGoodbye(t, nil, func(t *testing.T, r *testkit.MemRig, g goodbye, leave func()) {
 		client, server := testkit.Ends(r.Tunnel(t))
 		half := server.Frame(testkit.Text, "never finished")[:9]
@@ -248,7 +248,7 @@ func TestAPeerInTheMiddleOfAFrameIsCutAtTheCloseTimeout(t *testing.T) {
 	})
 }
 
-func TestAPeerThatDoesNotReadIsCutAtTheCloseTimeout(t *testing.T) {
+func TestAPeerThatDoesNotReadIsClosedAtTheCloseTimeout(t *testing.T) {
 	testkit.FromEither(t, nil, func(t *testing.T, r *testkit.MemRig, from, deaf testkit.End) {
 		go func() {
 			for {
@@ -264,7 +264,7 @@ func TestAPeerThatDoesNotReadIsCutAtTheCloseTimeout(t *testing.T) {
 	})
 }
 
-func TestTheFirstToCloseATunnelDecides(t *testing.T) {
+func TestTheFirstCloseOfATunnelDecidesCodeAndReason(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := testkit.NewMemRig(t, nil)
 		client, server := testkit.Ends(r.Tunnel(t))

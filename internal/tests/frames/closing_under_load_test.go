@@ -17,7 +17,7 @@ import (
 // A strict client and a strict server send each other messages as fast as they
 // can when the proxy closes, pinging meanwhile. Neither may see anything but
 // the other's messages in order and the Close frame.
-func TestUnderLoadBothEndsSeeWholeMessagesAndThenTheClose(t *testing.T) {
+func TestUnderLoadBothEndsReceiveWholeMessagesAndThenTheCloseFrame(t *testing.T) {
 	t.Parallel()
 	var strict [2][]*strictRig // over TCP and TLS, for each compression
 	for i := range strict {

@@ -97,7 +97,7 @@ func TestALimitedSideMustSendWellFormedFrames(t *testing.T) {
 	}
 }
 
-func TestWithoutALimitAMalformedStreamPasses(t *testing.T) {
+func TestWithoutALimitAMalformedStreamIsForwarded(t *testing.T) {
 	for name, make := range badFrames {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -125,7 +125,7 @@ func TestALimitedSideMaySetReservedBits(t *testing.T) {
 
 // A receiver that does not stop at a Close frame would take a message of any
 // size behind it.
-func TestNothingOfALimitedSidePassesBehindItsCloseFrame(t *testing.T) {
+func TestNothingIsForwardedAfterTheCloseFrameOfALimitedSide(t *testing.T) {
 	testkit.FromEither(t, []wsproxy.Option{wsproxy.WithMaxClientMessageSize(1000), wsproxy.WithMaxUpstreamMessageSize(1000)}, func(t *testing.T, r *testkit.MemRig, from, to testkit.End) {
 		bye, more := from.Frame(testkit.Close, testkit.ClosePayload(1000, "bye")), from.Frame(testkit.Text, strings.Repeat("x", 5000))
 		for i, chunks := range [][]string{{bye + more}, {bye, more}, {bye + more[:1], more[1:]}, {bye[:1], bye[1:] + more}} {
@@ -154,7 +154,7 @@ func TestNothingOfALimitedSidePassesBehindItsCloseFrame(t *testing.T) {
 	})
 }
 
-func TestWithoutALimitWhatFollowsACloseFramePasses(t *testing.T) {
+func TestWithoutALimitBytesAfterACloseFrameAreForwarded(t *testing.T) {
 	testkit.FromEither(t, nil, func(t *testing.T, _ *testkit.MemRig, from, to testkit.End) {
 		stream := from.Frame(testkit.Close, testkit.ClosePayload(1000, "")) + from.Frame(testkit.Text, strings.Repeat("x", 5000))
 		from.Send(t, stream)
@@ -164,7 +164,7 @@ func TestWithoutALimitWhatFollowsACloseFramePasses(t *testing.T) {
 
 // The receiver here takes frames as golang.org/x/net/websocket does: it adds up
 // whatever comes.
-func TestTheMessageLimitHoldsForACarelessReceiverOverEveryLink(t *testing.T) {
+func TestTheMessageLimitHoldsForALenientReceiverOverEveryLink(t *testing.T) {
 	testkit.OverLinks(t, nil, func(t *testing.T, l testkit.Link) {
 		ended := testkit.NewEndings()
 		r := l.Start(t, nil, ended.Option(), wsproxy.WithMaxClientMessageSize(1000), wsproxy.WithCloseTimeout(testkit.Patience))

@@ -15,7 +15,7 @@ import (
 
 // Whoever has one IPv6 address has a /64 of them (RFC 7934): counted one by one,
 // a single client had as many tunnels as it liked.
-func TestTunnelsOfAnIPv6ClientAreCountedByIts64(t *testing.T) {
+func TestTunnelsOfAnIPv6ClientAreCountedByItsSlash64(t *testing.T) {
 	failures := make(chan error, 10)
 	r := testkit.PlainLink.Start(t, nil, wsproxy.WithMaxTunnelsPerIP(1), wsproxy.WithTrustedProxies("127.0.0.0/8"),
 		wsproxy.WithErrorHandler(func(w http.ResponseWriter, r *http.Request, err error) {
@@ -87,7 +87,7 @@ func pieces(stream string) map[string][]string {
 	return cuts
 }
 
-func TestAMessageOverTheLimitDoesNotPass(t *testing.T) {
+func TestAMessageOverTheLimitIsNotForwarded(t *testing.T) {
 	for _, test := range limitedMessages {
 		t.Run(test.name, func(t *testing.T) {
 			testkit.FromEither(t, []wsproxy.Option{wsproxy.WithMaxClientMessageSize(200), wsproxy.WithMaxUpstreamMessageSize(200)}, func(t *testing.T, r *testkit.MemRig, from, to testkit.End) {
@@ -146,7 +146,7 @@ func TestEachDirectionHasItsOwnLimit(t *testing.T) {
 }
 
 // A peer may give up by itself right behind its message.
-func TestACloseFrameBehindAMessageOverTheLimitIsSeen(t *testing.T) {
+func TestACloseFrameAfterAMessageOverTheLimitIsReported(t *testing.T) {
 	testkit.FromEither(t, []wsproxy.Option{wsproxy.WithMaxClientMessageSize(10), wsproxy.WithMaxUpstreamMessageSize(10)}, func(t *testing.T, r *testkit.MemRig, from, to testkit.End) {
 		from.Send(t, from.Frame(testkit.Text, strings.Repeat("x", 11))+from.Frame(testkit.Text, "more")+from.Frame(testkit.Close, testkit.ClosePayload(1000, "")))
 		testkit.AnswerClose(t, 1009, to)
@@ -158,7 +158,7 @@ func TestACloseFrameBehindAMessageOverTheLimitIsSeen(t *testing.T) {
 }
 
 // The bytes of a header that is not whole yet are all the peer has sent.
-func TestTheHeldBytesOfAHeaderAreNotLostAtTheEnd(t *testing.T) {
+func TestTheBytesOfAnIncompleteHeaderAreForwardedAtTheEnd(t *testing.T) {
 	testkit.FromEither(t, []wsproxy.Option{wsproxy.WithMaxClientMessageSize(100_000), wsproxy.WithMaxUpstreamMessageSize(100_000)}, func(t *testing.T, r *testkit.MemRig, from, to testkit.End) {
 		whole := from.Frame(testkit.Text, "hello") + from.Frame(testkit.Text, strings.Repeat("x", 70_000))
 		from.Send(t, whole[:len(from.Frame(testkit.Text, "hello"))+7])
@@ -188,7 +188,7 @@ func TestTheMessageLimitWorksOverEveryLink(t *testing.T) {
 	})
 }
 
-func TestNegativeLimitsAreMistakes(t *testing.T) {
+func TestNegativeLimitsAreRefused(t *testing.T) {
 	_, err := wsproxy.New("http://a", wsproxy.WithMaxTunnels(-1), wsproxy.WithMaxTunnelsPerIP(-2),
 		wsproxy.WithMaxClientMessageSize(-3), wsproxy.WithMaxUpstreamMessageSize(-4), wsproxy.WithPing(1, 0))
 	for _, option := range []string{"WithMaxTunnels: \"-1\"", "WithMaxTunnelsPerIP: \"-2\"",

@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestAMalformedStreamPassesAndIsCutOnTimeouts(t *testing.T) {
+func TestAMalformedStreamIsForwardedAndClosedOnTimeouts(t *testing.T) {
 	eachGoodbye(t, nil, func(t *testing.T, r *testkit.MemRig, g goodbye, leave func()) {
 		client, server := testkit.Ends(r.Tunnel(t))
 		rest := strings.Repeat("GET / HTTP/1.1 is no frame. ", 1000)
@@ -28,7 +28,7 @@ func TestAMalformedStreamPassesAndIsCutOnTimeouts(t *testing.T) {
 	})
 }
 
-func TestAMalformedStreamDoesNotConcernTheOtherFlow(t *testing.T) {
+func TestAMalformedStreamDoesNotAffectTheOtherFlow(t *testing.T) {
 	testkit.FromEither(t, nil, func(t *testing.T, r *testkit.MemRig, from, to testkit.End) {
 		from.Send(t, "no frames")
 		to.Expect(t, "no frames")

@@ -41,7 +41,7 @@ func chatter(t testing.TB, e testkit.End, every time.Duration) {
 	})
 }
 
-func TestASilentEndGetsAPingAndItsPongCrosses(t *testing.T) {
+func TestASilentEndIsPingedAndItsPongIsForwarded(t *testing.T) {
 	testkit.FromEither(t, pings, func(t *testing.T, r *testkit.MemRig, silent, other testkit.End) {
 		for range 3 {
 			start := time.Now()
@@ -57,7 +57,7 @@ func TestASilentEndGetsAPingAndItsPongCrosses(t *testing.T) {
 	})
 }
 
-func TestALiveButSilentPairSurvivesTheReadTimeout(t *testing.T) {
+func TestPingsKeepASilentTunnelOpenBeyondTheReadTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := testkit.NewMemRig(t, nil, pings...)
 		client, server := testkit.Ends(r.Tunnel(t))
@@ -73,7 +73,7 @@ func TestALiveButSilentPairSurvivesTheReadTimeout(t *testing.T) {
 	})
 }
 
-func TestOnlyPongsThatComeKeepATunnel(t *testing.T) {
+func TestPingsWithoutPongsDoNotKeepATunnelOpen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := testkit.NewMemRig(t, nil, wsproxy.WithPing(50*time.Second, 40*time.Second))
 		client, server := testkit.Ends(r.Tunnel(t))
@@ -86,7 +86,7 @@ func TestOnlyPongsThatComeKeepATunnel(t *testing.T) {
 	})
 }
 
-func TestAnEndThatDoesNotAnswerIsDead(t *testing.T) {
+func TestAnEndThatDoesNotReplyToAPingIsDropped(t *testing.T) {
 	testkit.FromEither(t, pings, func(t *testing.T, r *testkit.MemRig, dead, live testkit.End) {
 		chatter(t, live, time.Second)
 		time.Sleep(7 * time.Second)
@@ -116,7 +116,7 @@ func (c slowConn) Write(b []byte) (int, error) {
 
 // While an end takes its Ping in, the other is not read; that alone is no sign
 // of life of the other's.
-func TestALiveEndThatIsSlowToTakeItsPingDoesNotKeepADeadOne(t *testing.T) {
+func TestALiveEndThatReadsItsPingSlowlyDoesNotKeepADeadOneOpen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var r *testkit.MemRig
 		r = testkit.NewMemRig(t, nil, append(pings, wsproxy.WithDialContext(func(context.Context, string, string) (net.Conn, error) {
@@ -133,7 +133,7 @@ func TestALiveEndThatIsSlowToTakeItsPingDoesNotKeepADeadOne(t *testing.T) {
 	})
 }
 
-func TestABusyEndGetsNoPing(t *testing.T) {
+func TestABusyEndIsNotPinged(t *testing.T) {
 	testkit.FromEither(t, pings, func(t *testing.T, r *testkit.MemRig, busy, silent testkit.End) {
 		count := busy.AnswerPings()
 		silent.AnswerPings()
@@ -175,7 +175,7 @@ func TestAPingMayComeBetweenFragments(t *testing.T) {
 
 // An end that takes in a frame for longer than the interval and the timeout
 // together cannot be sent a Ping, so that its silence tells nothing.
-func TestAnEndThatTakesInALongFrameIsNotDead(t *testing.T) {
+func TestAnEndThatReadsALongFrameIsNotDropped(t *testing.T) {
 	testkit.FromEither(t, pings, func(t *testing.T, r *testkit.MemRig, silent, other testkit.End) {
 		whole := other.Frame(testkit.Text, strings.Repeat("x", 100))
 		for i := range whole { // 100 seconds and more
@@ -189,7 +189,7 @@ func TestAnEndThatTakesInALongFrameIsNotDead(t *testing.T) {
 }
 
 // An end that has begun to close is sent no Ping, and need not answer one.
-func TestAnEndThatHasSentItsCloseFrameIsNotDead(t *testing.T) {
+func TestAnEndThatHasSentItsCloseFrameIsNotDropped(t *testing.T) {
 	testkit.FromEither(t, pings, func(t *testing.T, r *testkit.MemRig, closing, other testkit.End) {
 		closing.SendFrame(t, testkit.Close, testkit.ClosePayload(1000, ""))
 		other.ExpectFrame(t, testkit.Close, testkit.ClosePayload(1000, ""))
@@ -209,7 +209,7 @@ func TestAnEndThatHasSentItsCloseFrameIsNotDead(t *testing.T) {
 
 // An end that the proxy itself does not read from, because the other takes no
 // more, is not silent.
-func TestAnEndThatIsHeldUpByTheOtherIsNotDead(t *testing.T) {
+func TestAnEndThatIsBlockedByTheOtherIsNotDropped(t *testing.T) {
 	testkit.FromEither(t, pings, func(t *testing.T, r *testkit.MemRig, held, slow testkit.End) {
 		chatter(t, slow, time.Second)
 		go io.Copy(io.Discard, held)
@@ -228,7 +228,7 @@ func TestAnEndThatIsHeldUpByTheOtherIsNotDead(t *testing.T) {
 	})
 }
 
-func TestAnEndThatNeitherReadsNorSendsIsCut(t *testing.T) {
+func TestAnEndThatNeitherReadsNorSendsIsDropped(t *testing.T) {
 	testkit.FromEither(t, pings, func(t *testing.T, r *testkit.MemRig, deaf, other testkit.End) {
 		chatter(t, other, time.Millisecond)
 		go io.Copy(io.Discard, other)
@@ -239,7 +239,7 @@ func TestAnEndThatNeitherReadsNorSendsIsCut(t *testing.T) {
 }
 
 // Where no Ping can be sent, nobody can fail to answer it.
-func TestAMalformedStreamKnowsNoPingTimeout(t *testing.T) {
+func TestAMalformedStreamHasNoPingTimeout(t *testing.T) {
 	testkit.FromEither(t, pings, func(t *testing.T, r *testkit.MemRig, silent, talking testkit.End) {
 		for range 60 {
 			talking.Send(t, "no frame at all")
@@ -250,7 +250,7 @@ func TestAMalformedStreamKnowsNoPingTimeout(t *testing.T) {
 	})
 }
 
-func TestAHalfClosedTunnelGetsNoPing(t *testing.T) {
+func TestAHalfClosedTunnelIsNotPinged(t *testing.T) {
 	testkit.FromEither(t, append(pings, wsproxy.WithCloseTimeout(50*time.Second)), func(t *testing.T, r *testkit.MemRig, from, to testkit.End) {
 		require.NoError(t, from.CloseWrite())
 		to.ExpectEOF(t, "")
@@ -260,7 +260,7 @@ func TestAHalfClosedTunnelGetsNoPing(t *testing.T) {
 }
 
 // The dead end's half frame is all that the other could be told after.
-func TestAnEndThatDiesWithinAFrameIsGivenNoCloseFrameWithinIt(t *testing.T) {
+func TestNoCloseFrameFollowsADeadEndsIncompleteFrame(t *testing.T) {
 	testkit.FromEither(t, pings, func(t *testing.T, r *testkit.MemRig, dead, live testkit.End) {
 		half := dead.Frame(testkit.Text, "hello")[:6]
 		dead.Send(t, half)
@@ -270,7 +270,7 @@ func TestAnEndThatDiesWithinAFrameIsGivenNoCloseFrameWithinIt(t *testing.T) {
 	})
 }
 
-func TestPingsCrossEveryLink(t *testing.T) {
+func TestPingsWorkOverEveryLink(t *testing.T) {
 	t.Parallel()
 	testkit.OverLinks(t, nil, func(t *testing.T, l testkit.Link) {
 		ended := testkit.NewEndings()
@@ -301,7 +301,7 @@ func TestPingsCrossEveryLink(t *testing.T) {
 }
 
 // The live end talks so that it need not be pinged, and has seconds for that.
-func TestADeadEndIsCutOnEveryLink(t *testing.T) {
+func TestADeadEndIsDroppedOverEveryLink(t *testing.T) {
 	t.Parallel()
 	testkit.OverLinksAtOnce(t, nil, func(t *testing.T, l testkit.Link) func(*testing.T) {
 		ended := testkit.NewEndings()
@@ -319,7 +319,7 @@ func TestADeadEndIsCutOnEveryLink(t *testing.T) {
 	})
 }
 
-func TestPingAndPongCrossEndToEnd(t *testing.T) {
+func TestPingsAndPongsOfTheEndsAreForwarded(t *testing.T) {
 	testkit.OverLinks(t, nil, func(t *testing.T, l testkit.Link) {
 		testkit.EachSide(t, func(t *testing.T, side wsproxy.Reason) {
 			client, server := testkit.Ends(l.Start(t, nil).Tunnel(t))

@@ -77,7 +77,7 @@ func TestTunnelsAreLimitedForEachClientAddress(t *testing.T) {
 	refusedBy(t, r, from("192.0.2.1"))
 }
 
-func TestAnUntrustedClientCannotChooseTheAddressThatItsTunnelsCountFor(t *testing.T) {
+func TestAnUntrustedClientCannotChooseTheAddressThatItsTunnelsAreCountedBy(t *testing.T) {
 	r := testkit.PlainLink.Start(t, nil, wsproxy.WithMaxTunnelsPerIP(1))
 	r.Tunnel(t)
 	refusedBy(t, r, strings.Replace(testkit.SampleRequest, "\r\n\r\n", "\r\nX-Forwarded-For: 192.0.2.1\r\nX-Real-IP: 192.0.2.1\r\n\r\n", 1))

@@ -18,7 +18,7 @@ import (
 
 // Kubernetes answers for an upstream that redirects instead of switching; here,
 // as in httputil, every answer is the upstream's own to give.
-func TestARefusalArrivesWholeAndASecondRequestAfterItReachesNobody(t *testing.T) {
+func TestARefusalArrivesWholeAndARequestAfterItReachesNoUpstream(t *testing.T) {
 	for _, status := range []int{200, 300, 302, 307, 400, 401, 500, 503} {
 		t.Run(fmt.Sprint(status), func(t *testing.T) {
 			t.Parallel()
@@ -48,7 +48,7 @@ func TestARefusalArrivesWholeAndASecondRequestAfterItReachesNobody(t *testing.T)
 }
 
 // Otherwise a client could send requests of its own past the proxy's rules.
-func TestBytesAfterARefusedHandshakeReachNobody(t *testing.T) {
+func TestBytesAfterARefusedHandshakeReachNoUpstream(t *testing.T) {
 	const smuggled = "GET /admin HTTP/1.1\r\nHost: server.example.com\r\n\r\n"
 	for name, answer := range map[string]string{
 		"a refusal":        "HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno",
@@ -74,7 +74,7 @@ func TestBytesAfterARefusedHandshakeReachNobody(t *testing.T) {
 	}
 }
 
-func TestBytesAfterABadHandshakeReachNobody(t *testing.T) {
+func TestBytesAfterABadHandshakeReachNoUpstream(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	_, addr := testkit.ServeProxy(t, u.URL)
 	res, client := testkit.Do(t, addr, testkit.SampleRequestWith(t, "Version: 13", "Version: 12")+testkit.SampleRequest)
@@ -100,7 +100,7 @@ func TestTheConnectionOfARefusalIsNeverReused(t *testing.T) {
 	assert.Empty(t, first.Rest(t, "the upstream's"))
 }
 
-func TestAClientThatLeavesARefusalFreesTheUpstream(t *testing.T) {
+func TestAClientThatDisconnectsDuringARefusalFreesTheUpstream(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	p, addr := testkit.ServeProxy(t, u.URL)
 	client, server := refuse(t, addr, u, "HTTP/1.1 403 Forbidden\r\nContent-Length: 100\r\n\r\npart")

@@ -15,7 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestAClientThatLeavesDuringTheDialEndsIt(t *testing.T) {
+func TestAClientThatDisconnectsDuringTheDialCancelsIt(t *testing.T) {
 	errs := testkit.NewFailures()
 	dialing := make(chan struct{})
 	p, addr := testkit.ServeProxy(t, "http://upstream.example.com", errs.Option(), wsproxy.WithConnectTimeout(0),
@@ -35,7 +35,7 @@ func TestAClientThatLeavesDuringTheDialEndsIt(t *testing.T) {
 	assert.Equal(t, wsproxy.Stats{}, p.Stats())
 }
 
-func TestAClientThatLeavesWhileTheUpstreamThinksFreesIt(t *testing.T) {
+func TestAClientThatDisconnectsBeforeTheResponseFreesTheUpstream(t *testing.T) {
 	for name, opts := range map[string][]wsproxy.Option{
 		"with timeouts":    nil,
 		"without timeouts": {wsproxy.WithReadTimeout(0), wsproxy.WithSendTimeout(0), wsproxy.WithConnectTimeout(0)},

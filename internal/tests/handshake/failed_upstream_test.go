@@ -17,7 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestAnUpstreamThatIsDownIsABadGateway(t *testing.T) {
+func TestAnUpstreamThatIsDownCauses502(t *testing.T) {
 	u := &testkit.Upstream{Addr: testkit.RefusingAddr(t)}
 	p, addr := testkit.ServeProxy(t, "http://"+u.Addr)
 	client := testkit.Dial(t, addr)
@@ -36,7 +36,7 @@ func TestAnUpstreamThatIsDownIsABadGateway(t *testing.T) {
 	assert.ErrorContains(t, err, u.Addr, "the operator is not told which upstream")
 }
 
-func TestAnUpstreamThatHangsIsAGatewayTimeout(t *testing.T) {
+func TestAnUpstreamThatHangsCauses504(t *testing.T) {
 	for name, part := range map[string]string{
 		"before its answer":            "",
 		"in its status line":           "HTTP/1.1 1",

@@ -24,7 +24,7 @@ func (u unwrapper) Unwrap() http.ResponseWriter { return u.w }
 // A hider is what some middleware makes of it.
 type hider struct{ http.ResponseWriter }
 
-func TestMiddlewareWithUnwrapIsSeenThrough(t *testing.T) {
+func TestAWriterWithUnwrapIsUnwrapped(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	p := testkit.NewProxy(t, u.URL)
 	addr := testkit.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -71,7 +71,7 @@ func (brokenHijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return nil, nil, errors.New("no luck")
 }
 
-func TestAHijackThatFailsIsAnswered(t *testing.T) {
+func TestAFailedHijackCauses500(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	errs := testkit.NewFailures()
 	p := testkit.NewProxy(t, u.URL, errs.Option())
@@ -129,7 +129,7 @@ func (w panicker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return w.ResponseWriter.(http.Hijacker).Hijack()
 }
 
-func TestAHijackThatPanicsLeavesNoFieldOfTheSwitch(t *testing.T) {
+func TestAHijackThatPanicsLeavesNoFieldsOfThe101(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	p := testkit.NewProxy(t, u.URL)
 	addr := testkit.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -152,7 +152,7 @@ type refuser struct{ unwrapper }
 
 func (refuser) Hijack() (net.Conn, *bufio.ReadWriter, error) { return nil, nil, http.ErrNotSupported }
 
-func TestAWrapperThatRefusesItselfIsNamed(t *testing.T) {
+func TestAWrapperThatRefusesToHijackIsNamed(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	p := testkit.NewProxy(t, u.URL)
 	addr := testkit.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { p.ServeHTTP(refuser{unwrapper{w}}, r) }))
@@ -162,7 +162,7 @@ func TestAWrapperThatRefusesItselfIsNamed(t *testing.T) {
 	assert.Contains(t, testkit.Body(t, res), "hijacking handshake_test.refuser")
 }
 
-func TestWhatCameForTheTunnelIsNoRequestAfterAPanic(t *testing.T) {
+func TestBytesForTheTunnelAreNotParsedAsARequestAfterAPanic(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	p := testkit.NewProxy(t, u.URL, wsproxy.WithRewrite(func(*httputil.ProxyRequest) { panic("the user's") }))
 	asked := make(chan string, 10)
@@ -202,7 +202,7 @@ func (w throughReader) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return readerConn{conn, brw.Reader}, brw, nil
 }
 
-func TestAConnThatReadsThroughTheServersReaderGivesEachByteOnce(t *testing.T) {
+func TestAConnThatReadsThroughTheServersReaderReturnsEachByteOnce(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	p := testkit.NewProxy(t, u.URL)
 	addr := testkit.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { p.ServeHTTP(throughReader{w}, r) }))

@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/assert"
 )
 
-func TestBytesThatAreNotLegalInAHeaderGoNowhere(t *testing.T) {
+func TestIllegalBytesInAHeaderAreNeverForwarded(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	_, addr := testkit.ServeProxy(t, u.URL)
 	for name, line := range map[string]string{
@@ -40,7 +40,7 @@ func TestBytesThatAreNotLegalInAHeaderGoNowhere(t *testing.T) {
 	assert.Contains(t, u.Accept(t).RawHeader(t), "\r\nX-A: a\tb \xff\xc3\xa4\r\n", "bytes that are legal are changed")
 }
 
-func TestAHostThatCannotBeSentIsTheClientsMistake(t *testing.T) {
+func TestAHostThatCannotBeSentCauses400(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	errs := testkit.NewFailures()
 	_, addr := testkit.ServeProxy(t, u.URL, errs.Option())
@@ -61,7 +61,7 @@ func TestAHostThatCannotBeSentIsTheClientsMistake(t *testing.T) {
 
 // An empty Host means the host of the URL to httputil, whose Rewrite the
 // user's function follows: ProxyRequest.SetURL itself leaves it so.
-func TestAnEmptyHostMeansTheTargets(t *testing.T) {
+func TestAnEmptyHostIsReplacedByTheTargets(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	headers := u.Respond(testkit.ResponseOKClose)
 	_, addr := testkit.ServeProxy(t, u.URL, wsproxy.WithRewrite(func(pr *httputil.ProxyRequest) { pr.Out.Host = "" }))

@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestInformationalAnswersArePassedOn(t *testing.T) {
+func TestInformationalResponsesAreForwarded(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	p := testkit.NewProxy(t, u.URL)
 	addr := testkit.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -44,7 +44,7 @@ func TestInformationalAnswersArePassedOn(t *testing.T) {
 }
 
 // golang/go#65123
-func TestInformationalAnswersEndWithTheRequest(t *testing.T) {
+func TestInformationalResponsesEndWithTheRequest(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	u.Script(func(server *testkit.Peer) {
 		if _, err := http.ReadRequest(server.Reader); err != nil {

@@ -43,7 +43,7 @@ func deafAsker(t *testing.T, p *wsproxy.Proxy, u *testkit.Upstream) (client net.
 	return client, server
 }
 
-func TestAClientThatTakesNoInformationalAnswerIsGivenUp(t *testing.T) {
+func TestAClientThatDoesNotReadInformationalResponsesIsDisconnected(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	p := testkit.NewProxy(t, u.URL, wsproxy.WithSendTimeout(100*time.Millisecond))
 	_, server := deafAsker(t, p, u)
@@ -52,7 +52,7 @@ func TestAClientThatTakesNoInformationalAnswerIsGivenUp(t *testing.T) {
 	assert.NotErrorIs(t, err, os.ErrDeadlineExceeded, "the upstream's connection stays open")
 }
 
-func TestShutdownDoesNotWaitForAClientThatTakesNoInformationalAnswer(t *testing.T) {
+func TestShutdownDoesNotWaitForAClientThatDoesNotReadInformationalResponses(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	p := testkit.NewProxy(t, u.URL, wsproxy.WithSendTimeout(0))
 	deafAsker(t, p, u)

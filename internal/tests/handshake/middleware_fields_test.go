@@ -14,7 +14,7 @@ import (
 )
 
 // httputil clears the whole header after a 1xx.
-func TestInformationalAnswersLeaveMiddlewaresFieldsAlone(t *testing.T) {
+func TestInformationalResponsesKeepTheFieldsOfMiddleware(t *testing.T) {
 	failing := wsproxy.WithModifyResponse(func(*http.Response) error { return errors.New("not this one") })
 	for name, tr := range map[string]struct {
 		opts   []wsproxy.Option

@@ -18,7 +18,7 @@ import (
 // A usual way to rewrite a body leaves the old one to a goroutine of the user's.
 // Its reader went back to the pool under that goroutine, which crashed the
 // process with a nil pointer in bufio.
-func TestABodyThatAModifyResponseReadsOnOutlivesItsResponse(t *testing.T) {
+func TestABodyThatModifyResponseKeepsReadingOutlivesItsResponse(t *testing.T) {
 	copied := make(chan struct{}, 100)
 	r := testkit.PlainLink.Start(t, nil, wsproxy.WithModifyResponse(func(res *http.Response) error {
 		old := res.Body
@@ -56,7 +56,7 @@ func TestABodyThatAModifyResponseReadsOnOutlivesItsResponse(t *testing.T) {
 
 // Such a response is plain: it holds no place for a tunnel, and like the same
 // response to a plain request it goes on after Close.
-func TestCloseLeavesAResponseToAnUpgradeWithoutASwitchAlone(t *testing.T) {
+func TestCloseDoesNotInterruptARefusal(t *testing.T) {
 	for name, request := range map[string]string{
 		"upgrade": testkit.SampleRequest,
 		"plain":   "GET /chat HTTP/1.1\r\nHost: server.example.com\r\n\r\n",
@@ -97,7 +97,7 @@ func (h exitingHandler) Handle(_ context.Context, r slog.Record) error {
 }
 
 // It leaked the tunnel, for which Shutdown then waited.
-func TestALoggerThatExitsItsGoroutineFailsItsTunnelAlone(t *testing.T) {
+func TestALoggerThatExitsItsGoroutineFailsOnlyItsTunnel(t *testing.T) {
 	for message, want := range map[string]wsproxy.Reason{
 		"tunnel opened": wsproxy.ReasonFailed,
 		"tunnel closed": wsproxy.ReasonClientClosed,
@@ -132,7 +132,7 @@ func TestALoggerThatExitsItsGoroutineFailsItsTunnelAlone(t *testing.T) {
 }
 
 // The next server kept the place of a tunnel that nobody was to open.
-func TestALoggerThatExitsOverAFailedServerLeavesNoPlaceTaken(t *testing.T) {
+func TestALoggerThatExitsItsGoroutineForAFailedServerLeaksNoSlot(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	servers, err := wsproxy.NewUpstream(wsproxy.RoundRobin(),
 		wsproxy.Server{Addr: testkit.RefusingAddr(t)}, wsproxy.Server{Addr: u.Addr, Backup: true})

@@ -76,7 +76,7 @@ func TestARefusalOfTheUpstreamReachesTheClient(t *testing.T) {
 	}
 }
 
-func TestABodyThatEndsWithItsConnectionIsComplete(t *testing.T) {
+func TestABodyThatEndsWithTheConnectionIsComplete(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	_, addr := testkit.ServeProxy(t, u.URL)
 	client, server := refuse(t, addr, u, "HTTP/1.0 403 Forbidden\r\n\r\nto the end")
@@ -108,7 +108,7 @@ func TestALargeRefusalIsStreamedIntact(t *testing.T) {
 	}
 }
 
-func TestARefusalIsPassedOnAsItComes(t *testing.T) {
+func TestARefusalIsForwardedAsItArrives(t *testing.T) {
 	for name, answer := range map[string][2]string{
 		"with its length": {"HTTP/1.1 403 Forbidden\r\nContent-Length: 11\r\n\r\nfirst ", "second"[:5]},
 		"in chunks":       {"HTTP/1.1 403 Forbidden\r\nTransfer-Encoding: chunked\r\n\r\n6\r\nfirst \r\n", "5\r\nsecon\r\n0\r\n\r\n"},
@@ -137,7 +137,7 @@ func TestTheHeaderOfARefusalDoesNotWaitForItsBody(t *testing.T) {
 	assert.Equal(t, "no", testkit.Body(t, res))
 }
 
-func TestTheTrailersOfARefusalArePassedOn(t *testing.T) {
+func TestTheTrailersOfARefusalAreForwarded(t *testing.T) {
 	for name, announced := range map[string]string{"announced": "Trailer: X-Sum\r\n", "not announced": ""} {
 		t.Run(name, func(t *testing.T) {
 			u := testkit.NewUpstream(t)
@@ -151,7 +151,7 @@ func TestTheTrailersOfARefusalArePassedOn(t *testing.T) {
 	}
 }
 
-func TestARefusalThatIsCutIsCutForTheClientToo(t *testing.T) {
+func TestATruncatedRefusalIsTruncatedForTheClientToo(t *testing.T) {
 	for name, answer := range map[string]string{
 		"with its length":  "HTTP/1.1 403 Forbidden\r\nContent-Length: 100\r\n\r\npart",
 		"in chunks":        "HTTP/1.1 403 Forbidden\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\n",
@@ -172,7 +172,7 @@ func TestARefusalThatIsCutIsCutForTheClientToo(t *testing.T) {
 	}
 }
 
-func TestARefusalThatStallsIsCutAfterTheReadTimeout(t *testing.T) {
+func TestAStalledRefusalIsClosedAfterTheReadTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := testkit.NewMemRig(t, nil, wsproxy.WithReadTimeout(5*time.Second))
 		client := r.SendHandshake(t)

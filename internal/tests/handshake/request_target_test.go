@@ -29,7 +29,7 @@ func TestOriginQueryAndEncodedPathReachTheUpstreamAsSent(t *testing.T) {
 	}
 }
 
-func TestTheRequestTargetOfAnUpgradeSurvivesToTheByte(t *testing.T) {
+func TestTheRequestTargetOfAnUpgradeIsForwardedByteForByte(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	_, addr := testkit.ServeProxy(t, u.URL+"/base/?t=1")
 	for name, target := range map[string]string{

@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestABadHandshakeGetsAClearAnswer(t *testing.T) {
+func TestABadHandshakeGetsAClearResponse(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		request string
@@ -82,7 +82,7 @@ func TestABadHandshakeGetsAClearAnswer(t *testing.T) {
 	}
 }
 
-func TestARequestWithABodyIsRefusedBeforeTheBodyComes(t *testing.T) {
+func TestARequestWithABodyIsRefusedBeforeTheBodyArrives(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	_, addr := testkit.ServeProxy(t, u.URL)
 	res, _ := testkit.Do(t, addr, testkit.SampleRequestAnd("Content-Length: 5"))
@@ -91,7 +91,7 @@ func TestARequestWithABodyIsRefusedBeforeTheBodyComes(t *testing.T) {
 	assert.Empty(t, u.Conns, "a bad handshake reached the upstream")
 }
 
-func TestALongBadValueIsCutInTheAnswer(t *testing.T) {
+func TestALongBadValueIsShortenedInTheResponse(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	_, addr := testkit.ServeProxy(t, u.URL)
 	res, _ := testkit.Do(t, addr, testkit.SampleRequestWith(t, testkit.SampleKey, strings.Repeat("k", 100_000)))
@@ -138,7 +138,7 @@ func TestOtherProtocolsAreNotForwarded(t *testing.T) {
 	}
 }
 
-func TestOnlyTheAllowedOneOfSeveralProtocolsIsForwarded(t *testing.T) {
+func TestOnlyTheAllowedProtocolAmongSeveralIsForwarded(t *testing.T) {
 	for _, lines := range []string{
 		"Upgrade: websocket, h2c",
 		"Upgrade: h2c, websocket",
@@ -162,7 +162,7 @@ func TestOnlyTheAllowedOneOfSeveralProtocolsIsForwarded(t *testing.T) {
 
 // CVE-2022-31813 and CVE-2024-45410: a client named the proxy's own fields in
 // Connection, and they were removed as hop-by-hop.
-func TestFieldsOfTheProxyCannotBeStrippedThroughConnection(t *testing.T) {
+func TestConnectionCannotRemoveFieldsThatTheProxySets(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	_, addr := testkit.ServeProxy(t, u.URL, wsproxy.WithHeader("X-Gate", "open"))
 	for _, plain := range []bool{false, true} {

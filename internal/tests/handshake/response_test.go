@@ -12,7 +12,7 @@ import (
 )
 
 // CVE-2018-1002105: a tunnel stood although the upstream had not switched.
-func TestAnAnswerThatIsNoSwitchNeverMakesATunnel(t *testing.T) {
+func TestOnlyAValid101OpensATunnel(t *testing.T) {
 	for _, c := range []struct {
 		name, answer, says string
 		closes             bool // the upstream closes after answer
@@ -72,7 +72,7 @@ func TestAnAnswerThatIsNoSwitchNeverMakesATunnel(t *testing.T) {
 	}
 }
 
-func TestAHeaderWithoutEndIsCutSoon(t *testing.T) {
+func TestAnEndlessHeaderIsRefusedEarly(t *testing.T) {
 	t.Parallel()
 	for name, part := range map[string]string{
 		"of long lines":    "X-Long: " + strings.Repeat("x", 8000) + "\r\n",

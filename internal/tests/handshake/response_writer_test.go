@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/assert"
 )
 
-func TestMiddlewareFindsTheHeaderOfTheSwitchOnceServeHTTPReturns(t *testing.T) {
+func TestMiddlewareSeesTheHeaderOfThe101AfterServeHTTPReturns(t *testing.T) {
 	for name, opts := range map[string][]wsproxy.Option{"blocking": nil, "detached": {wsproxy.WithDetached()}} {
 		t.Run(name, func(t *testing.T) {
 			found := make(chan http.Header, 1)

@@ -16,7 +16,7 @@ import (
 )
 
 // timeouts_test.go has this in fake time, which real sockets do not know.
-func TestTheServersTimeoutsDoNotConcernATunnel(t *testing.T) {
+func TestTheServersTimeoutsDoNotEndATunnel(t *testing.T) {
 	t.Parallel()
 	const long = 2 * time.Second // enough for a handshake, whatever else the machine does
 	u := testkit.NewUpstream(t)

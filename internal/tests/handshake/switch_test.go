@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestASwitchThatNobodyAskedForIsRefused(t *testing.T) {
+func TestAnUnrequestedSwitchIsRefused(t *testing.T) {
 	for name, answer := range map[string]string{
 		"to websocket":           testkit.SampleSwitch,
 		"to nothing":             "HTTP/1.1 101 Switching Protocols\r\n\r\n",
@@ -44,7 +44,7 @@ func TestASwitchThatNobodyAskedForIsRefused(t *testing.T) {
 	}
 }
 
-func TestTheSwitchCarriesNothingHopByHop(t *testing.T) {
+func TestThe101HasNoHopByHopFields(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	_, addr := testkit.ServeProxy(t, u.URL)
 	client := testkit.Dial(t, addr)
@@ -61,7 +61,7 @@ func TestTheSwitchCarriesNothingHopByHop(t *testing.T) {
 }
 
 // net/http reads such a line and never writes one.
-func TestTheSwitchCarriesNoFieldThatIsNotLegal(t *testing.T) {
+func TestThe101HasNoIllegalFields(t *testing.T) {
 	for _, line := range []string{"X Y: 1", "Connection : X-End", "Transfer-Encoding : chunked", "X-A: a\rX-Injected: 1"} {
 		t.Run(line, func(t *testing.T) {
 			u := testkit.NewUpstream(t)
@@ -78,7 +78,7 @@ func TestTheSwitchCarriesNoFieldThatIsNotLegal(t *testing.T) {
 	}
 }
 
-func TestAModifiedSwitchIsWhatTheClientGets(t *testing.T) {
+func TestTheClientReceivesThe101AsModified(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	broken := errors.New("broken rule")
 	errs := testkit.NewFailures()
@@ -116,7 +116,7 @@ func TestAModifiedSwitchIsWhatTheClientGets(t *testing.T) {
 	}
 }
 
-func TestASwitchIsTakenHoweverItIsSpelled(t *testing.T) {
+func TestA101IsAcceptedInAnySpelling(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	_, addr := testkit.ServeProxy(t, u.URL)
 	for _, answer := range []string{
@@ -142,7 +142,7 @@ func TestASwitchIsTakenHoweverItIsSpelled(t *testing.T) {
 
 // httputil takes the Body of a 101 for its connection, so that ModifyResponse
 // can put itself between. Here the body of a 101 is nothing.
-func TestABodyThatModifyResponseGivesASwitchIsNotUsed(t *testing.T) {
+func TestABodyThatModifyResponseAddsToA101IsIgnored(t *testing.T) {
 	r := testkit.PlainLink.Start(t, nil, wsproxy.WithModifyResponse(func(res *http.Response) error {
 		assert.Equal(t, http.NoBody, res.Body)
 		res.Body = io.NopCloser(strings.NewReader("not the upstream's"))
@@ -155,7 +155,7 @@ func TestABodyThatModifyResponseGivesASwitchIsNotUsed(t *testing.T) {
 	server.ExpectEOF(t, "")
 }
 
-func TestFieldsOfMiddlewareAppearInTheSwitch(t *testing.T) {
+func TestFieldsOfMiddlewareAppearInThe101(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	p := testkit.NewProxy(t, u.URL)
 	addr := testkit.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -15,7 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestADialThatTakesLongerThanTheConnectTimeoutIsA504(t *testing.T) {
+func TestADialThatTakesLongerThanTheConnectTimeoutCauses504(t *testing.T) {
 	hangs := wsproxy.WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) {
 		<-ctx.Done()
 		return nil, ctx.Err()
@@ -43,7 +43,7 @@ func TestTheConnectTimeoutIncludesTheTLSHandshake(t *testing.T) {
 	})
 }
 
-func TestWithoutAConnectTimeoutADialMayTakeForEver(t *testing.T) {
+func TestWithoutAConnectTimeoutADialIsNotBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		near, far := testkit.NewMemConns(testkit.Room)
 		r := testkit.NewMemRig(t, nil, wsproxy.WithConnectTimeout(0), wsproxy.WithDialContext(
@@ -58,7 +58,7 @@ func TestWithoutAConnectTimeoutADialMayTakeForEver(t *testing.T) {
 	})
 }
 
-func TestAnAnswerThatTakesLongerThanTheReadTimeoutIsA504(t *testing.T) {
+func TestAResponseThatTakesLongerThanTheReadTimeoutCauses504(t *testing.T) {
 	for _, test := range []struct {
 		opts []wsproxy.Option
 		want time.Duration
@@ -78,7 +78,7 @@ func TestAnAnswerThatTakesLongerThanTheReadTimeoutIsA504(t *testing.T) {
 }
 
 // A header that drips held a place for a tunnel as long as it dripped.
-func TestAHeaderThatIsNotWholeWithinTheReadTimeoutIsA504(t *testing.T) {
+func TestAHeaderThatIsIncompleteAtTheReadTimeoutCauses504(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := testkit.NewMemRig(t, nil, wsproxy.WithMaxTunnels(1))
 		start := time.Now()
@@ -119,7 +119,7 @@ func TestInformationalResponsesDoNotExtendTheReadTimeout(t *testing.T) {
 
 // A client that takes its time over an informational response must not make
 // its server a slow one.
-func TestTheTimeAClientTakesForA103IsNotTheServers(t *testing.T) {
+func TestASlowReaderOfA103DoesNotMakeItsServerTimeOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := testkit.NewMemRig(t, nil)
 		client := r.SendHandshake(t)
@@ -137,7 +137,7 @@ func TestTheTimeAClientTakesForA103IsNotTheServers(t *testing.T) {
 	})
 }
 
-func TestTheReadTimeoutOfAResponseBodyIsBetweenTwoReads(t *testing.T) {
+func TestTheReadTimeoutOfAResponseBodyAppliesToEachRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := testkit.NewMemRig(t, nil)
 		client := r.SendHandshake(t)
@@ -152,7 +152,7 @@ func TestTheReadTimeoutOfAResponseBodyIsBetweenTwoReads(t *testing.T) {
 	})
 }
 
-func TestWithoutAReadTimeoutAnAnswerMayTakeForEver(t *testing.T) {
+func TestWithoutAReadTimeoutTheWaitForAResponseIsNotBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := testkit.NewMemRig(t, nil, wsproxy.WithReadTimeout(0))
 		client := r.SendHandshake(t)
@@ -166,7 +166,7 @@ func TestWithoutAReadTimeoutAnAnswerMayTakeForEver(t *testing.T) {
 	})
 }
 
-func TestARequestThatTheUpstreamDoesNotTakeIsA504AtTheSendTimeout(t *testing.T) {
+func TestARequestThatTheUpstreamDoesNotReadCauses504AtTheSendTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := testkit.NewMemRig(t, nil, wsproxy.WithSendTimeout(5*time.Second), wsproxy.WithDialContext(
 			func(context.Context, string, string) (net.Conn, error) {
@@ -178,7 +178,7 @@ func TestARequestThatTheUpstreamDoesNotTakeIsA504AtTheSendTimeout(t *testing.T) 
 }
 
 // A timeout of the handshake must not go off in the tunnel.
-func TestTheDeadlinesOfTheHandshakeDoNotReachTheTunnel(t *testing.T) {
+func TestTheDeadlinesOfTheHandshakeDoNotApplyToTheTunnel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := testkit.NewMemRig(t, nil, wsproxy.WithConnectTimeout(2*time.Second), wsproxy.WithSendTimeout(2*time.Second))
 		client, server := r.Tunnel(t)

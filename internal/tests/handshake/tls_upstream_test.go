@@ -23,7 +23,7 @@ func TestATunnelToATLSUpstreamWorks(t *testing.T) {
 	require.Empty(t, server.Rest(t, "the upstream's"))
 }
 
-func TestATLSUpstreamThatIsNotTrustedIsABadGateway(t *testing.T) {
+func TestAnUntrustedTLSUpstreamCauses502(t *testing.T) {
 	u, _ := testkit.NewTLSUpstream(t)
 	errs := testkit.NewFailures()
 	_, addr := testkit.ServeProxy(t, u.URL, errs.Option())
@@ -38,7 +38,7 @@ func TestATLSUpstreamThatIsNotTrustedIsABadGateway(t *testing.T) {
 	require.Empty(t, u.Conns)
 }
 
-func TestATLSUpstreamThatDoesNotShakeHandsIsAGatewayTimeout(t *testing.T) {
+func TestATLSUpstreamThatDoesNotFinishItsHandshakeCauses504(t *testing.T) {
 	for name, request := range map[string]string{"an upgrade": testkit.SampleRequest, "a plain request": testkit.PlainRequest} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -31,7 +31,7 @@ func TestTheHandshakeReachesTheUpstreamAsSent(t *testing.T) {
 	assert.Equal(t, []string{"x-other"}, res.Header["Sec-Websocket-Extensions"])
 }
 
-func TestAProtocolThatIsNoWebSocketPassesByteForByte(t *testing.T) {
+func TestAnotherProtocolIsForwardedByteForByte(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	_, addr := testkit.ServeProxy(t, u.URL, wsproxy.WithUpgrades("websocket", "spdy/3.1"))
 	client := testkit.Dial(t, addr)

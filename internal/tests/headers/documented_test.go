@@ -14,7 +14,7 @@ import (
 // What SECURITY.md and the doc comments say about a client's fields, by name,
 // of upgrades and plain requests alike. They said "every forwarding field".
 
-func TestTheForwardingFieldsThatAreRemovedAreTheDocumentedOnes(t *testing.T) {
+func TestTheDocumentedForwardingFieldsAreRemoved(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	_, open := testkit.ServeProxy(t, u.URL)
 	_, distrusting := testkit.ServeProxy(t, u.URL, wsproxy.WithTrustedProxies("192.0.2.1"))
@@ -44,7 +44,7 @@ func TestTheForwardingFieldsThatAreRemovedAreTheDocumentedOnes(t *testing.T) {
 
 // A client may name any field in Connection (RFC 9110, section 7.6.1), and a
 // proxy that obeys cannot tell who set it: httputil.ReverseProxy does the same.
-func TestConnectionRemovesAFieldOfMiddlewareAndNoneOfWithRewrite(t *testing.T) {
+func TestConnectionRemovesFieldsOfMiddlewareButNoneOfWithRewrite(t *testing.T) {
 	type user struct{}
 	u := testkit.NewUpstream(t)
 	p := testkit.NewProxy(t, u.URL, wsproxy.WithHeader("X-Fixed", "proxy"), wsproxy.WithRewrite(func(pr *httputil.ProxyRequest) {

@@ -38,7 +38,7 @@ func TestAPathWithADotSegmentIsRefused(t *testing.T) {
 	assert.Empty(t, u.Conns, "a refused path reached the upstream")
 }
 
-func TestWhatOnlyLooksLikeADotSegmentPasses(t *testing.T) {
+func TestASegmentThatOnlyLooksLikeADotSegmentIsForwarded(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	_, addr := testkit.ServeProxy(t, u.URL+"/base/../x")
 	for _, target := range []string{"/.well-known/x", "/..a/b../...", "/%252e%252e/a", "/a?/../b", "/a;b=../c"} {
@@ -65,7 +65,7 @@ func TestAPlainHandlerGetsPathsWithDots(t *testing.T) {
 
 // GET * went upstream as GET /*. Only OPTIONS may ask for it (RFC 9112, section
 // 3.2.4), and net/http answers that.
-func TestOnlyOPTIONSMayAskForAnAsterisk(t *testing.T) {
+func TestOnlyOPTIONSMayRequestAnAsterisk(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	_, addr := testkit.ServeProxy(t, u.URL)
 	for _, request := range []string{testkit.PlainGet("*"), testkit.UpgradeGet("*"), strings.Replace(testkit.PlainGet("*"), "GET", "POST", 1)} {

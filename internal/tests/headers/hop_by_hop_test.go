@@ -11,7 +11,7 @@ import (
 
 // httputil passes on what concerns its own connection with a 1xx alone
 // (golang/go#81319).
-func TestInformationalAnswersLoseHopByHopFields(t *testing.T) {
+func TestInformationalResponsesLoseHopByHopFields(t *testing.T) {
 	for kind, request := range map[string]string{"plain": testkit.PlainRequest, "upgrade": testkit.SampleRequest} {
 		t.Run(kind, func(t *testing.T) {
 			u := testkit.NewUpstream(t)

@@ -86,7 +86,7 @@ var hostileHeaders = map[string]func(n int) string{
 
 // Each name of a Trailer was once compared with each option of Connection,
 // twice: 64 kB cost two seconds, and a megabyte ten minutes.
-func TestAHostileHeaderCostsNoMoreThanItsLength(t *testing.T) {
+func TestTheCostOfAHostileHeaderIsLinearInItsLength(t *testing.T) {
 	sizes := []int{60 << 10, 240 << 10, 960 << 10}
 	if testkit.RaceEnabled() || !testkit.FullStress() {
 		sizes = sizes[:2]

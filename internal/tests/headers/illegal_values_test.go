@@ -52,7 +52,7 @@ var (
 	plainAlone     = []func(string, ...string) string{testkit.PlainGet}
 )
 
-func TestWhatARewriteLeavesUnsendableGoesNowhere(t *testing.T) {
+func TestARequestThatARewriteMakesUnsendableIsNotForwarded(t *testing.T) {
 	for _, part := range []struct {
 		spoiled  map[string]spoiling
 		requests []func(string, ...string) string
@@ -70,7 +70,7 @@ func TestWhatARewriteLeavesUnsendableGoesNowhere(t *testing.T) {
 	}
 }
 
-func TestWhatMiddlewareLeavesUnsendableGoesNowhere(t *testing.T) {
+func TestARequestThatMiddlewareMakesUnsendableIsNotForwarded(t *testing.T) {
 	for _, part := range []struct {
 		spoiled  map[string]spoiling
 		requests []func(string, ...string) string

@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/assert"
 )
 
-func TestTheRequestTargetSurvivesToTheByteBehindTheTargetsBase(t *testing.T) {
+func TestTheRequestTargetIsForwardedByteForByteAfterTheTargetsPath(t *testing.T) {
 	parameters := "p0=0"
 	for range 9_999 {
 		parameters += "&p=%2F+%20"
@@ -96,7 +96,7 @@ func TestRewriteWithinAReverseProxySendsWhatTheProxySends(t *testing.T) {
 	}
 }
 
-func TestRewriteWithinAReverseProxyForwardsAllowedUpgradesAlone(t *testing.T) {
+func TestRewriteWithinAReverseProxyForwardsOnlyAllowedUpgrades(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	p := testkit.NewProxy(t, u.URL)
 	addr := viaReverseProxy(t, p)
@@ -122,7 +122,7 @@ func TestRewriteWithinAReverseProxyForwardsAllowedUpgradesAlone(t *testing.T) {
 	server.Expect(t, "ping")
 }
 
-func TestARewriteMayMakeTheRequestAnew(t *testing.T) {
+func TestARewriteCanReplaceTheRequest(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	_, addr := testkit.ServeProxy(t, u.URL, wsproxy.WithRewrite(func(pr *httputil.ProxyRequest) {
 		out, _ := http.NewRequest(pr.Out.Method, pr.Out.URL.String(), nil)
@@ -153,7 +153,7 @@ type transportFunc func(*http.Request) (*http.Response, error)
 
 func (f transportFunc) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-func TestTheClientsRequestIsLeftAsItCame(t *testing.T) {
+func TestTheClientsRequestIsNotModified(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	p := testkit.NewProxy(t, u.URL+"/base?k=1", wsproxy.WithHeader("X-Set", "1"), wsproxy.WithRewrite(func(pr *httputil.ProxyRequest) {
 		for _, values := range pr.Out.Header {

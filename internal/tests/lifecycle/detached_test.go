@@ -36,7 +36,7 @@ func TestADetachedTunnelOutlivesServeHTTPAndItsContext(t *testing.T) {
 	})
 }
 
-func TestABlockingServeHTTPStaysForTheTunnel(t *testing.T) {
+func TestABlockingServeHTTPReturnsWhenTheTunnelEnds(t *testing.T) {
 	returned := make(chan struct{})
 	r := testkit.PlainLink.Start(t, func(h http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -22,7 +22,7 @@ import (
 // A malformed line of a megabyte was a log line of five, as the errors of
 // net/http have the whole of it, and a Set-Cookie with a control byte was logged
 // with all of its value.
-func TestWhatAnUpstreamSendsDoesNotFloodTheLog(t *testing.T) {
+func TestOversizedUpstreamInputIsShortenedInTheLog(t *testing.T) {
 	const much = 900_000
 	x := strings.Repeat("x", much)
 	for name, answer := range map[string]string{
@@ -71,7 +71,7 @@ func TestWhatAnUpstreamSendsDoesNotFloodTheLog(t *testing.T) {
 }
 
 // The error of a certificate for another name lists the names it is for.
-func TestACertificateDoesNotFloodTheLog(t *testing.T) {
+func TestALongCertificateErrorIsShortenedInTheLog(t *testing.T) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	require.NoError(t, err)
 	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}

@@ -27,7 +27,7 @@ func (h brokenHandler) Handle(_ context.Context, r slog.Record) error {
 }
 
 // The proxy's goroutines have nobody above them who would catch it.
-func TestALoggerThatPanicsFailsItsTunnelAlone(t *testing.T) {
+func TestALoggerThatPanicsFailsOnlyItsTunnel(t *testing.T) {
 	for message, want := range map[string]wsproxy.Reason{
 		"tunnel opened": wsproxy.ReasonFailed,
 		"hook failed":   wsproxy.ReasonFailed,

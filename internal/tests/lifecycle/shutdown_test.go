@@ -37,7 +37,7 @@ func (c waitedFor) Done() <-chan struct{} {
 	return c.Context.Done()
 }
 
-func TestShutdownRefusesNewTunnelsAndWaitsForThoseThereAre(t *testing.T) {
+func TestShutdownRefusesNewTunnelsAndWaitsForOpenOnes(t *testing.T) {
 	ended := testkit.NewEndings()
 	r := testkit.PlainLink.Start(t, nil, ended.Option())
 	client, server := r.Tunnel(t)
@@ -75,7 +75,7 @@ func TestShutdownWaitsForHandshakesInFlight(t *testing.T) {
 	assert.NoError(t, testkit.Within(t, done, "Shutdown returns"))
 }
 
-func TestShutdownCutsTunnelsAndHandshakesWhenItsContextEnds(t *testing.T) {
+func TestShutdownClosesTunnelsAndHandshakesWhenItsContextEnds(t *testing.T) {
 	ended := testkit.NewEndings()
 	r := testkit.PlainLink.Start(t, nil, ended.Option())
 	client, server := r.Tunnel(t)
@@ -100,14 +100,14 @@ func TestShutdownCutsTunnelsAndHandshakesWhenItsContextEnds(t *testing.T) {
 	assert.Equal(t, http.StatusServiceUnavailable, asking.Response(t).StatusCode)
 }
 
-func TestShutdownOfAnIdleProxySucceedsThoughItsContextHasEnded(t *testing.T) {
+func TestShutdownOfAnIdleProxySucceedsAfterItsContextHasEnded(t *testing.T) {
 	for range 50 {
 		p := testkit.NewProxy(t, "http://127.0.0.1:1")
 		require.NoError(t, p.Shutdown(testkit.EndedContext()), "nothing was left to cut")
 	}
 }
 
-func TestCloseDuringTheDialIsA503(t *testing.T) {
+func TestCloseDuringTheDialCauses503(t *testing.T) {
 	dialing := make(chan struct{})
 	r := testkit.PlainLink.Start(t, nil, wsproxy.WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) {
 		close(dialing)
@@ -145,7 +145,7 @@ func TestAConnectionDialedAfterCloseIsClosed(t *testing.T) {
 	assert.NoError(t, r.Proxy.Shutdown(context.Background()))
 }
 
-func TestCloseDuringTheWaitForTheAnswerIsA503(t *testing.T) {
+func TestCloseBeforeTheResponseCauses503(t *testing.T) {
 	testkit.OverLinks(t, nil, func(t *testing.T, l testkit.Link) {
 		failures := make(chan error, 1)
 		r := l.Start(t, nil, wsproxy.WithErrorHandler(func(w http.ResponseWriter, _ *http.Request, err error) {

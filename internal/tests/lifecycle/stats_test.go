@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestATunnelTellsWhatItIs(t *testing.T) {
+func TestATunnelReportsItsActivityMessagesAndCloseCodes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := testkit.NewMemRig(t, nil)
 		client, server := testkit.Ends(r.Tunnel(t))
@@ -63,7 +63,7 @@ func TestATunnelTellsWhatItIs(t *testing.T) {
 }
 
 // The header of the next frame may be a long way off.
-func TestAMessageCountsOnceItIsWholeWhateverFollows(t *testing.T) {
+func TestAMessageCountsAsSoonAsItIsComplete(t *testing.T) {
 	for name, opts := range map[string][]wsproxy.Option{
 		"without a limit": nil,
 		"with a limit":    {wsproxy.WithMaxClientMessageSize(100), wsproxy.WithMaxUpstreamMessageSize(100)},
@@ -84,7 +84,7 @@ func TestAMessageCountsOnceItIsWholeWhateverFollows(t *testing.T) {
 }
 
 // A FlowStats counts what crossed the tunnel.
-func TestWhatAnEndSendsAfterTheProxysCloseDoesNotCount(t *testing.T) {
+func TestBytesAfterTheProxysCloseFrameDoNotCount(t *testing.T) {
 	testkit.FromEither(t, nil, func(t *testing.T, r *testkit.MemRig, from, to testkit.End) {
 		require.NoError(t, testkit.OnlyTunnel(t, r.Proxy).Close(1000, "enough"))
 		from.ExpectClose(t, 1000)
@@ -97,7 +97,7 @@ func TestWhatAnEndSendsAfterTheProxysCloseDoesNotCount(t *testing.T) {
 	})
 }
 
-func TestTunnelsYieldsEachLiveTunnelAndMayStop(t *testing.T) {
+func TestTunnelsYieldsEachLiveTunnelUntilTheLoopBreaks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := testkit.NewMemRig(t, nil)
 		for range r.Proxy.Tunnels() {
@@ -133,7 +133,7 @@ func TestTunnelsYieldsEachLiveTunnelAndMayStop(t *testing.T) {
 }
 
 // A total that a tunnel has gone from and not come to yet would drop.
-func TestStatsAreOfOneMoment(t *testing.T) {
+func TestStatsAreConsistent(t *testing.T) {
 	r := testkit.PlainLink.Start(t, nil)
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
@@ -172,7 +172,7 @@ func TestStatsAreOfOneMoment(t *testing.T) {
 		FromUpstream: wsproxy.FlowStats{Bytes: 50 * 9, Messages: 50}}, r.Proxy.Stats())
 }
 
-func TestShutdownReportsWhatItCutAndWhatEnded(t *testing.T) {
+func TestShutdownReportsTheTunnelsItClosedAndThoseThatEnded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := testkit.NewMemRig(t, nil, wsproxy.WithCloseTimeout(time.Hour))
 		for i := range 10 {
@@ -203,7 +203,7 @@ func TestShutdownReportsWhatItCutAndWhatEnded(t *testing.T) {
 	})
 }
 
-func TestEachReasonHasItsWords(t *testing.T) {
+func TestEveryReasonHasItsDocumentedName(t *testing.T) {
 	for reason, want := range map[wsproxy.Reason]string{
 		wsproxy.ReasonClientClosed:   "client closed",
 		wsproxy.ReasonUpstreamClosed: "upstream closed",

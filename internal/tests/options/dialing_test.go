@@ -45,7 +45,7 @@ func TestWithDialContextConnectsToTheUpstream(t *testing.T) {
 	}
 }
 
-func TestAFailingDialIsABadGatewayThatWrapsItsError(t *testing.T) {
+func TestAFailedDialCauses502AndItsErrorIsWrapped(t *testing.T) {
 	broken := errors.New("broken")
 	errs := make(chan error, 1)
 	_, addr := testkit.ServeProxy(t, "http://app.example",
@@ -75,7 +75,7 @@ func unixListener(t testing.TB) (net.Listener, string) {
 	return l, path
 }
 
-func TestPeersAndTargetsMayBeOnUnixSockets(t *testing.T) {
+func TestClientsAndTargetsCanBeOnUnixSockets(t *testing.T) {
 	upstreamListener, upstreamPath := unixListener(t)
 	frontListener, frontPath := unixListener(t)
 	requests := make(chan *http.Request, 1)

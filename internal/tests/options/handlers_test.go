@@ -15,7 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestWithModifyResponseSeesEveryAnswer(t *testing.T) {
+func TestWithModifyResponseSeesEveryResponse(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	_, addr := testkit.ServeProxy(t, u.URL, wsproxy.WithModifyResponse(func(res *http.Response) error {
 		res.Header.Set("X-Saw", fmt.Sprint(res.StatusCode, " ", res.Header.Get("X-Up"), " ", len(res.Header["Keep-Alive"])+len(res.Header["Connection"])))
@@ -48,7 +48,7 @@ func TestWithModifyResponseSeesEveryAnswer(t *testing.T) {
 	}
 }
 
-func TestAFailingWithModifyResponseIsABadGateway(t *testing.T) {
+func TestAnErrorFromWithModifyResponseCauses502(t *testing.T) {
 	broken := errors.New("broken")
 	u := testkit.NewUpstream(t)
 	errs := make(chan error, 1)
@@ -80,7 +80,7 @@ func TestAFailingWithModifyResponseIsABadGateway(t *testing.T) {
 	}
 }
 
-func TestWithErrorHandlerAnswersWhatFailedBeforeTheUpgrade(t *testing.T) {
+func TestWithErrorHandlerRespondsToFailuresBeforeTheUpgrade(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	down := "http://" + testkit.RefusingAddr(t)
 	type call struct {
@@ -127,7 +127,7 @@ func TestWithErrorHandlerAnswersWhatFailedBeforeTheUpgrade(t *testing.T) {
 	assert.Empty(t, u.Conns, "a refused upgrade does not reach the upstream")
 }
 
-func TestWithLoggerGetsFailuresAndNoSecrets(t *testing.T) {
+func TestWithLoggerLogsFailuresWithoutSecrets(t *testing.T) {
 	var all, warnings testkit.Buffer
 	debug := wsproxy.WithLogger(slog.New(slog.NewTextHandler(&all, &slog.HandlerOptions{Level: slog.LevelDebug})))
 	warn := wsproxy.WithLogger(slog.New(slog.NewTextHandler(&warnings, &slog.HandlerOptions{Level: slog.LevelWarn})))
@@ -163,7 +163,7 @@ func TestWithLoggerGetsFailuresAndNoSecrets(t *testing.T) {
 	assert.NotContains(t, all.String()+warnings.String(), "secret")
 }
 
-func TestWithHooksAreCalledOnceAsATunnelOpensAndCloses(t *testing.T) {
+func TestWithHooksCallsEachHookOnceWhenATunnelOpensAndEnds(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	calls := make(chan string, 100)
 	_, addr := testkit.ServeProxy(t, u.URL,
@@ -196,7 +196,7 @@ func TestWithHooksAreCalledOnceAsATunnelOpensAndCloses(t *testing.T) {
 	assert.Empty(t, calls)
 }
 
-func TestServeHTTPReturnsWithTheTunnelOrAtOnceWhereDetached(t *testing.T) {
+func TestServeHTTPReturnsWhenTheTunnelEndsOrAtOnceIfDetached(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	for _, test := range []struct {
 		name     string

@@ -23,7 +23,7 @@ func TestByDefaultAHandshakeIsSentAsTheRecipeSendsIt(t *testing.T) {
 		"X-Forwarded-For: 203.0.113.9, 127.0.0.1\r\nX-Forwarded-Host: server.example.com:8080\r\nX-Forwarded-Proto: http\r\nX-Real-Ip: 127.0.0.1\r\n\r\n", raw)
 }
 
-func TestByDefaultTheUpstreamLearnsWhatTheRecipeTellsAndNothingElse(t *testing.T) {
+func TestByDefaultTheUpstreamGetsTheFieldsOfTheRecipeAndNoOthers(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	_, addr := testkit.ServeProxy(t, u.URL)
 	testkit.BothKinds(t, func(t *testing.T, request func(string, ...string) string, header func(http.Header) http.Header) {
@@ -52,7 +52,7 @@ func TestWithKeepAliveReusesConnectionsForPlainRequests(t *testing.T) {
 	assert.Contains(t, raw, "\r\nConnection: upgrade\r\n", "upgrades are not concerned, and have a connection of their own")
 }
 
-func TestWithoutKeepAliveEachPlainRequestHasAConnectionOfItsOwn(t *testing.T) {
+func TestWithoutKeepAliveEachPlainRequestUsesANewConnection(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	_, addr := testkit.ServeProxy(t, u.URL)
 	client := testkit.Dial(t, addr)
@@ -88,7 +88,7 @@ func TestWithUpgradesReplacesTheListOfProtocols(t *testing.T) {
 	assert.Empty(t, r.Header["Upgrade"], "the last list given replaces the others")
 }
 
-func TestWithUpgradesKeepsTheChecksOfWebSocketHoweverItIsSpelled(t *testing.T) {
+func TestWithUpgradesChecksWebSocketHandshakesInAnySpelling(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	_, addr := testkit.ServeProxy(t, u.URL, wsproxy.WithUpgrades("WebSocket"))
 	res, _ := testkit.Do(t, addr, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
@@ -113,7 +113,7 @@ func TestWithOriginsRefusesOtherOrigins(t *testing.T) {
 	assert.Empty(t, u.Conns, "a refused upgrade does not reach the upstream")
 }
 
-func TestWithHostAndWithTargetHostSayWhichHostIsSent(t *testing.T) {
+func TestWithHostAndWithTargetHostSetTheHostThatIsSent(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	for _, test := range []struct {
 		name string
@@ -136,7 +136,7 @@ func TestWithHostAndWithTargetHostSayWhichHostIsSent(t *testing.T) {
 	}
 }
 
-func TestWithHeaderSetsRemovesAndWins(t *testing.T) {
+func TestWithHeaderSetsAndRemovesFieldsAndOverridesOthers(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	_, addr := testkit.ServeProxy(t, u.URL, wsproxy.WithHeader("X-Set", "first"), wsproxy.WithHeader("Cookie", ""), wsproxy.WithHeader("X-Other", "1"),
 		wsproxy.WithHeader("x-set", "last"), wsproxy.WithHeader("X-Forwarded-Proto", "https"), wsproxy.WithHeader("X-Real-IP", ""))
@@ -146,7 +146,7 @@ func TestWithHeaderSetsRemovesAndWins(t *testing.T) {
 	})
 }
 
-func TestWithTrustedProxiesBelievesNamedPeersAlone(t *testing.T) {
+func TestWithTrustedProxiesTrustsOnlyNamedPeers(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	claims := []string{"X-Real-IP: 203.0.113.1", "X-Forwarded-For: 203.0.113.2, 203.0.113.3", "X-Forwarded-For: 10.0.0.1",
 		"X-Forwarded-Proto: https", "X-Forwarded-Host: public.example", "X-Forwarded-Port: 443", "Forwarded: for=203.0.113.4"}
@@ -160,7 +160,7 @@ func TestWithTrustedProxiesBelievesNamedPeersAlone(t *testing.T) {
 	})
 }
 
-func TestWithForwardedAddsRFC7239s(t *testing.T) {
+func TestWithForwardedAddsTheFieldOfRFC7239(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	_, addr := testkit.ServeProxy(t, u.URL, wsproxy.WithForwarded())
 	testkit.BothKinds(t, func(t *testing.T, request func(string, ...string) string, header func(http.Header) http.Header) {
@@ -169,7 +169,7 @@ func TestWithForwardedAddsRFC7239s(t *testing.T) {
 	})
 }
 
-func TestWithRewriteRunsLastAndCannotLeadAstray(t *testing.T) {
+func TestWithRewriteRunsLastAndCannotChangeTheServerOrTheHandshake(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	_, addr := testkit.ServeProxy(t, u.URL+"/base", wsproxy.WithHeader("X-Set", "option"), wsproxy.WithHost("app.example"),
 		wsproxy.WithRewrite(func(pr *httputil.ProxyRequest) {
@@ -194,7 +194,7 @@ func TestWithRewriteRunsLastAndCannotLeadAstray(t *testing.T) {
 	})
 }
 
-func TestWithPlainHandlerGetsPlainRequestsAsTheyCame(t *testing.T) {
+func TestWithPlainHandlerReceivesPlainRequestsUnchanged(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	requests := make(chan *http.Request, 1)
 	_, addr := testkit.ServeProxy(t, u.URL+"/base", wsproxy.WithPlainHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

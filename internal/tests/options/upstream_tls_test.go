@@ -84,7 +84,7 @@ func TestWithTLSConfigVerifiesTheTargetsName(t *testing.T) {
 	assert.Empty(t, trusting.NextProtos, "the caller's configuration is cloned")
 }
 
-func TestATunnelOverTLSPassesBytesAndTheirEnd(t *testing.T) {
+func TestATunnelOverTLSForwardsBytesAndTheEnd(t *testing.T) {
 	upstream, trusting := serveTLS(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		conn, brw, err := http.NewResponseController(w).Hijack()
 		if err != nil {

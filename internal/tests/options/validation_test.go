@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestNewReportsEveryMistakeOfAnOption(t *testing.T) {
+func TestNewReportsEveryMistakeInAnOption(t *testing.T) {
 	for _, test := range []struct {
 		name string
 		opts []wsproxy.Option
@@ -76,7 +76,7 @@ func TestNewReportsEveryMistakeOfAnOption(t *testing.T) {
 	}
 }
 
-func TestNewRefusesFieldsThatAreTheProxysOwn(t *testing.T) {
+func TestNewRefusesFieldsThatTheProxyManages(t *testing.T) {
 	for _, name := range []string{"Connection", "Upgrade", "HTTP2-Settings", "Keep-Alive", "Proxy-Connection", "Proxy-Authorization", "Proxy-Authenticate", "TE", "trailer",
 		"Transfer-Encoding", "content-length", "Expect", "Sec-WebSocket-Key", "sec-websocket-version", "Sec-Websocket-Accept"} {
 		for _, value := range []string{"x", ""} {
@@ -86,7 +86,7 @@ func TestNewRefusesFieldsThatAreTheProxysOwn(t *testing.T) {
 	}
 }
 
-func TestNewJoinsTheMistakesOfTargetAndOptions(t *testing.T) {
+func TestNewJoinsTheMistakesInTargetAndOptions(t *testing.T) {
 	_, err := wsproxy.New("ftp://:1/#x", nil, wsproxy.WithHost("/"), wsproxy.WithReadTimeout(-1), wsproxy.WithLogger(nil))
 	require.EqualError(t, err, `wsproxy: option 1 is nil
 wsproxy: target "ftp://:1/#x" has scheme "ftp", want http, https, ws or wss
@@ -112,7 +112,7 @@ func TestNewRefusesAUnixTargetWithAnUpstream(t *testing.T) {
 	require.NoError(t, err, "what the error says to write")
 }
 
-func TestALaterOptionMendsAnEarlierMistake(t *testing.T) {
+func TestALaterOptionReplacesAnEarlierMistake(t *testing.T) {
 	_, err := wsproxy.New("http://localhost:3000",
 		wsproxy.WithReadTimeout(-1), wsproxy.WithReadTimeout(0),
 		wsproxy.WithRetryStatus(200), wsproxy.WithRetryStatus(),
@@ -124,7 +124,7 @@ func TestALaterOptionMendsAnEarlierMistake(t *testing.T) {
 	require.NoError(t, err)
 }
 
-func TestNewKeepsNoSliceOfTheCallers(t *testing.T) {
+func TestNewCopiesTheCallersSlices(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	origins, upgrades, proxies := []string{"https://good.example"}, []string{"websocket"}, []string{"10.0.0.1"}
 	opts := []wsproxy.Option{wsproxy.WithOrigins(origins...), wsproxy.WithUpgrades(upgrades...), wsproxy.WithTrustedProxies(proxies...)}

@@ -19,7 +19,7 @@ const shortPost = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello"
 
 // net/http panics over the next request where in full duplex it finds the end
 // of a body after the handler (golang/go#68560).
-func TestABodyThatNobodyReadsDoesNotBreakTheServer(t *testing.T) {
+func TestAnUnreadBodyDoesNotBreakTheServer(t *testing.T) {
 	early := testkit.NewUpstream(t)
 	early.Script(func(server *testkit.Peer) {
 		server.RawHeader(t)
@@ -79,7 +79,7 @@ func TestABodyThatNobodyReadsDoesNotBreakTheServer(t *testing.T) {
 
 // A body that middleware puts in the client's place may say that it has ended
 // only after the server has answered. It was given up for that.
-func TestAReplacedBodyThatHasNotSaidThatItEndedCostsNoConnection(t *testing.T) {
+func TestAReplacedBodyWithoutEOFCostsNoConnection(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	p := testkit.NewProxy(t, u.URL)
 	answered := make(chan struct{})
@@ -114,7 +114,7 @@ func TestAReplacedBodyThatHasNotSaidThatItEndedCostsNoConnection(t *testing.T) {
 }
 
 // What a client or middleware did to a request is no server's fault.
-func TestABodyThatCannotBeSentIsNoServersFault(t *testing.T) {
+func TestABodyThatCannotBeSentMarksNoServerDown(t *testing.T) {
 	middleware := func(change func(r *http.Request)) func(http.Handler) http.Handler {
 		return func(h http.Handler) http.Handler {
 			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -178,7 +178,7 @@ func TestABodyThatCannotBeSentIsNoServersFault(t *testing.T) {
 // A request of HTTP/2 may have no Content-Length and say nothing of chunks. The
 // Transport would look into its body on another goroutine, and leave out a
 // trailer that follows an empty one.
-func TestTrailersOfHTTP2Pass(t *testing.T) {
+func TestHTTP2TrailersAreForwarded(t *testing.T) {
 	got := make(chan http.Header, 1)
 	backend := testkit.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		io.Copy(io.Discard, r.Body)

@@ -17,7 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestAPlainAnswerIsPassedOnAsItComes(t *testing.T) {
+func TestAPlainResponseIsForwardedAsItArrives(t *testing.T) {
 	chunk := func(event string) string { return fmt.Sprintf("%x\r\n%s\r\n", len(event), event) }
 	for name, c := range map[string]struct {
 		header string
@@ -50,7 +50,7 @@ func TestAPlainAnswerIsPassedOnAsItComes(t *testing.T) {
 	}
 }
 
-func TestAPlainRequestIsPassedOnAsItComes(t *testing.T) {
+func TestAPlainRequestIsForwardedAsItArrives(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	_, addr := testkit.ServeProxy(t, u.URL)
 	client := testkit.Dial(t, addr)
@@ -73,7 +73,7 @@ func TestAPlainRequestIsPassedOnAsItComes(t *testing.T) {
 // begins, unless it gives the connection up. The Transport then fails to send
 // it and closes the connection, and with it what is still to come of the
 // answer: a large one to a large upload was cut now and then.
-func TestAnAnswerMayBeginBeforeTheUploadHasEnded(t *testing.T) {
+func TestAResponseCanBeginBeforeTheUploadHasEnded(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	_, addr := testkit.ServeProxy(t, u.URL)
 	client := testkit.Dial(t, addr)
@@ -93,7 +93,7 @@ func TestAnAnswerMayBeginBeforeTheUploadHasEnded(t *testing.T) {
 	assert.Equal(t, "late", testkit.Body(t, res))
 }
 
-func TestTrailersPassBothWays(t *testing.T) {
+func TestTrailersAreForwardedInBothDirections(t *testing.T) {
 	for name, announced := range map[string]string{"announced": "Trailer: X-Sum\r\n", "not announced": ""} {
 		t.Run(name, func(t *testing.T) {
 			u := testkit.NewUpstream(t)
@@ -118,7 +118,7 @@ func TestTrailersPassBothWays(t *testing.T) {
 	}
 }
 
-func TestLargeBodiesPassBothWaysIntact(t *testing.T) {
+func TestLargeBodiesArriveIntactInBothDirections(t *testing.T) {
 	const size = 32 << 20
 	blob := make([]byte, size)
 	rand.NewChaCha8([32]byte{2}).Read(blob)
@@ -152,7 +152,7 @@ func TestLargeBodiesPassBothWaysIntact(t *testing.T) {
 	}
 }
 
-func TestCompressionIsTheEndsOwnBusiness(t *testing.T) {
+func TestCompressedBodiesAreForwardedUnchanged(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	_, addr := testkit.ServeProxy(t, u.URL)
 	for accept, want := range map[string][]string{"": nil, "Accept-Encoding: gzip, br\r\n": {"gzip, br"}} {
@@ -180,7 +180,7 @@ func expectCut(t testing.TB, client *testkit.Peer) {
 	assert.ErrorIs(t, err, io.ErrUnexpectedEOF, "the answer looks complete")
 }
 
-func TestAPlainBodyThatIsCutIsCutForTheClientToo(t *testing.T) {
+func TestATruncatedBodyIsTruncatedForTheClientToo(t *testing.T) {
 	for name, framing := range map[string]string{
 		"with its length": "Content-Length: 100\r\n\r\n",
 		"in chunks":       "Transfer-Encoding: chunked\r\n\r\n64\r\n",
@@ -219,7 +219,7 @@ func TestPlainRequestsLeaveNothingBehind(t *testing.T) {
 	}, "goroutines or descriptors are left behind")
 }
 
-func TestABodyKeepsItsFramingAndItsCoding(t *testing.T) {
+func TestABodyKeepsItsFramingAndItsEncoding(t *testing.T) {
 	var zipped bytes.Buffer
 	z := gzip.NewWriter(&zipped)
 	io.WriteString(z, "abcde")

@@ -23,7 +23,7 @@ const (
 
 // Before, a POST that stopped in the middle of its body held both connections
 // until the client closed its own.
-func TestABodyThatStallsIsA408AtTheBodyTimeout(t *testing.T) {
+func TestAStalledRequestBodyCauses408AtTheBodyTimeout(t *testing.T) {
 	for name, test := range map[string]struct {
 		request string
 		opts    []wsproxy.Option
@@ -63,7 +63,7 @@ func TestABodyThatStallsIsA408AtTheBodyTimeout(t *testing.T) {
 
 // What the client sends after the response's begin is for the timeouts of the
 // response.
-func TestTheBodyTimeoutEndsWithTheResponsesBegin(t *testing.T) {
+func TestTheBodyTimeoutEndsWhenTheResponseBegins(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := testkit.NewMemRig(t, nil, wsproxy.WithBodyTimeout(time.Second))
 		client := r.Send(t, stalledChunks)
@@ -83,7 +83,7 @@ func TestTheBodyTimeoutEndsWithTheResponsesBegin(t *testing.T) {
 
 // net/http reads on after the handler, for which it knows no time, if the client
 // has not sent its whole body. A Read that is under way then cleared deadlines.
-func TestAStalledBodyHoldsNothingAfterTheAnswer(t *testing.T) {
+func TestAStalledBodyHoldsNothingAfterTheResponse(t *testing.T) {
 	down := wsproxy.WithDialContext(func(context.Context, string, string) (net.Conn, error) { return nil, io.EOF })
 	for name, test := range map[string]struct {
 		opts   []wsproxy.Option
@@ -157,7 +157,7 @@ func expectBody(t *testing.T, p *testkit.Peer, request string) {
 	p.Expect(t, half)
 }
 
-func TestTheServersOwnTimeoutsHold(t *testing.T) {
+func TestTheServersTimeoutsStillApply(t *testing.T) {
 	t.Run("ReadTimeout", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			start := time.Now()
@@ -184,7 +184,7 @@ func TestTheServersOwnTimeoutsHold(t *testing.T) {
 	})
 }
 
-func TestTheTimeoutsOfARequestAreNotThoseOfTheNext(t *testing.T) {
+func TestTheTimeoutsOfARequestDoNotApplyToTheNext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := testkit.NewMemRig(t, nil, wsproxy.WithBodyTimeout(time.Second), wsproxy.WithSendTimeout(time.Second))
 		client := r.Send(t, shortPost)

@@ -52,7 +52,7 @@ func TestACONNECTIsRefusedBeforeAnythingIsDialed(t *testing.T) {
 
 // What follows a CONNECT of HTTP/2 has no end but its own, and no frame that
 // HTTP/1.1 would have: an upstream would read it as more requests.
-func TestWhatFollowsAConnectIsNoRequest(t *testing.T) {
+func TestBytesAfterACONNECTAreNotParsedAsARequest(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	s := httptest.NewUnstartedServer(testkit.NewProxy(t, u.URL, wsproxy.WithKeepAlive()))
 	s.EnableHTTP2 = true

@@ -65,7 +65,7 @@ func TestPlainRequestsReuseTheirConnectionOnlyWithKeepAlive(t *testing.T) {
 
 // The Transport dials on behind the back of a request that was cancelled, to
 // have the connection for the next. Without keep-alive there is no such next.
-func TestAConnectionThatComesTooLateIsNotKept(t *testing.T) {
+func TestAConnectionDialedTooLateIsClosed(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	errs := testkit.NewFailures()
 	dialing, left := make(chan struct{}), make(chan struct{})

@@ -16,7 +16,7 @@ import (
 )
 
 // golang/go#75933
-func TestARequestThatAwaits100ContinueIsToldOfAnUpstreamThatIsDown(t *testing.T) {
+func TestARequestWithExpectContinueGets502IfTheUpstreamIsDown(t *testing.T) {
 	if strings.HasPrefix(runtime.Version(), "go1.25") {
 		t.Skip("before Go 1.26 httputil waits for the body first, until the client gives up waiting and sends it")
 	}
@@ -28,7 +28,7 @@ func TestARequestThatAwaits100ContinueIsToldOfAnUpstreamThatIsDown(t *testing.T)
 	assert.ErrorIs(t, errs.Next(t).Err, assert.AnError)
 }
 
-func TestExpectContinueIsAskedOfTheUpstream(t *testing.T) {
+func TestExpectContinueIsForwarded(t *testing.T) {
 	const request = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n"
 	ask := func(t *testing.T, test func(client, server *testkit.Peer)) {
 		synctest.Test(t, func(t *testing.T) {

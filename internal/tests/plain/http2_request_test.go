@@ -82,7 +82,7 @@ var http2Statuses = map[int]string{200: "\x88", 400: "\x8c"}
 
 // A bad :authority or method was a 502, and a warning for the operator: net/http
 // checks them in HTTP/1 alone.
-func TestABadRequestOfHTTP2IsTheClientsMistake(t *testing.T) {
+func TestABadHTTP2RequestCauses400(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	u.Respond(testkit.ResponseOKClose)
 	errs := testkit.NewFailures()

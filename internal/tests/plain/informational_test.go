@@ -13,8 +13,8 @@ import (
 
 // net/http's limit of a response's header begins anew with each 1xx that is
 // passed on: 363 MB of 103s crossed the proxy in 2 s. The handshake's limit is
-// tested by TestAHeaderWithoutEndIsCutSoon.
-func TestInformationalResponsesCountTowardTheLimitOfTheHeader(t *testing.T) {
+// tested by TestAnEndlessHeaderIsRefusedEarly.
+func TestInformationalResponsesCountTowardTheHeaderLimit(t *testing.T) {
 	for name, opts := range map[string][]wsproxy.Option{"": nil, "kept alive": {wsproxy.WithKeepAlive()}} {
 		t.Run(name, func(t *testing.T) {
 			const hint = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
@@ -52,7 +52,7 @@ func TestInformationalResponsesCountTowardTheLimitOfTheHeader(t *testing.T) {
 }
 
 // The limit is the header's, of each response.
-func TestTheLimitOfTheHeaderIsNotThatOfBodiesOrConnections(t *testing.T) {
+func TestTheHeaderLimitDoesNotApplyToBodiesOrConnections(t *testing.T) {
 	hints := strings.Repeat("HTTP/1.1 103 Early Hints\r\nX: "+strings.Repeat("x", 9000)+"\r\n\r\n", 100)
 	u := testkit.NewUpstream(t)
 	u.Script(func(server *testkit.Peer) {

@@ -106,7 +106,7 @@ func TestAPlainFailureReachesTheSameErrorHandler(t *testing.T) {
 	}
 }
 
-func TestAClientThatLeavesCancelsItsPlainRequest(t *testing.T) {
+func TestAClientThatDisconnectsCancelsItsPlainRequest(t *testing.T) {
 	for name, answer := range map[string]string{
 		"before the answer": "",
 		"within the body":   "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\n",
@@ -134,7 +134,7 @@ func TestAClientThatLeavesCancelsItsPlainRequest(t *testing.T) {
 	}
 }
 
-func TestAPlainAnswerCanBeModified(t *testing.T) {
+func TestAPlainResponseCanBeModified(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	u.Respond("HTTP/1.1 200 OK\r\nConnection: X-Hop\r\nX-Hop: 1\r\nContent-Length: 2\r\n\r\nok")
 	broken := errors.New("broken rule")
@@ -159,7 +159,7 @@ func TestAPlainAnswerCanBeModified(t *testing.T) {
 	assert.ErrorIs(t, err, broken)
 }
 
-func TestTheRequestTargetOfAPlainRequestSurvivesToTheByte(t *testing.T) {
+func TestTheRequestTargetOfAPlainRequestIsForwardedByteForByte(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	headers := u.Respond(testkit.ResponseOKClose)
 	_, addr := testkit.ServeProxy(t, u.URL+"/base/?t=1")
@@ -183,7 +183,7 @@ func TestTheRequestTargetOfAPlainRequestSurvivesToTheByte(t *testing.T) {
 	}
 }
 
-func TestAPlainHandlerOfTheUsersGetsPlainRequests(t *testing.T) {
+func TestAPlainHandlerReceivesPlainRequests(t *testing.T) {
 	page := testkit.NewUpstream(t)
 	headers := page.Respond(testkit.ResponseOKClose)
 	to, err := url.Parse(page.URL + "/own")
@@ -220,7 +220,7 @@ func TestAHEADRequestGetsNoBody(t *testing.T) {
 	assert.Empty(t, client.Rest(t, "the client's"))
 }
 
-func TestInformationalAnswersOfPlainRequestsArePassedOn(t *testing.T) {
+func TestInformationalResponsesToPlainRequestsAreForwarded(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	u.Respond("HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n" + strings.Repeat("HTTP/1.1 102 Processing\r\n\r\n", 100) + testkit.ResponseOKClose)
 	_, addr := testkit.ServeProxy(t, u.URL)
@@ -237,7 +237,7 @@ func TestInformationalAnswersOfPlainRequestsArePassedOn(t *testing.T) {
 
 // Whether net/http made up a type was chance: it did where the first byte of
 // the body came before httputil's flush.
-func TestAnAnswerWithoutATypeGetsNone(t *testing.T) {
+func TestAResponseWithoutAContentTypeGetsNone(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // makes it likely
 	_, addr := testkit.ServeProxy(t, "http://"+testkit.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header()["Content-Type"] = nil

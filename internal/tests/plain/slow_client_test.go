@@ -31,7 +31,7 @@ func withoutEnd(t *testing.T, server *testkit.Peer, length string) {
 
 // Before, only http.Server's WriteTimeout ended a response that nobody reads,
 // and a slow one with it.
-func TestAResponseThatTheClientDoesNotTakeIsCutAtTheSendTimeout(t *testing.T) {
+func TestAResponseThatTheClientDoesNotReadIsTruncatedAtTheSendTimeout(t *testing.T) {
 	for name, request := range map[string]string{"a plain answer": testkit.PlainRequest, "a refusal": testkit.SampleRequest} {
 		for framing, length := range map[string]string{"by its length": "Content-Length: 1000000000\r\n", "to the end": ""} {
 			t.Run(name+", "+framing, func(t *testing.T) {
@@ -48,7 +48,7 @@ func TestAResponseThatTheClientDoesNotTakeIsCutAtTheSendTimeout(t *testing.T) {
 	}
 }
 
-func TestASlowClientThatReadsIsNotCut(t *testing.T) {
+func TestASlowClientThatReadsDoesNotTimeOut(t *testing.T) {
 	const size, each = 40 * (16 << 10), 16 << 10
 	synctest.Test(t, func(t *testing.T) {
 		r := testkit.NewMemRig(t, nil, wsproxy.WithSendTimeout(5*time.Second), wsproxy.WithReadTimeout(0))
@@ -70,7 +70,7 @@ func TestASlowClientThatReadsIsNotCut(t *testing.T) {
 	})
 }
 
-func TestAClientThatTakesNoInformationalResponseIsCutAtTheSendTimeout(t *testing.T) {
+func TestAClientThatDoesNotReadInformationalResponsesIsClosedAtTheSendTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := testkit.NewMemRig(t, nil, wsproxy.WithSendTimeout(5*time.Second))
 		client := r.Send(t, testkit.PlainRequest)
@@ -85,7 +85,7 @@ func TestAClientThatTakesNoInformationalResponseIsCutAtTheSendTimeout(t *testing
 }
 
 // A client of HTTP/2 loses the stream, and not its other ones.
-func TestTimeoutsOfAPlainRequestEndItsStreamAlone(t *testing.T) {
+func TestTimeoutsOfAPlainRequestEndOnlyItsHTTP2Stream(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var protocols http.Protocols
 		protocols.SetUnencryptedHTTP2(true)
@@ -140,7 +140,7 @@ func TestTimeoutsOfAPlainRequestEndItsStreamAlone(t *testing.T) {
 
 // With every timeout at 1 s, 100 POSTs that stopped in mid-body and 50 readers
 // that stopped reading kept 300 descriptors.
-func TestNothingIsHeldForThoseWhoStop(t *testing.T) {
+func TestClientsThatStopHoldNoDescriptors(t *testing.T) {
 	const posts, readers = 40, 20
 	before := testkit.Descriptors()
 	u := testkit.NewUpstream(t)

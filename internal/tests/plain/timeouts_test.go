@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestAPlainBodyThatStallsIsCut(t *testing.T) {
+func TestAStalledResponseIsTruncatedAtTheReadTimeout(t *testing.T) {
 	for name, c := range map[string]struct{ header, piece string }{
 		"with its length": {"Content-Length: 100\r\n", "part"},
 		"in chunks":       {"Transfer-Encoding: chunked\r\n", "4\r\npart\r\n"},
@@ -40,7 +40,7 @@ func TestAPlainBodyThatStallsIsCut(t *testing.T) {
 	}
 }
 
-func TestSlowBodiesThatMakeProgressAreNotCut(t *testing.T) {
+func TestSlowBodiesThatMakeProgressDoNotTimeOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := testkit.NewMemRig(t, nil)
 		client := r.Send(t, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 40\r\n\r\n")
@@ -64,7 +64,7 @@ func TestSlowBodiesThatMakeProgressAreNotCut(t *testing.T) {
 
 // An upload that the client interrupts for longer than the read timeout is the
 // body timeout's to end: the upstream is not silent, it has nothing to answer yet.
-func TestAnUploadThatPausesIsNotTheUpstreamsTimeout(t *testing.T) {
+func TestAPausedUploadDoesNotMakeTheUpstreamTimeOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := testkit.NewMemRig(t, nil, wsproxy.WithBodyTimeout(0))
 		client := r.Send(t, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nfirst")
@@ -81,7 +81,7 @@ func TestAnUploadThatPausesIsNotTheUpstreamsTimeout(t *testing.T) {
 }
 
 // A client that is slow to take its answer is the send timeout's to cut.
-func TestAClientThatReadsSlowlyIsNotTheUpstreamsTimeout(t *testing.T) {
+func TestASlowReaderDoesNotMakeTheUpstreamTimeOut(t *testing.T) {
 	const size = 1 << 20 // more than there is room for
 	for name, request := range map[string]string{"a plain answer": testkit.PlainRequest, "a refusal": testkit.SampleRequest} {
 		t.Run(name, func(t *testing.T) {
@@ -104,7 +104,7 @@ func TestAClientThatReadsSlowlyIsNotTheUpstreamsTimeout(t *testing.T) {
 
 // What counts is the time for which the upstream is waited for, and not that
 // since it was last heard of, when the client may have been slow.
-func TestTheReadTimeoutIsForWaitingAlone(t *testing.T) {
+func TestTheReadTimeoutCountsOnlyTheWaitForTheUpstream(t *testing.T) {
 	const first = testkit.Room // the proxy holds what there is no room for beside the header
 	synctest.Test(t, func(t *testing.T) {
 		r := testkit.NewMemRig(t, nil, wsproxy.WithReadTimeout(5*time.Second))
@@ -124,7 +124,7 @@ func TestTheReadTimeoutIsForWaitingAlone(t *testing.T) {
 	})
 }
 
-func TestAnUploadThatTheUpstreamDoesNotTakeIsA504AtTheSendTimeout(t *testing.T) {
+func TestAnUploadThatTheUpstreamDoesNotReadCauses504AtTheSendTimeout(t *testing.T) {
 	for _, test := range []struct {
 		opts []wsproxy.Option
 		want time.Duration
@@ -150,7 +150,7 @@ func TestAnUploadThatTheUpstreamDoesNotTakeIsA504AtTheSendTimeout(t *testing.T) 
 	}
 }
 
-func TestWithoutASendTimeoutAnUploadMayTakeForEver(t *testing.T) {
+func TestWithoutASendTimeoutAnUploadIsNotBounded(t *testing.T) {
 	const size = 1 << 20
 	synctest.Test(t, func(t *testing.T) {
 		r := testkit.NewMemRig(t, nil, wsproxy.WithSendTimeout(0))
@@ -167,7 +167,7 @@ func TestWithoutASendTimeoutAnUploadMayTakeForEver(t *testing.T) {
 	})
 }
 
-func TestASteadyChunkIsNotCutHoweverLongItTakes(t *testing.T) {
+func TestASteadyChunkDoesNotTimeOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := testkit.NewMemRig(t, nil, wsproxy.WithReadTimeout(5*time.Second))
 		client := r.Send(t, testkit.PlainRequest)
@@ -184,7 +184,7 @@ func TestASteadyChunkIsNotCutHoweverLongItTakes(t *testing.T) {
 	})
 }
 
-func TestASteadyUploadIsNotCutHoweverLongItTakes(t *testing.T) {
+func TestASteadyUploadDoesNotTimeOut(t *testing.T) {
 	const size, each = 480_000, 8_000 // 16 KiB within 3 s, and two writes of 16 KiB not within 4
 	synctest.Test(t, func(t *testing.T) {
 		r := testkit.NewMemRig(t, nil, wsproxy.WithSendTimeout(5*time.Second))

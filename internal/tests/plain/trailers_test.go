@@ -15,7 +15,7 @@ import (
 )
 
 // An upstream may merge trailer fields into the header (CVE-2013-5704).
-func TestTrailersCannotBringWhatAHeaderCouldNot(t *testing.T) {
+func TestTrailersCannotAddFieldsThatAHeaderCouldNot(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	p, addr := testkit.ServeProxy(t, u.URL, wsproxy.WithHeader("X-Set", "by the proxy"), wsproxy.WithHeader("X-Unset", ""))
 	own := httptest.NewServer(&httputil.ReverseProxy{Rewrite: p.Rewrite})
@@ -57,7 +57,7 @@ func sendTrailers(t *testing.T, u *testkit.Upstream, addr string, lines []string
 
 // A trailer field of the client's that bore the name of a field set by
 // WithRewrite or by middleware reached the upstream beside it.
-func TestATrailerCannotBearTheNameOfAFieldThatIsSet(t *testing.T) {
+func TestATrailerCannotRepeatAFieldThatIsSet(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	rewritten := testkit.NewProxy(t, u.URL, wsproxy.WithRewrite(func(pr *httputil.ProxyRequest) {
 		pr.Out.Header.Set("X-User", "alice")
@@ -89,7 +89,7 @@ func TestATrailerCannotBearTheNameOfAFieldThatIsSet(t *testing.T) {
 	}
 }
 
-func TestATrailerThatIsNotAnnouncedDoesNotPass(t *testing.T) {
+func TestAnUnannouncedTrailerIsNotForwarded(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	_, addr := testkit.ServeProxy(t, u.URL)
 	assert.Equal(t, http.Header{"X-Sum": {"41"}}, sendTrailers(t, u, addr, nil, "Trailer: X-Sum\r\n", "X-Sum: 41", "X-Late: 42"))

@@ -15,7 +15,7 @@ import (
 // The Transport waits for a Read of the request's body before it says that the
 // connection is gone (golang/go#78973): the client got its 502 with the next
 // byte of its own.
-func TestAnUpstreamThatGoesAwayWhileTheBodyStallsIsA502AtOnce(t *testing.T) {
+func TestAnUpstreamThatDisconnectsDuringAStalledUploadCauses502AtOnce(t *testing.T) {
 	for name, leave := range map[string]func(server *testkit.Peer){
 		"in order":  func(server *testkit.Peer) { server.Close() },
 		"by reset":  func(server *testkit.Peer) { server.Reset() },
@@ -45,7 +45,7 @@ func TestAnUpstreamThatGoesAwayWhileTheBodyStallsIsA502AtOnce(t *testing.T) {
 	}
 }
 
-func TestAResponseThatIsWholeIsNoUpstreamThatGoesAway(t *testing.T) {
+func TestACompleteResponseIsForwardedWhenTheUpstreamDisconnects(t *testing.T) {
 	for name, answer := range map[string]string{
 		"with a body":     "HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\nConnection: close\r\n\r\nbig",
 		"to the end":      "HTTP/1.1 413 Too Large\r\n\r\nbig",

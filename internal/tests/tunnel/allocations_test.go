@@ -49,7 +49,7 @@ func allocations(t *testing.T, roundTrip func() error) float64 {
 // crypto/tls allocates with each record that it waits for. So does the read by
 // which the proxy learns that a message which just fills what it waits with was
 // all: that, and the error that there is nothing yet.
-func TestRelayingAMessageAllocatesWhatTLSDoes(t *testing.T) {
+func TestRelayingAMessageOverTLSAllocatesOnlyWhatTLSDoes(t *testing.T) {
 	if testkit.RaceEnabled() {
 		t.Skip("under the race detector a sync.Pool forgets at random")
 	}

@@ -60,7 +60,7 @@ func inChild(t *testing.T) bool {
 // A loop's send to a blocking socket held its thread and its processor, and the
 // next collection waited for that processor for ever. On the portable relay no
 // Close ended the tunnel.
-func TestADialerMayLeaveItsConnectionsBlocking(t *testing.T) {
+func TestADialerCanReturnBlockingConnections(t *testing.T) {
 	if !inChild(t) {
 		return
 	}

@@ -27,7 +27,7 @@ func TestTheEndOfTheRequestsContextEndsABlockingTunnel(t *testing.T) {
 // no other file here has them. Where this proxy differs, the test says so.
 
 // golang/go#35559
-func TestTheEndOfTheContextEndsABusyTunnelForBothSides(t *testing.T) {
+func TestTheEndOfTheContextClosesBothSidesOfABusyTunnel(t *testing.T) {
 	testkit.OverLinks(t, nil, func(t *testing.T, l testkit.Link) {
 		ctx, cancel := context.WithCancel(context.Background())
 		defer cancel()

@@ -50,7 +50,7 @@ func endsGreeted(t *testing.T, want wsproxy.Reason, r *testkit.Rig, ended testki
 	return ending
 }
 
-func TestAPeersCloseIsTheReason(t *testing.T) {
+func TestTheReasonNamesThePeerThatClosed(t *testing.T) {
 	testkit.OverLinks(t, nil, func(t *testing.T, l testkit.Link) {
 		testkit.EachSide(t, func(t *testing.T, first wsproxy.Reason) {
 			ended := testkit.NewEndings()
@@ -67,7 +67,7 @@ func TestAPeersCloseIsTheReason(t *testing.T) {
 // of these tests do not give.
 var impatient = wsproxy.WithCloseTimeout(50 * time.Millisecond)
 
-func TestATimeoutIsTheReason(t *testing.T) {
+func TestTheReasonNamesTheTimeout(t *testing.T) {
 	t.Parallel()
 	for want, opt := range map[wsproxy.Reason]wsproxy.Option{
 		wsproxy.ReasonReadTimeout: wsproxy.WithReadTimeout(2 * time.Second),
@@ -90,7 +90,7 @@ func TestATimeoutIsTheReason(t *testing.T) {
 	}
 }
 
-func TestCloseAndShutdownAreTheReason(t *testing.T) {
+func TestTheReasonNamesCloseOrShutdown(t *testing.T) {
 	testkit.OverLinks(t, nil, func(t *testing.T, l testkit.Link) {
 		ended := testkit.NewEndings()
 		r := l.Start(t, nil, ended.Option())
@@ -103,7 +103,7 @@ func TestCloseAndShutdownAreTheReason(t *testing.T) {
 	})
 }
 
-func TestATunnelTellsAboutItself(t *testing.T) {
+func TestATunnelReportsItsClientPathServerAndBytes(t *testing.T) {
 	tunnels := make(chan *wsproxy.Tunnel, 2)
 	before := time.Now()
 	r := testkit.PlainLink.Start(t, nil, wsproxy.WithHooks(wsproxy.Hooks{
@@ -153,7 +153,7 @@ func TestStatsCountHandshakesTunnelsAndBytes(t *testing.T) {
 	assert.Equal(t, wsproxy.Stats{Live: 1, Opened: 2, FromClient: five, FromUpstream: five}, r.Proxy.Stats())
 }
 
-func TestReasonsHaveNames(t *testing.T) {
+func TestReasonsHaveDistinctNames(t *testing.T) {
 	seen := map[string]bool{}
 	for r := wsproxy.ReasonClientClosed; r <= wsproxy.ReasonFailed; r++ {
 		assert.NotContains(t, r.String(), "reason", "%d", r)

@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestEachOfTheFourHalvesMayBeClosed(t *testing.T) {
+func TestEitherSideCanStopReadingOrWriting(t *testing.T) {
 	closeRead := func(t *testing.T, p *testkit.Peer) {
 		require.NoError(t, p.Socket().(interface{ CloseRead() error }).CloseRead())
 	}
@@ -45,7 +45,7 @@ func TestEachOfTheFourHalvesMayBeClosed(t *testing.T) {
 }
 
 // golang/go#35892: the bytes after the other side's end were lost.
-func TestTheUpstreamGoesOnSendingAfterTheClientHalfCloses(t *testing.T) {
+func TestTheUpstreamCanSendAfterTheClientHalfCloses(t *testing.T) {
 	testkit.OverLinks(t, nil, func(t *testing.T, l testkit.Link) {
 		ended := testkit.NewEndings()
 		client, server := l.Start(t, nil, ended.Option()).Tunnel(t)
@@ -63,7 +63,7 @@ func TestTheUpstreamGoesOnSendingAfterTheClientHalfCloses(t *testing.T) {
 }
 
 // caddyserver/caddy#8026 is the same in the other direction.
-func TestTheClientGoesOnSendingAfterTheUpstreamHalfCloses(t *testing.T) {
+func TestTheClientCanSendAfterTheUpstreamHalfCloses(t *testing.T) {
 	testkit.OverLinks(t, nil, func(t *testing.T, l testkit.Link) {
 		ended := testkit.NewEndings()
 		client, server := l.Start(t, nil, ended.Option()).Tunnel(t)
@@ -80,7 +80,7 @@ func TestTheClientGoesOnSendingAfterTheUpstreamHalfCloses(t *testing.T) {
 	})
 }
 
-func TestBothSidesMayHalfCloseAtOnce(t *testing.T) {
+func TestBothSidesCanHalfCloseAtOnce(t *testing.T) {
 	testkit.OverLinks(t, nil, func(t *testing.T, l testkit.Link) {
 		ended := testkit.NewEndings()
 		r := l.Start(t, nil, ended.Option())
@@ -94,7 +94,7 @@ func TestBothSidesMayHalfCloseAtOnce(t *testing.T) {
 	})
 }
 
-func TestMessagesAfterAHalfCloseArriveOneByOneBeforeTheClose(t *testing.T) {
+func TestMessagesAfterAHalfCloseArriveAsTheyAreSent(t *testing.T) {
 	testkit.OverLinks(t, nil, func(t *testing.T, l testkit.Link) {
 		client, server := l.Start(t, nil).Tunnel(t)
 		require.NoError(t, client.CloseWrite())
@@ -110,7 +110,7 @@ func TestMessagesAfterAHalfCloseArriveOneByOneBeforeTheClose(t *testing.T) {
 }
 
 // A pipe cannot be told of the other side's end but by its own.
-func TestWithoutHalfCloseTheTunnelEndsAtTheFirstEnd(t *testing.T) {
+func TestAConnectionWithoutHalfCloseEndsItsTunnelAtTheFirstEOF(t *testing.T) {
 	for _, first := range []wsproxy.Reason{wsproxy.ReasonClientClosed, wsproxy.ReasonUpstreamClosed} {
 		t.Run(first.String(), func(t *testing.T) {
 			ended := testkit.NewEndings()

@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestAPanicInOnOpenFailsItsTunnelAlone(t *testing.T) {
+func TestAPanicInOnOpenFailsOnlyItsTunnel(t *testing.T) {
 	ended := testkit.NewEndings()
 	var panics atomic.Bool
 	var log testkit.Buffer
@@ -68,7 +68,7 @@ func TestAPanicInOnCloseIsLoggedAndHarmless(t *testing.T) {
 	assert.NoError(t, r.Proxy.Shutdown(context.Background()))
 }
 
-func TestOnOpenIsBeforeThe101AndOnCloseBeforeServeHTTPReturns(t *testing.T) {
+func TestOnOpenRunsBeforeThe101AndOnCloseBeforeServeHTTPReturns(t *testing.T) {
 	var opened, closed atomic.Int32
 	closedAtReturn := make(chan int32, 1)
 	r := testkit.PlainLink.Start(t, func(h http.Handler) http.Handler {
@@ -91,7 +91,7 @@ func TestOnOpenIsBeforeThe101AndOnCloseBeforeServeHTTPReturns(t *testing.T) {
 	assert.EqualValues(t, 1, <-closedAtReturn, "OnClose calls by the time ServeHTTP returns")
 }
 
-func TestHooksMayCallTheProxy(t *testing.T) {
+func TestHooksCanCallTheProxy(t *testing.T) {
 	var p *wsproxy.Proxy
 	inOnClose := make(chan wsproxy.Stats, 1)
 	ended := testkit.NewEndings()

@@ -54,7 +54,7 @@ func areCut(t *testing.T, clients []*testkit.Peer) {
 
 // With SO_LINGER, close(2) waits for the peer, on a non-blocking socket too: the
 // echo of another tunnel on the same loop took 6.06 s for a linger of 6 s.
-func TestAConnectionThatLingersHoldsUpNoOtherTunnel(t *testing.T) {
+func TestALingeringConnectionDelaysNoOtherTunnel(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // one loop for all
 	timeout := wsproxy.WithSendTimeout(50 * time.Millisecond)
 	lingering(t, wsproxy.ReasonSendTimeout, timeout, func(t *testing.T, r *testkit.Rig, ended testkit.Endings, clients []*testkit.Peer) {
@@ -69,7 +69,7 @@ func TestAConnectionThatLingersHoldsUpNoOtherTunnel(t *testing.T) {
 }
 
 // The portable relay closed one such connection after another.
-func TestCloseCutsConnectionsThatLingerAtOnce(t *testing.T) {
+func TestCloseClosesLingeringConnectionsAtOnce(t *testing.T) {
 	none := wsproxy.WithSendTimeout(0)
 	lingering(t, wsproxy.ReasonKilled, none, func(t *testing.T, r *testkit.Rig, _ testkit.Endings, clients []*testkit.Peer) {
 		awaitStall(t, r.Proxy)

@@ -13,7 +13,7 @@ import (
 
 // Without any timeout nothing looks at tunnels, until a Close frame of the
 // proxy's waits for its answers.
-func TestWithoutTimeoutsAnswersAreStillWaitedForJustSoLong(t *testing.T) {
+func TestWithoutOtherTimeoutsTheCloseTimeoutStillApplies(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := testkit.NewMemRig(t, nil, wsproxy.WithReadTimeout(0), wsproxy.WithSendTimeout(0), wsproxy.WithCloseTimeout(0))
 		r.Tunnel(t)

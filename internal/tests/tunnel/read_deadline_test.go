@@ -106,7 +106,7 @@ func endsByDeadline(t *testing.T, ended testkit.Endings, server *testkit.Peer) {
 // The relay took every deadline for the one by which it interrupts its own
 // reads, took it away and read again: at once, if a listener set it anew.
 // httputil.ReverseProxy ends the copying with the error.
-func TestAReadDeadlineOfTheListenersEndsTheTunnel(t *testing.T) {
+func TestAReadDeadlineSetByTheListenerEndsTheTunnel(t *testing.T) {
 	eachAged(t, func(t *testing.T, _ *testkit.Rig, ended testkit.Endings, client, server *testkit.Peer, expire func()) {
 		client.Send(t, "hello")
 		server.Expect(t, "hello")

@@ -84,7 +84,7 @@ func awaitStall(t testing.TB, p *wsproxy.Proxy) {
 // After a half-close nobody reads from the peer that then goes altogether, and
 // what the other one sends is taken and dropped, so that it gets what is still
 // under way to it. That is no activity and must not last.
-func TestAPeerThatGoesOnSendingToNobodyIsCut(t *testing.T) {
+func TestAPeerThatKeepsSendingToAClosedEndIsClosed(t *testing.T) {
 	t.Parallel()
 	testkit.OverLinks(t, testkit.Resettable, func(t *testing.T, l testkit.Link) {
 		testkit.EachSide(t, func(t *testing.T, first wsproxy.Reason) {
@@ -104,7 +104,7 @@ func TestAPeerThatGoesOnSendingToNobodyIsCut(t *testing.T) {
 
 // A unix socket and a wrapped connection know no reset; the end must arrive
 // all the same.
-func TestAResetEndsTunnelsThatCannotPassItOn(t *testing.T) {
+func TestAResetEndsTunnelsThatCannotForwardIt(t *testing.T) {
 	testkit.OverLinks(t, func(l testkit.Link) bool { return !testkit.Resettable(l) }, func(t *testing.T, l testkit.Link) {
 		testkit.EachSide(t, func(t *testing.T, first wsproxy.Reason) {
 			ended := testkit.NewEndings()
@@ -122,7 +122,7 @@ func TestAResetEndsTunnelsThatCannotPassItOn(t *testing.T) {
 
 // Closing a socket with bytes unread resets it and takes back what was sent
 // last: the proxy must not do that to a peer that is still sending.
-func TestTheFinalMessageArrivesThoughThePeerIsStillSending(t *testing.T) {
+func TestTheFinalMessageArrivesWhileThePeerIsStillSending(t *testing.T) {
 	t.Parallel()
 	testkit.OverLinks(t, func(l testkit.Link) bool { return !l.TLSUpstream }, func(t *testing.T, l testkit.Link) {
 		testkit.EachSide(t, func(t *testing.T, first wsproxy.Reason) {
@@ -162,7 +162,7 @@ func TestTheFinalMessageArrivesThoughThePeerIsStillSending(t *testing.T) {
 }
 
 // Here the end itself is orderly for certain: the peer sends only after it.
-func TestAnOrderlyEndStaysOrderlyThoughThePeerGoesOnSending(t *testing.T) {
+func TestAnOrderlyEndStaysOrderlyWhileThePeerKeepsSending(t *testing.T) {
 	testkit.OverLinks(t, nil, func(t *testing.T, l testkit.Link) {
 		testkit.EachSide(t, func(t *testing.T, first wsproxy.Reason) {
 			ended := testkit.NewEndings()
@@ -188,7 +188,7 @@ func TestAnOrderlyEndStaysOrderlyThoughThePeerGoesOnSending(t *testing.T) {
 // A connection that ends without a Close frame is seen so, as code 1006: the
 // proxy makes up none, nor completes what is cut. For resets see
 // TestAResetArrivesAsAReset.
-func TestAnAbruptCloseIsSeenAsAbrupt(t *testing.T) {
+func TestAnAbruptEndIsForwardedWithoutACloseFrame(t *testing.T) {
 	testkit.OverLinks(t, nil, func(t *testing.T, l testkit.Link) {
 		testkit.EachSide(t, func(t *testing.T, side wsproxy.Reason) {
 			ended := testkit.NewEndings()

@@ -90,7 +90,7 @@ func TestAByteInEitherDirectionRearmsTheReadTimeout(t *testing.T) {
 	})
 }
 
-func TestWithoutTimeoutsATunnelStaysForEver(t *testing.T) {
+func TestWithoutTimeoutsATunnelStaysOpen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := testkit.NewMemRig(t, nil, wsproxy.WithReadTimeout(0), wsproxy.WithSendTimeout(0), wsproxy.WithCloseTimeout(0))
 		client, server := r.Tunnel(t)
@@ -108,7 +108,7 @@ func TestWithoutTimeoutsATunnelStaysForEver(t *testing.T) {
 	})
 }
 
-func TestTheLongestDurationIsATimeoutLikeAnyOther(t *testing.T) {
+func TestTheLongestDurationIsAValidTimeout(t *testing.T) {
 	for name, opt := range map[string]func(time.Duration) wsproxy.Option{
 		"read": wsproxy.WithReadTimeout, "send": wsproxy.WithSendTimeout,
 		"close": wsproxy.WithCloseTimeout, "lifetime": wsproxy.WithMaxLifetime,
@@ -155,7 +155,7 @@ func TestAPeerThatStopsReadingEndsTheTunnelAtTheSendTimeout(t *testing.T) {
 }
 
 // What the other direction does neither helps nor harms a write that waits.
-func TestTrafficTheOtherWayDoesNotRearmTheSendTimeout(t *testing.T) {
+func TestTrafficInTheOtherDirectionDoesNotRearmTheSendTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := testkit.NewMemRig(t, nil)
 		client, server := r.Tunnel(t)
@@ -166,7 +166,7 @@ func TestTrafficTheOtherWayDoesNotRearmTheSendTimeout(t *testing.T) {
 	})
 }
 
-func TestASlowReaderKeepsItsTunnel(t *testing.T) {
+func TestASlowReaderDoesNotTimeOut(t *testing.T) {
 	testkit.EachSide(t, func(t *testing.T, slow wsproxy.Reason) {
 		synctest.Test(t, func(t *testing.T) {
 			r := testkit.NewMemRig(t, nil, wsproxy.WithReadTimeout(0))
@@ -209,7 +209,7 @@ func TestAHalfClosedTunnelEndsAtTheCloseTimeout(t *testing.T) {
 	})
 }
 
-func TestWithoutACloseTimeoutAHalfClosedTunnelIsLeftToTheReadTimeout(t *testing.T) {
+func TestWithoutACloseTimeoutTheReadTimeoutEndsAHalfClosedTunnel(t *testing.T) {
 	testkit.EachSide(t, func(t *testing.T, first wsproxy.Reason) {
 		synctest.Test(t, func(t *testing.T) {
 			r := testkit.NewMemRig(t, nil, wsproxy.WithCloseTimeout(0))
@@ -260,7 +260,7 @@ func TestEachOfManyTunnelsEndsAtItsOwnTime(t *testing.T) {
 	})
 }
 
-func TestAnEndingTellsTheHandshakeFromTheLifetime(t *testing.T) {
+func TestAnEndingReportsHandshakeAndLifetimeSeparately(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := testkit.NewMemRig(t, nil)
 		client := r.SendHandshake(t)
@@ -278,7 +278,7 @@ func TestAnEndingTellsTheHandshakeFromTheLifetime(t *testing.T) {
 	})
 }
 
-func TestTheServersOwnTimeoutsDoNotReachATunnel(t *testing.T) {
+func TestTheServersTimeoutsDoNotApplyToATunnel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := testkit.NewMemRig(t, &http.Server{ReadTimeout: time.Second, WriteTimeout: time.Second, IdleTimeout: time.Second,
 			ReadHeaderTimeout: time.Second})

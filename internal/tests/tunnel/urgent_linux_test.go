@@ -11,7 +11,7 @@ import (
 )
 
 // A read stops at urgent data, which is not a sign that there is no more.
-func TestBytesBehindUrgentDataArrive(t *testing.T) {
+func TestBytesAfterUrgentDataArrive(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	_, addr := testkit.ServeProxy(t, u.URL)
 	client, server := testkit.Tunnel(t, addr, u)
@@ -28,7 +28,7 @@ func TestBytesBehindUrgentDataArrive(t *testing.T) {
 }
 
 // ... and one at a passed descriptor.
-func TestBytesBehindADescriptorArrive(t *testing.T) {
+func TestBytesAfterAPassedDescriptorArrive(t *testing.T) {
 	testkit.OverLinks(t, func(l testkit.Link) bool { return l.Unix }, func(t *testing.T, l testkit.Link) {
 		client, server := l.Start(t, nil).Tunnel(t)
 		raw, err := server.Conn.(*net.UnixConn).SyscallConn()

@@ -85,7 +85,7 @@ func (z zone) resolver(connect func() (near, far net.Conn)) *wsproxy.DNSResolver
 
 // Before, a DNS server could have the proxy look up, one after the other, and
 // then look at for each request, as many servers as it liked.
-func TestDNSSRVFindsAtMost1024Servers(t *testing.T) {
+func TestDNSSRVReturnsAtMost1024Servers(t *testing.T) {
 	for _, test := range []struct {
 		zone zone
 		err  string
@@ -107,7 +107,7 @@ func TestDNSSRVFindsAtMost1024Servers(t *testing.T) {
 
 // Before, each lookup had a timeout of its own, and a Resolve as many as there
 // were records.
-func TestOneTimeoutIsForAllLookupsOfAResolve(t *testing.T) {
+func TestOneTimeoutBoundsAllLookupsOfAResolve(t *testing.T) {
 	connect := func() (net.Conn, net.Conn) {
 		near, far := testkit.NewMemConns(testkit.Room)
 		return near, far

@@ -83,7 +83,7 @@ func TestWatchKeepsTheLastGoodServers(t *testing.T) {
 	})
 }
 
-func TestAPortThatIsNoneIsALookupThatFails(t *testing.T) {
+func TestAnInvalidPortFailsTheLookup(t *testing.T) {
 	_, again, err := wsproxy.DNS("localhost", 0, 0).Resolve(t.Context())
 	assert.EqualError(t, err, `wsproxy: port "0" of "localhost", want 1 to 65535`)
 	assert.Equal(t, 5*time.Second, again)

@@ -30,7 +30,7 @@ func faults(t testing.TB) map[string]string {
 	}
 }
 
-func TestWhatFailsBeforeThe101GoesToTheNextServer(t *testing.T) {
+func TestARequestThatFailsBeforeThe101GoesToTheNextServer(t *testing.T) {
 	for name, addr := range faults(t) {
 		t.Run(name, func(t *testing.T) {
 			healthy := testkit.Serve(t, testkit.Echo("healthy"))
@@ -63,7 +63,7 @@ func tookOver(t testing.TB, p *wsproxy.Proxy, u *wsproxy.Upstream, client *testk
 	testkit.Eventually(t, func() bool { return u.Servers()[1].Tunnels == 0 }, "the tunnel still counts")
 }
 
-func TestTheLastServersOwnAnswerReachesTheClient(t *testing.T) {
+func TestTheLastServersResponseReachesTheClient(t *testing.T) {
 	busy := testkit.ServeResponse(t, "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\nX-From: busy\r\n\r\nbusy")
 	u := testkit.Servers(t, wsproxy.RoundRobin(), wsproxy.Server{Addr: testkit.RefusingAddr(t)}, wsproxy.Server{Addr: busy})
 	_, proxy := testkit.ServeProxy(t, "http://app.example", wsproxy.WithUpstream(u))
@@ -93,7 +93,7 @@ func TestAnErrorNamesEveryServerTried(t *testing.T) {
 	}
 }
 
-func TestNoStatusCounts(t *testing.T) {
+func TestNoStatusCountsAsAFailure(t *testing.T) {
 	for _, status := range []string{"400 Bad Request", "401 Unauthorized", "404 Not Found", "429 Too Many Requests", "500 Internal Server Error",
 		"502 Bad Gateway", "503 Service Unavailable", "504 Gateway Timeout"} {
 		addr := testkit.ServeResponse(t, "HTTP/1.1 "+status+"\r\nContent-Length: 0\r\n\r\n")
@@ -107,7 +107,7 @@ func TestNoStatusCounts(t *testing.T) {
 	}
 }
 
-func TestAClientThatLeavesDoesNotCount(t *testing.T) {
+func TestAClientThatDisconnectsCausesNoFailure(t *testing.T) {
 	for _, request := range []string{testkit.SampleRequest, anyGet, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf"} {
 		hung := testkit.NewUpstream(t)
 		u := testkit.Servers(t, wsproxy.RoundRobin(), wsproxy.Server{Addr: hung.Addr}, wsproxy.Server{Addr: testkit.RefusingAddr(t), Backup: true})
@@ -124,7 +124,7 @@ func TestAClientThatLeavesDoesNotCount(t *testing.T) {
 	}
 }
 
-func TestTheMostTunnelsOfAServerAreExact(t *testing.T) {
+func TestMaxTunnelsOfAServerIsExact(t *testing.T) {
 	const places, clients = 7, 100
 	addr := testkit.Serve(t, testkit.Echo("a"))
 	u := testkit.Servers(t, wsproxy.RoundRobin(),
@@ -160,7 +160,7 @@ func TestTheMostTunnelsOfAServerAreExact(t *testing.T) {
 	require.Equal(t, 200, res.StatusCode, "plain requests are not limited")
 }
 
-func TestPlainRequestsAreSentTwiceOnlyWhereNothingIsLost(t *testing.T) {
+func TestPlainRequestsAreRetriedOnlyIfThatIsSafe(t *testing.T) {
 	const get, post = "GET / HTTP/1.1\r\nHost: h.example:1\r\n\r\n", "POST / HTTP/1.1\r\nHost: h.example:1\r\nContent-Length: 4\r\n\r\nbody"
 	const keyed = "POST / HTTP/1.1\r\nHost: h.example:1\r\nContent-Length: 0\r\nIdempotency-Key: 1\r\n\r\n"
 	const put = "PUT / HTTP/1.1\r\nHost: h.example:1\r\nContent-Length: 0\r\n\r\n"
@@ -192,7 +192,7 @@ func TestPlainRequestsAreSentTwiceOnlyWhereNothingIsLost(t *testing.T) {
 	}
 }
 
-func TestAFaultOfTheRequestIsNoServersFault(t *testing.T) {
+func TestAnUnsendableRequestMarksNoServerDown(t *testing.T) {
 	addr := testkit.Serve(t, testkit.Echo("a"))
 	u := testkit.Servers(t, wsproxy.RoundRobin(), wsproxy.Server{Addr: addr}, wsproxy.Server{Addr: testkit.RefusingAddr(t), Backup: true})
 	_, proxy := testkit.ServeProxy(t, "http://app.example", wsproxy.WithUpstream(u))

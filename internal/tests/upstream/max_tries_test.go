@@ -13,7 +13,7 @@ import (
 
 const shortDelete = "DELETE / HTTP/1.1\r\nHost: a\r\n\r\n"
 
-func TestWithRetryStatusSendsReplayableRequestsOn(t *testing.T) {
+func TestWithRetryStatusRetriesReplayableRequests(t *testing.T) {
 	for _, test := range []struct {
 		name, request string
 		opts          []wsproxy.Option
@@ -42,7 +42,7 @@ func TestWithRetryStatusSendsReplayableRequestsOn(t *testing.T) {
 }
 
 // A response is better than what a server that is down has to offer.
-func TestAResponseIsNotGivenUpForAServerThatIsDown(t *testing.T) {
+func TestAResponseIsKeptIfTheNextServerIsDown(t *testing.T) {
 	busy := testkit.ServeResponse(t, "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nbusy")
 	u := testkit.Servers(t, wsproxy.RoundRobin(), wsproxy.Server{Addr: testkit.RefusingAddr(t)}, wsproxy.Server{Addr: busy})
 	_, proxy := testkit.ServeProxy(t, "http://app.example", wsproxy.WithUpstream(u), wsproxy.WithRetryStatus(503))
@@ -89,7 +89,7 @@ func TestWithMaxTriesLimitsTheServersForOneRequest(t *testing.T) {
 
 // Before, everybody got 503 while all servers were down, though they might have
 // been back.
-func TestServersThatComeBackServeAtOnce(t *testing.T) {
+func TestServersThatRecoverServeAtOnce(t *testing.T) {
 	var broken atomic.Bool
 	var servers []wsproxy.Server
 	for range 3 {
@@ -120,7 +120,7 @@ func TestServersThatComeBackServeAtOnce(t *testing.T) {
 }
 
 // A server may close a kept connection just when a request is sent over it.
-func TestAKeptConnectionThatBreaksIsNoFailure(t *testing.T) {
+func TestABrokenKeepAliveConnectionCausesNoFailure(t *testing.T) {
 	first := testkit.NewUpstream(t)
 	u := testkit.Servers(t, wsproxy.RoundRobin(), wsproxy.Server{Addr: first.Addr}, wsproxy.Server{Addr: testkit.RefusingAddr(t), Backup: true})
 	_, proxy := testkit.ServeProxy(t, "http://app.example", wsproxy.WithUpstream(u), wsproxy.WithKeepAlive())

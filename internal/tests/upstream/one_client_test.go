@@ -21,7 +21,7 @@ const anyGet = "GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
 // Before, the first request for such a room took all four servers down, and
 // everybody got 503 for ten seconds.
-func TestARoomThatAnswers503TakesNoServerDown(t *testing.T) {
+func TestAPathThatResponds503MarksNoServerDown(t *testing.T) {
 	for name, request := range map[string]string{
 		"plain": "GET /room HTTP/1.1\r\nHost: a\r\n\r\n", "WebSocket": strings.Replace(testkit.SampleRequest, "/chat", "/room", 1),
 	} {
@@ -94,7 +94,7 @@ func upload(t testing.TB, addr, header string, n int64) *http.Response {
 
 // Before, the proxy took the write that such a server ends for the server's
 // failure, and after 17 uploads to three servers a handshake got 503.
-func TestAServerThatRefusesAnUploadUnreadIsHeardAndHealthy(t *testing.T) {
+func TestAnEarlyResponseToAnUploadIsForwardedAndItsServerStaysUp(t *testing.T) {
 	t.Parallel()
 	const size = 8 << 20
 	goServer := func() string {
@@ -140,7 +140,7 @@ func TestAServerThatRefusesAnUploadUnreadIsHeardAndHealthy(t *testing.T) {
 
 // Before, a header that the server did not read to its end was a 502, and took
 // one server after another down.
-func TestAServerThatRefusesALargeHeaderIsHeardAndHealthy(t *testing.T) {
+func TestAnEarlyResponseToALargeHeaderIsForwardedAndItsServerStaysUp(t *testing.T) {
 	cookie := "\r\nCookie: a=" + strings.Repeat("x", 900_000) + "\r\n\r\n" // more than the buffers between two sockets hold
 	for name, request := range map[string]string{"plain": anyGet, "WebSocket": testkit.SampleRequest} {
 		t.Run(name, func(t *testing.T) {
@@ -160,7 +160,7 @@ func TestAServerThatRefusesALargeHeaderIsHeardAndHealthy(t *testing.T) {
 	}
 }
 
-func TestAConnectionThatBreaksCountsOnlyOverASmallRequest(t *testing.T) {
+func TestABrokenConnectionCountsAsAFailureOnlyForASmallRequest(t *testing.T) {
 	field := func(n int) string { return "\r\nX-Pad: " + strings.Repeat("x", n) + "\r\n\r\n" }
 	pad := func(request string, n int) string { return strings.Replace(request, "\r\n\r\n", field(n), 1) }
 	for _, test := range []struct {

@@ -153,7 +153,7 @@ func TestNoClientSeesAnErrorWhileOneHealthyServerIsLeft(t *testing.T) {
 	}, "tunnels still count: %v", u.Servers())
 }
 
-func TestServersMayChangeUnderTunnelsThatComeAndGo(t *testing.T) {
+func TestServersCanChangeWhileTunnelsOpenAndEnd(t *testing.T) {
 	const tunnels, rounds = 1000, 2
 	var servers []wsproxy.Server
 	for i := range 6 {

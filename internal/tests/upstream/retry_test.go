@@ -37,7 +37,7 @@ func busyServers(t *testing.T) (servers []wsproxy.Server, requests chan string) 
 	return servers, requests
 }
 
-func TestAnUpgradeThatIsNotIdempotentGoesToOneServer(t *testing.T) {
+func TestANonIdempotentUpgradeIsSentToOneServer(t *testing.T) {
 	servers, requests := busyServers(t)
 	u, err := wsproxy.NewUpstream(wsproxy.RoundRobin(), servers...)
 	require.NoError(t, err)
@@ -53,7 +53,7 @@ func TestAnUpgradeThatIsNotIdempotentGoesToOneServer(t *testing.T) {
 }
 
 // A dial without a descriptor or a local port says nothing about the server.
-func TestAWantOfResourcesTakesNoServerDown(t *testing.T) {
+func TestALocalShortageOfResourcesMarksNoServerDown(t *testing.T) {
 	wants := []syscall.Errno{syscall.EMFILE, syscall.EADDRNOTAVAIL}
 	if runtime.GOOS == "windows" {
 		wants = []syscall.Errno{10024, 10055}
@@ -85,7 +85,7 @@ func testStarved(t *testing.T, want error) {
 	}
 }
 
-func TestAPolicyThatPanicsOverTheNextServerLosesNoPlace(t *testing.T) {
+func TestAPolicyThatPanicsDuringARetryLeaksNoSlot(t *testing.T) {
 	servers, requests := busyServers(t)
 	u, err := wsproxy.NewUpstream(pickFunc(func(servers []*wsproxy.Candidate) *wsproxy.Candidate {
 		return servers[1] // and of one server there is no second

@@ -249,7 +249,7 @@ func (c *chatter) talk(ctx context.Context, conn net.Conn, br *bufio.Reader) err
 	return writeFrame(conn, 0x8, []byte{1000 >> 8, 1000 & 0xff}, true)
 }
 
-func TestARollingRestartBehindHAProxyLosesNothing(t *testing.T) {
+func TestARollingRestartBehindHAProxyLosesNoMessage(t *testing.T) {
 	const clients = 60
 	kept := &store{kept: map[string]int{}}
 	u := testkit.Servers(t, wsproxy.LeastTunnels(), wsproxy.Server{Addr: testkit.Serve(t, kept)}, wsproxy.Server{Addr: testkit.Serve(t, kept)})

@@ -16,7 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestServersOnUnixSocketsTakeUpgradesAndPlainRequests(t *testing.T) {
+func TestServersOnUnixSocketsServeUpgradesAndPlainRequests(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "app.sock")
 	l, err := net.Listen("unix", path)
 	require.NoError(t, err)
@@ -35,7 +35,7 @@ func TestServersOnUnixSocketsTakeUpgradesAndPlainRequests(t *testing.T) {
 	client.Close()
 }
 
-func TestTheCertificateIsForTheTargetWhicheverServerAnswers(t *testing.T) {
+func TestEveryServersCertificateIsVerifiedForTheTargetsName(t *testing.T) {
 	s := httptest.NewUnstartedServer(testkit.Echo("tls"))
 	s.StartTLS() // its certificate names example.com
 	t.Cleanup(s.Close)
@@ -65,7 +65,7 @@ func TestOneUpstreamServesSeveralProxies(t *testing.T) {
 	require.Equal(t, 2, u.Servers()[1].Tunnels)
 }
 
-func TestATunnelOutlivesItsServersPlaceInTheSet(t *testing.T) {
+func TestATunnelOutlivesTheRemovalOfItsServer(t *testing.T) {
 	a, b := testkit.Serve(t, testkit.Echo("a")), testkit.Serve(t, testkit.Echo("b"))
 	u := testkit.Servers(t, wsproxy.RoundRobin(), wsproxy.Server{Addr: a})
 	_, proxy := testkit.ServeProxy(t, "http://app.example", wsproxy.WithUpstream(u))
@@ -80,7 +80,7 @@ func TestATunnelOutlivesItsServersPlaceInTheSet(t *testing.T) {
 
 // Seed 004: the outer proxy ends TLS and sends its target's name, the inner
 // one sets the fields again.
-func TestTwoProxiesInARowGrowTheForwardedListByOneAHop(t *testing.T) {
+func TestEachProxyInARowAddsOneAddressToTheForwardedList(t *testing.T) {
 	app := testkit.NewUpstream(t)
 	_, inner := testkit.ServeProxy(t, app.URL)
 	innerPort := inner[strings.LastIndexByte(inner, ':'):]

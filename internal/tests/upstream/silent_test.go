@@ -72,7 +72,7 @@ const earlyHints = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
 
 // Before, the request went from one server to the next, and each was down
 // then: one path that hangs took them all.
-func TestAServerThatStaysSilentIsA504AndNoOtherIsAsked(t *testing.T) {
+func TestASilentServerCauses504AndNoOtherServerIsTried(t *testing.T) {
 	const get, post = "GET / HTTP/1.1\r\nHost: h\r\n\r\n", "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nbody"
 	for name, test := range map[string]struct {
 		request, answer string
@@ -110,7 +110,7 @@ func TestAServerThatStaysSilentIsA504AndNoOtherIsAsked(t *testing.T) {
 	}
 }
 
-func TestTheConnectTimeoutIsEachServersOwn(t *testing.T) {
+func TestTheConnectTimeoutAppliesToEachServer(t *testing.T) {
 	for _, request := range []string{testkit.SampleRequest, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody"} {
 		synctest.Test(t, func(t *testing.T) {
 			servers := memNet{}

@@ -9,7 +9,7 @@ import (
 
 func TestMain(m *testing.M) { testkit.Main(m) }
 
-func TestAGoClientAndAGoServerUnderstandEachOther(t *testing.T) {
+func TestAGoClientAndAGoServerCanTalkToEachOther(t *testing.T) {
 	addr := testkit.Serve(t, talk.Server())
 	for _, scheme := range []string{"ws", "wss"} {
 		t.Run(scheme, func(t *testing.T) {
