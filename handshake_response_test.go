@@ -15,7 +15,7 @@ import (
 // for (RFC 6455, section 4.1), and the client gets exactly one 101 for it.
 func FuzzCheckResponse(f *testing.F) {
 	const key, accept = "dGhlIHNhbXBsZSBub25jZQ==", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
-	for _, answer := range []string{
+	for _, response := range []string{
 		"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: " + accept + "\r\n\r\nglued",
 		"HTTP/1.1 101\r\nupgrade: WEBSOCKET\r\nConnection: Upgrade, X-Hop\r\nX-Hop: 1\r\nsec-websocket-accept: " + accept + " \r\nContent-Length: 5\r\nSet-Cookie: a\r\n\r\n",
 		"HTTP/1.1 101 x\r\nUpgrade: websocket\r\nTransfer-Encoding: chunked\r\nTrailer: X\r\nSec-WebSocket-Accept: " + accept + "\r\n\r\n",
@@ -27,7 +27,7 @@ func FuzzCheckResponse(f *testing.F) {
 		"HTTP/1.1 101 x\r\nUpgrade: websocket\r\nConnection: upgrade,close\r\nSec-WebSocket-Accept: " + accept + "\r\n\r\n",
 		"HTTP/1.1 101 x\r\nUpgrade: h2c\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n", "", "HTTP/", "\x00",
 	} {
-		f.Add([]byte(answer))
+		f.Add([]byte(response))
 	}
 	p, err := New("http://upstream.example", WithModifyResponse(func(*http.Response) error { return nil }))
 	require.NoError(f, err)
@@ -52,7 +52,7 @@ func FuzzCheckResponse(f *testing.F) {
 		wire := bufio.NewReader(bytes.NewReader(appendSwitch(nil, res.Header, "websocket")))
 		got, err := http.ReadResponse(wire, asked)
 		require.NoError(t, err)
-		require.Zero(t, wire.Buffered(), "the client gets more than one answer")
+		require.Zero(t, wire.Buffered(), "the client gets more than one response")
 		require.Equal(t, http.StatusSwitchingProtocols, got.StatusCode)
 		require.Equal(t, []string{"websocket"}, got.Header["Upgrade"])
 		require.Equal(t, []string{"Upgrade"}, got.Header["Connection"])

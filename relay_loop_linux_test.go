@@ -55,8 +55,8 @@ func (r loopRig) tunnel(t *testing.T) {
 	conn.SetDeadline(time.Now().Add(10 * time.Second))
 	_, err = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: raw\r\nConnection: Upgrade\r\n\r\nhello")
 	require.NoError(t, err)
-	const answer = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: raw\r\n\r\nhello"
-	got := make([]byte, len(answer))
+	const response = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: raw\r\n\r\nhello"
+	got := make([]byte, len(response))
 	n, err := io.ReadFull(conn, got)
 	require.NoError(t, err, "%q", got[:n])
 	require.Equal(t, "hello", string(got[len(got)-len("hello"):]), "%q", got)

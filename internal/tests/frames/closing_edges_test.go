@@ -30,8 +30,8 @@ func TestAHalfClosedPeerStillGetsItsCloseFrame(t *testing.T) {
 	})
 }
 
-// The time for the answers counts from the proxy's Close frames, not from a
-// half-close long before.
+// The close timeout runs from the proxy's Close frames, not from an earlier
+// half-close.
 func TestAHalfClosedTunnelGetsTheFullCloseTimeoutForCloseFrames(t *testing.T) {
 	testkit.FromEither(t, []wsproxy.Option{wsproxy.WithCloseTimeout(0), wsproxy.WithReadTimeout(0)}, func(t *testing.T, r *testkit.MemRig, from, to testkit.End) {
 		require.NoError(t, from.CloseWrite())
@@ -132,7 +132,7 @@ func refuses(p *wsproxy.Proxy) bool {
 	req.Header = http.Header{"Connection": {"Upgrade"}, "Upgrade": {"websocket"},
 		"Sec-Websocket-Version": {"13"}, "Sec-Websocket-Key": {testkit.SampleKey}}
 	ended, cancel := context.WithCancel(context.Background())
-	cancel() // so that no dial goes far
+	cancel() // so that no dial connects
 	p.ServeHTTP(w, req.WithContext(ended))
 	return w.status == http.StatusServiceUnavailable
 }
@@ -223,8 +223,8 @@ func TestATunnelOfAnotherProtocolIsClosedWithoutAFrame(t *testing.T) {
 	}
 }
 
-// The ask comes about when a source has read its last for a while: then nothing
-// but the ask can wake it.
+// The Close comes when a source has just read the last bytes of a burst. After
+// that, nothing but the Close itself can wake it.
 func TestACloseAtTheEndOfABurstIsNotLost(t *testing.T) {
 	testkit.OverLinks(t, nil, func(t *testing.T, l testkit.Link) {
 		ended := testkit.NewEndings()
@@ -262,8 +262,8 @@ func TestACloseAtTheEndOfABurstIsNotLost(t *testing.T) {
 	})
 }
 
-// Its connection is closed with something unread, which is not to turn what it
-// has yet to read into a reset.
+// The proxy closes a connection that has unread bytes. That must not reset it
+// before the client has read the rest.
 func TestAClientThatSendsAfterItsCloseFrameStillReadsTheEnd(t *testing.T) {
 	testkit.OverLinks(t, nil, func(t *testing.T, l testkit.Link) {
 		r := l.Start(t, nil)
@@ -285,7 +285,7 @@ func TestAnEndWhoseCloseFrameWasNotForwardedGetsTheProxys(t *testing.T) {
 	testkit.FromEither(t, []wsproxy.Option{wsproxy.WithMaxClientMessageSize(10), wsproxy.WithMaxUpstreamMessageSize(10)}, func(t *testing.T, r *testkit.MemRig, from, to testkit.End) {
 		from.Send(t, from.Frame(testkit.Text, strings.Repeat("x", 11))+from.Frame(testkit.Close, testkit.ClosePayload(1000, "")))
 		to.ExpectClose(t, 1009)
-		to.Close() // instead of answering
+		to.Close() // instead of replying
 		from.ExpectClose(t, 1009)
 		from.Close()
 	})

@@ -12,14 +12,15 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// noReadTimeout leaves the close timeout alone, which has its default of 10 s.
+// noReadTimeout disables the read timeout and keeps the close timeout's
+// default, 10 s.
 var noReadTimeout = []wsproxy.Option{wsproxy.WithReadTimeout(0), wsproxy.WithSendTimeout(0)}
 
-// RFC 6455, section 7.1.1 has the server close first, and nothing makes it:
-// without a read timeout such a tunnel stayed for ever.
+// RFC 6455, section 7.1.1, has the server close first, but nothing forces it
+// to. Without a read timeout such a tunnel stayed open for ever.
 func TestATunnelEndsAtTheCloseTimeoutAfterACloseFrame(t *testing.T) {
 	testkit.FromEither(t, noReadTimeout, func(t *testing.T, r *testkit.MemRig, from, to testkit.End) {
-		time.Sleep(time.Hour) // nothing limits it before
+		time.Sleep(time.Hour) // no timeout applies before the Close frame
 		from.SendFrame(t, testkit.Close, testkit.ClosePayload(1000, ""))
 		to.ExpectFrame(t, testkit.Close, testkit.ClosePayload(1000, ""))
 		ending := r.EndsIn(t, 10*time.Second, from.Closed())
@@ -49,7 +50,8 @@ func TestAnEndThatHasNotClosedKeepsTheTunnelOpenWhileItSends(t *testing.T) {
 	})
 }
 
-// Bytes behind a Close frame are against the protocol, and no reason to wait.
+// Bytes after a Close frame violate the protocol. The tunnel does not wait for
+// them.
 func TestAnEndThatHasClosedDoesNotKeepTheTunnelOpen(t *testing.T) {
 	for name, opts := range map[string][]wsproxy.Option{
 		"":             noReadTimeout,
@@ -105,7 +107,7 @@ func TestWithoutACloseTimeoutTheReadTimeoutEndsATunnelAfterACloseFrame(t *testin
 		to.ExpectFrame(t, testkit.Close, testkit.ClosePayload(1000, ""))
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		to.CloseWrite() // the read timeout asks nothing of ends that have closed
+		to.CloseWrite() // the read timeout expects no reply from ends that have closed
 		from.Close()
 		ending := r.EndsIn(t, 0, from.Closed())
 		assert.NoError(t, ending.Err)

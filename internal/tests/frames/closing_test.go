@@ -13,11 +13,11 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A goodbye is one way in which the proxy closes a tunnel on its own account.
+// A goodbye is one way in which the proxy itself closes a tunnel.
 type goodbye struct {
 	name   string
 	opts   []wsproxy.Option
-	start  func(t *testing.T, p *wsproxy.Proxy) // nil: time alone does
+	start  func(t *testing.T, p *wsproxy.Proxy) // nil: the passing of time is enough
 	after  time.Duration
 	code   int
 	reason wsproxy.Reason
@@ -37,8 +37,8 @@ var goodbyes = []goodbye{
 	}, code: 4321, reason: wsproxy.ReasonKilled},
 }
 
-// eachGoodbye runs a test in a synctest bubble for each way, which has begun
-// when leave returns.
+// eachGoodbye runs a test in a synctest bubble for each goodbye. The goodbye
+// has begun when leave returns.
 func eachGoodbye(t *testing.T, opts []wsproxy.Option, test func(t *testing.T, r *testkit.MemRig, g goodbye, leave func())) {
 	for _, g := range goodbyes {
 		t.Run(g.name, func(t *testing.T) {
@@ -63,8 +63,8 @@ func TestBothEndsReceiveACloseFrameAndReply(t *testing.T) {
 		testkit.AnswerClose(t, g.code, client, server)
 		ending := r.EndsIn(t, 0, g.reason)
 		assert.NoError(t, ending.Err)
-		assert.Equal(t, g.code, ending.FromClient.CloseCode, "code of the client's answer")
-		assert.Equal(t, g.code, ending.FromUpstream.CloseCode, "code of the upstream's answer")
+		assert.Equal(t, g.code, ending.FromClient.CloseCode, "code of the client's reply")
+		assert.Equal(t, g.code, ending.FromUpstream.CloseCode, "code of the upstream's reply")
 		client.ExpectEOF(t, "")
 		server.ExpectEOF(t, "")
 	})
@@ -117,8 +117,8 @@ func TestTunnelCloseWorksOverEveryLink(t *testing.T) {
 	})
 }
 
-// The ask comes after each byte of a frame; in one piece or byte by byte makes
-// no difference.
+// The Close comes after each byte of a frame. It makes no difference whether
+// the frame arrives in one piece or byte by byte.
 func TestACloseFrameWaitsForTheEndOfAPeersFrame(t *testing.T) {
 	for name, opts := range map[string][]wsproxy.Option{
 		"":             nil,
@@ -167,8 +167,8 @@ func reopen(t *testing.T, r *testkit.MemRig, from testkit.End) (*testkit.Peer, *
 	return server, client
 }
 
-// What arrives in one piece with the frame that the proxy waited for must be
-// followed too: else the answer is not recognised.
+// Bytes that arrive in one read with the frame that the proxy waited for must
+// be scanned too. Otherwise the proxy misses the reply.
 func TestACloseReplyInOneWriteWithTheLastFrameEndsTheTunnel(t *testing.T) {
 	testkit.FromEither(t, nil, func(t *testing.T, r *testkit.MemRig, from, to testkit.End) {
 		whole := from.Frame(testkit.Text, "hello")
@@ -212,7 +212,7 @@ func TestTheProxyDoesNotReplyToAPeersCloseFrame(t *testing.T) {
 		to.SendFrame(t, testkit.Close, testkit.ClosePayload(1000, "yes"))
 		from.ExpectFrame(t, testkit.Text, "last words")
 		from.ExpectFrame(t, testkit.Close, testkit.ClosePayload(1000, "yes"))
-		ending := r.EndsIn(t, 0, from.Closed()) // without waiting for either to close its connection
+		ending := r.EndsIn(t, 0, from.Closed()) // before either end closes its connection
 		assert.Equal(t, 1000, ending.FromClient.CloseCode)
 		assert.Equal(t, 1000, ending.FromUpstream.CloseCode)
 		to.ExpectEOF(t, "")
@@ -249,7 +249,7 @@ func TestAPeerInTheMiddleOfAFrameIsClosedAtTheCloseTimeout(t *testing.T) {
 }
 
 func TestAPeerThatDoesNotReadIsClosedAtTheCloseTimeout(t *testing.T) {
-	testkit.FromEither(t, nil, func(t *testing.T, r *testkit.MemRig, from, deaf testkit.End) {
+	testkit.FromEither(t, nil, func(t *testing.T, r *testkit.MemRig, from, stalled testkit.End) {
 		go func() {
 			for {
 				if _, err := from.Write([]byte(from.Frame(testkit.Text, "flood"))); err != nil {

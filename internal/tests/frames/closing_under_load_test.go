@@ -14,9 +14,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A strict client and a strict server send each other messages as fast as they
-// can when the proxy closes, pinging meanwhile. Neither may see anything but
-// the other's messages in order and the Close frame.
+// A strict client and a strict server exchange messages and Pings as fast as
+// they can while the proxy closes. Each end may see only the other's messages,
+// in order, and the Close frame.
 func TestUnderLoadBothEndsReceiveWholeMessagesAndThenTheCloseFrame(t *testing.T) {
 	t.Parallel()
 	var strict [2][]*strictRig // over TCP and TLS, for each compression
@@ -35,7 +35,8 @@ func TestUnderLoadBothEndsReceiveWholeMessagesAndThenTheCloseFrame(t *testing.T)
 
 func closeUnderLoad(t *testing.T, rig *strictRig, compression, round int, rng *rand.Rand) {
 	ended := testkit.NewEndings()
-	// Without an answer a tunnel would stay for longer than the test waits.
+	// If an end did not reply, its tunnel would stay open for longer than the
+	// test waits.
 	opts := []wsproxy.Option{ended.Option(), wsproxy.WithCloseTimeout(time.Hour), wsproxy.WithReadTimeout(time.Hour)}
 	if rig.tls != nil {
 		opts = append(opts, wsproxy.WithTLSConfig(rig.tls))
@@ -90,7 +91,7 @@ func closeUnderLoad(t *testing.T, rig *strictRig, compression, round int, rng *r
 		assert.LessOrEqual(t, s.received, other.sent+1, "messages that the %s gets", name)
 		from := [2]wsproxy.FlowStats{ending.FromUpstream, ending.FromClient}[i]
 		assert.EqualValues(t, s.received, from.Messages, "messages toward the %s, by the ending", name)
-		assert.Equal(t, code, from.CloseCode, "the code of the answer to the %s's peer", name)
+		assert.Equal(t, code, from.CloseCode, "the code of the reply to the %s's peer", name)
 	}
 }
 

@@ -15,9 +15,9 @@ import (
 )
 
 // badFrames are streams that RFC 6455 does not allow (sections 5.1, 5.2, 5.4
-// and 5.5), and that one receiver or another takes all the same. Of each the last
-// frame is malformed. golang.org/x/net/websocket takes a first continuation
-// frame, opcode 3, and text inside a fragmented message.
+// and 5.5) but that some receivers accept. The last frame of each is malformed.
+// golang.org/x/net/websocket takes a first continuation frame, opcode 3, and
+// text inside a fragmented message.
 var badFrames = map[string]func(masked bool) (before, bad []byte){
 	"a continuation frame without a message": long(frame.Header{Fin: true, Opcode: frame.OpContinuation}),
 	"a first fragment as a continuation":     long(frame.Header{Opcode: frame.OpContinuation}),
@@ -66,8 +66,8 @@ func sized(h frame.Header, n int) func(masked bool) (before, bad []byte) {
 func long(h frame.Header) func(masked bool) (before, bad []byte)  { return sized(h, 900) }
 func short(h frame.Header) func(masked bool) (before, bad []byte) { return sized(h, 20) }
 
-// One malformed frame had switched the limit off for good, and some receivers
-// take what follows: 5,000 bytes passed a limit of 1,000.
+// One malformed frame switched the limit off for good, and some receivers
+// accept what follows: 5,000 bytes passed a limit of 1,000.
 func TestALimitedSideMustSendWellFormedFrames(t *testing.T) {
 	for name, make := range badFrames {
 		t.Run(name, func(t *testing.T) {
@@ -112,8 +112,8 @@ func TestWithoutALimitAMalformedStreamIsForwarded(t *testing.T) {
 	}
 }
 
-// RFC 6455, section 5.2: reserved bits are the extensions', and the proxy does
-// not know what these have agreed on.
+// RFC 6455, section 5.2: extensions define the reserved bits, and the proxy
+// does not know which extensions the ends agreed on.
 func TestALimitedSideMaySetReservedBits(t *testing.T) {
 	testkit.FromEither(t, []wsproxy.Option{wsproxy.WithMaxClientMessageSize(1000), wsproxy.WithMaxUpstreamMessageSize(1000)}, func(t *testing.T, _ *testkit.MemRig, from, to testkit.End) {
 		for _, first := range []byte{testkit.Text | 0x40, testkit.Text | 0x20, testkit.Text | 0x10, testkit.Ping | 0x40} {
@@ -123,8 +123,8 @@ func TestALimitedSideMaySetReservedBits(t *testing.T) {
 	})
 }
 
-// A receiver that does not stop at a Close frame would take a message of any
-// size behind it.
+// A receiver that does not stop at a Close frame would accept a message of any
+// size after it.
 func TestNothingIsForwardedAfterTheCloseFrameOfALimitedSide(t *testing.T) {
 	testkit.FromEither(t, []wsproxy.Option{wsproxy.WithMaxClientMessageSize(1000), wsproxy.WithMaxUpstreamMessageSize(1000)}, func(t *testing.T, r *testkit.MemRig, from, to testkit.End) {
 		bye, more := from.Frame(testkit.Close, testkit.ClosePayload(1000, "bye")), from.Frame(testkit.Text, strings.Repeat("x", 5000))
@@ -144,7 +144,7 @@ func TestNothingIsForwardedAfterTheCloseFrameOfALimitedSide(t *testing.T) {
 			from.ExpectFrame(t, testkit.Text, "still here")
 			from.ExpectFrame(t, testkit.Close, testkit.ClosePayload(1000, ""))
 			from.CloseWrite()
-			to.ExpectEOF(t, "") // the end of the stream still passes
+			to.ExpectEOF(t, "") // the EOF is still forwarded
 			to.Close()
 			ending := r.EndsIn(t, 0, from.Closed())
 			assert.NoError(t, ending.Err)
@@ -162,8 +162,8 @@ func TestWithoutALimitBytesAfterACloseFrameAreForwarded(t *testing.T) {
 	})
 }
 
-// The receiver here takes frames as golang.org/x/net/websocket does: it adds up
-// whatever comes.
+// The receiver reads frames as golang.org/x/net/websocket does: it appends
+// every payload to the message.
 func TestTheMessageLimitHoldsForALenientReceiverOverEveryLink(t *testing.T) {
 	testkit.OverLinks(t, nil, func(t *testing.T, l testkit.Link) {
 		ended := testkit.NewEndings()
@@ -176,7 +176,7 @@ func TestTheMessageLimitHoldsForALenientReceiverOverEveryLink(t *testing.T) {
 		require.NoError(t, err)
 		require.EqualValues(t, testkit.Close, f.First)
 		server.SendFrame(t, testkit.Close, testkit.ClosePayload(1002, ""))
-		rest, _ := io.ReadAll(server) // an end or a reset, as the client left bytes unread or not
+		rest, _ := io.ReadAll(server) // an EOF, or a reset if the client left bytes unread
 		require.Empty(t, rest)
 		server.Close()
 		assert.Equal(t, wsproxy.ReasonProtocolError, ended.Next(t).Reason)

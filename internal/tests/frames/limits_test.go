@@ -13,8 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Whoever has one IPv6 address has a /64 of them (RFC 7934): counted one by one,
-// a single client had as many tunnels as it liked.
+// A client with one IPv6 address usually has a whole /64 (RFC 7934). Counted by
+// address, one client could open any number of tunnels.
 func TestTunnelsOfAnIPv6ClientAreCountedByItsSlash64(t *testing.T) {
 	failures := make(chan error, 10)
 	r := testkit.PlainLink.Start(t, nil, wsproxy.WithMaxTunnelsPerIP(1), wsproxy.WithTrustedProxies("127.0.0.0/8"),
@@ -29,7 +29,7 @@ func TestTunnelsOfAnIPv6ClientAreCountedByItsSlash64(t *testing.T) {
 	for _, test := range []struct {
 		client string
 		with   []string // other addresses that count as the same client
-		apart  string   // one that does not
+		apart  string   // an address that does not
 		named  string   // in the error
 	}{
 		{"2001:db8::1", []string{"2001:db8::1", "2001:db8::ffff:ffff:ffff:ffff", "[2001:db8:0:0:1::]:443"}, "2001:db8:0:1::1", "1 open from 2001:db8::/64"},
@@ -53,7 +53,7 @@ func TestTunnelsOfAnIPv6ClientAreCountedByItsSlash64(t *testing.T) {
 	}
 }
 
-// A limited is what one end sends of a message, with a limit of 200 bytes.
+// A limited is one message that an end sends under a limit of 200 bytes.
 type limited struct {
 	name   string
 	frames []testkit.Frame // masked is set by the test
@@ -77,12 +77,12 @@ var limitedMessages = []limited{
 	{"exactly the limit, compressed", []testkit.Frame{{First: testkit.Text | 0x40, Payload: strings.Repeat("x", 200)}}, 1},
 }
 
-// pieces cuts a stream into chunks: whole, byte by byte, and by a header's
-// every byte.
+// pieces splits a stream in several ways: whole, byte by byte, and once at each
+// byte of a header.
 func pieces(stream string) map[string][]string {
 	cuts := map[string][]string{"in one piece": {stream}, "byte by byte": strings.Split(stream, "")}
 	for at := 1; at < 16 && at < len(stream); at++ {
-		cuts[fmt.Sprintf("cut at %d", at)] = []string{stream[:at], stream[at:]}
+		cuts[fmt.Sprintf("split at %d", at)] = []string{stream[:at], stream[at:]}
 	}
 	return cuts
 }
@@ -145,7 +145,7 @@ func TestEachDirectionHasItsOwnLimit(t *testing.T) {
 	})
 }
 
-// A peer may give up by itself right behind its message.
+// A peer may send its own Close frame right after its message.
 func TestACloseFrameAfterAMessageOverTheLimitIsReported(t *testing.T) {
 	testkit.FromEither(t, []wsproxy.Option{wsproxy.WithMaxClientMessageSize(10), wsproxy.WithMaxUpstreamMessageSize(10)}, func(t *testing.T, r *testkit.MemRig, from, to testkit.End) {
 		from.Send(t, from.Frame(testkit.Text, strings.Repeat("x", 11))+from.Frame(testkit.Text, "more")+from.Frame(testkit.Close, testkit.ClosePayload(1000, "")))
@@ -157,7 +157,7 @@ func TestACloseFrameAfterAMessageOverTheLimitIsReported(t *testing.T) {
 	})
 }
 
-// The bytes of a header that is not whole yet are all the peer has sent.
+// The peer sends an incomplete frame header and nothing more.
 func TestTheBytesOfAnIncompleteHeaderAreForwardedAtTheEnd(t *testing.T) {
 	testkit.FromEither(t, []wsproxy.Option{wsproxy.WithMaxClientMessageSize(100_000), wsproxy.WithMaxUpstreamMessageSize(100_000)}, func(t *testing.T, r *testkit.MemRig, from, to testkit.End) {
 		whole := from.Frame(testkit.Text, "hello") + from.Frame(testkit.Text, strings.Repeat("x", 70_000))

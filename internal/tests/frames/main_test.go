@@ -1,5 +1,6 @@
-// Package frames_test shows the WebSocket frames that cross a tunnel, those that the
-// proxy adds, and its limits on messages and tunnels.
+// Package frames_test shows how the proxy handles WebSocket frames: the ones it
+// forwards, the Ping and Close frames it adds, and its limits on messages and
+// tunnels.
 package frames_test
 
 import (

@@ -18,7 +18,7 @@ import (
 // pings is the setting of most tests here.
 var pings = []wsproxy.Option{wsproxy.WithPing(20*time.Second, 5*time.Second)}
 
-// chatter has an end send a frame every so often until the end of the test.
+// chatter makes an end send a frame at regular intervals until the test ends.
 func chatter(t testing.TB, e testkit.End, every time.Duration) {
 	stop, stopped := make(chan struct{}), make(chan struct{})
 	go func() {
@@ -47,7 +47,7 @@ func TestASilentEndIsPingedAndItsPongIsForwarded(t *testing.T) {
 			start := time.Now()
 			silent.ExpectFrame(t, testkit.Ping, "wsproxy!")
 			assert.Equal(t, 20*time.Second, time.Since(start), "the silence before a Ping")
-			other.ExpectFrame(t, testkit.Ping, "wsproxy!") // which is as silent
+			other.ExpectFrame(t, testkit.Ping, "wsproxy!") // it is silent, too
 			silent.SendFrame(t, testkit.Pong, "wsproxy!")
 			other.ExpectFrame(t, testkit.Pong, "wsproxy!")
 			other.SendFrame(t, testkit.Pong, "wsproxy!")
@@ -82,7 +82,7 @@ func TestPingsWithoutPongsDoNotKeepATunnelOpen(t *testing.T) {
 		client.ExpectNothing(t, 9*time.Second)
 		testkit.AnswerClose(t, 1001, client, server)
 		ending := r.EndsIn(t, 0, wsproxy.ReasonReadTimeout)
-		assert.Equal(t, 60*time.Second, ending.Lifetime, "a Ping of the proxy's is no activity")
+		assert.Equal(t, 60*time.Second, ending.Lifetime, "a Ping that the proxy sends counts as no activity")
 	})
 }
 
@@ -106,7 +106,7 @@ func TestAnEndThatDoesNotReplyToAPingIsDropped(t *testing.T) {
 	})
 }
 
-// A slowConn takes a moment for each write.
+// A slowConn delays each write.
 type slowConn struct{ net.Conn }
 
 func (c slowConn) Write(b []byte) (int, error) {
@@ -114,8 +114,8 @@ func (c slowConn) Write(b []byte) (int, error) {
 	return c.Conn.Write(b)
 }
 
-// While an end takes its Ping in, the other is not read; that alone is no sign
-// of life of the other's.
+// While the proxy writes a Ping to one end it does not read from the other.
+// That pause is no sign of life from the other.
 func TestALiveEndThatReadsItsPingSlowlyDoesNotKeepADeadOneOpen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var r *testkit.MemRig
@@ -149,7 +149,7 @@ func TestAPingWaitsForTheEndOfAFrame(t *testing.T) {
 	testkit.FromEither(t, pings, func(t *testing.T, r *testkit.MemRig, silent, other testkit.End) {
 		whole := other.Frame(testkit.Text, strings.Repeat("x", 130))
 		time.Sleep(20*time.Second - time.Duration(len(whole))*time.Millisecond/2)
-		for i := range whole { // so that the Ping falls due in the middle
+		for i := range whole { // the Ping becomes due in the middle
 			other.Send(t, whole[i:i+1])
 			time.Sleep(time.Millisecond)
 		}
@@ -173,8 +173,9 @@ func TestAPingMayComeBetweenFragments(t *testing.T) {
 	})
 }
 
-// An end that takes in a frame for longer than the interval and the timeout
-// together cannot be sent a Ping, so that its silence tells nothing.
+// A Ping cannot be sent in the middle of a frame. While an end receives one
+// frame for longer than interval and timeout together, its silence means
+// nothing.
 func TestAnEndThatReadsALongFrameIsNotDropped(t *testing.T) {
 	testkit.FromEither(t, pings, func(t *testing.T, r *testkit.MemRig, silent, other testkit.End) {
 		whole := other.Frame(testkit.Text, strings.Repeat("x", 100))
@@ -188,12 +189,13 @@ func TestAnEndThatReadsALongFrameIsNotDropped(t *testing.T) {
 	})
 }
 
-// An end that has begun to close is sent no Ping, and need not answer one.
+// An end that has sent its Close frame is not pinged and need not reply to a
+// Ping.
 func TestAnEndThatHasSentItsCloseFrameIsNotDropped(t *testing.T) {
 	testkit.FromEither(t, pings, func(t *testing.T, r *testkit.MemRig, closing, other testkit.End) {
 		closing.SendFrame(t, testkit.Close, testkit.ClosePayload(1000, ""))
 		other.ExpectFrame(t, testkit.Close, testkit.ClosePayload(1000, ""))
-		for range 50 { // what it has left
+		for range 50 { // it may still be sending
 			other.SendFrame(t, testkit.Text, "rest")
 			closing.ExpectFrame(t, testkit.Text, "rest")
 			time.Sleep(time.Second)
@@ -207,8 +209,8 @@ func TestAnEndThatHasSentItsCloseFrameIsNotDropped(t *testing.T) {
 	})
 }
 
-// An end that the proxy itself does not read from, because the other takes no
-// more, is not silent.
+// An end is not silent if the proxy has stopped reading from it because the
+// other end does not read.
 func TestAnEndThatIsBlockedByTheOtherIsNotDropped(t *testing.T) {
 	testkit.FromEither(t, pings, func(t *testing.T, r *testkit.MemRig, held, slow testkit.End) {
 		chatter(t, slow, time.Second)
@@ -229,7 +231,7 @@ func TestAnEndThatIsBlockedByTheOtherIsNotDropped(t *testing.T) {
 }
 
 func TestAnEndThatNeitherReadsNorSendsIsDropped(t *testing.T) {
-	testkit.FromEither(t, pings, func(t *testing.T, r *testkit.MemRig, deaf, other testkit.End) {
+	testkit.FromEither(t, pings, func(t *testing.T, r *testkit.MemRig, stalled, other testkit.End) {
 		chatter(t, other, time.Millisecond)
 		go io.Copy(io.Discard, other)
 		ending := <-r.Ended
@@ -238,7 +240,7 @@ func TestAnEndThatNeitherReadsNorSendsIsDropped(t *testing.T) {
 	})
 }
 
-// Where no Ping can be sent, nobody can fail to answer it.
+// No Ping can be sent into a malformed stream, so there is no missing Pong.
 func TestAMalformedStreamHasNoPingTimeout(t *testing.T) {
 	testkit.FromEither(t, pings, func(t *testing.T, r *testkit.MemRig, silent, talking testkit.End) {
 		for range 60 {
@@ -259,7 +261,8 @@ func TestAHalfClosedTunnelIsNotPinged(t *testing.T) {
 	})
 }
 
-// The dead end's half frame is all that the other could be told after.
+// The dead end sent half a frame. A Close frame after it would be read as its
+// payload.
 func TestNoCloseFrameFollowsADeadEndsIncompleteFrame(t *testing.T) {
 	testkit.FromEither(t, pings, func(t *testing.T, r *testkit.MemRig, dead, live testkit.End) {
 		half := dead.Frame(testkit.Text, "hello")[:6]
@@ -283,7 +286,7 @@ func TestPingsWorkOverEveryLink(t *testing.T) {
 			}
 			for f := (testkit.Frame{}); f.First != testkit.Ping; {
 				var err error
-				f, err = testkit.ReadFrame(silent) // past Pongs of the other end
+				f, err = testkit.ReadFrame(silent) // skip the other end's Pongs
 				require.NoError(t, err)
 				require.Equal(t, "wsproxy!", f.Payload)
 			}
@@ -300,7 +303,7 @@ func TestPingsWorkOverEveryLink(t *testing.T) {
 	})
 }
 
-// The live end talks so that it need not be pinged, and has seconds for that.
+// The live end keeps sending so that it is not pinged.
 func TestADeadEndIsDroppedOverEveryLink(t *testing.T) {
 	t.Parallel()
 	testkit.OverLinksAtOnce(t, nil, func(t *testing.T, l testkit.Link) func(*testing.T) {
@@ -312,7 +315,7 @@ func TestADeadEndIsDroppedOverEveryLink(t *testing.T) {
 		return func(t *testing.T) {
 			ending := ended.Next(t)
 			assert.Equal(t, wsproxy.ReasonPingTimeout, ending.Reason)
-			assert.Equal(t, 1001, ending.FromUpstream.CloseCode, "of the live end's answer")
+			assert.Equal(t, 1001, ending.FromUpstream.CloseCode, "of the live end's reply")
 			got, _ := io.ReadAll(client)
 			assert.Contains(t, string(got), testkit.Frame{First: testkit.Ping, Masked: false, Payload: "wsproxy!"}.String(), "what the dead end was sent")
 		}
@@ -331,7 +334,7 @@ func TestPingsAndPongsOfTheEndsAreForwarded(t *testing.T) {
 			to.ExpectFrame(t, testkit.TextPart, "one ")
 			for _, payload := range []string{"", "Ping", strings.Repeat("p", 125)} {
 				from.SendFrame(t, testkit.Ping, payload)
-				to.ExpectFrame(t, testkit.Ping, payload) // and is not answered by the proxy
+				to.ExpectFrame(t, testkit.Ping, payload) // the proxy does not reply to it
 				to.SendFrame(t, testkit.Pong, payload)
 				from.ExpectFrame(t, testkit.Pong, payload)
 			}

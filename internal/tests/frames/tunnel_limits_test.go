@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// refusedBy asks for a tunnel that must be refused for want of room.
+// refusedBy requests a tunnel that must be refused because of a limit.
 func refusedBy(t testing.TB, r *testkit.Rig, request string) {
 	t.Helper()
 	res, _ := testkit.Do(t, r.Addr, request)
@@ -66,7 +66,7 @@ func TestTunnelsAreLimitedForEachClientAddress(t *testing.T) {
 		return client, server
 	}
 	client, server := open("192.0.2.1")
-	open("203.0.113.9, 192.0.2.1") // what the client claims for itself is not its address
+	open("203.0.113.9, 192.0.2.1") // an address that the client claims is ignored
 	refusedBy(t, r, from("192.0.2.1"))
 	refusedBy(t, r, from("198.51.100.1, 192.0.2.1, 127.0.0.1"))
 	open("192.0.2.2")

@@ -21,7 +21,7 @@ import (
 	"nhooyr.io/websocket"
 )
 
-// echoHandler returns every message, and offers echo and chat as subprotocols.
+// echoHandler echoes every message and offers the subprotocols echo and chat.
 func echoHandler(w http.ResponseWriter, r *http.Request) {
 	conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{
 		InsecureSkipVerify: true,
@@ -41,7 +41,7 @@ func echoHandler(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// wsEcho is an upstream with the echoHandler.
+// wsEcho returns an upstream that serves echoHandler.
 func wsEcho(t testing.TB) string {
 	t.Helper()
 	return "http://" + testkit.Serve(t, http.HandlerFunc(echoHandler))
@@ -85,12 +85,13 @@ func TestAWebSocketWorksThroughTheProxy(t *testing.T) {
 	testkit.Eventually(t, func() bool { return p.Stats().Live == 0 }, "the tunnel stays open")
 }
 
-// strictCompression is what the ends of a strictRig may agree on.
+// strictCompression lists the compression modes that the ends of a strictRig
+// may agree on.
 var strictCompression = []websocket.CompressionMode{
 	websocket.CompressionDisabled, websocket.CompressionContextTakeover, websocket.CompressionNoContextTakeover,
 }
 
-// A strictRig serves an upstream that hands each WebSocket to the test.
+// A strictRig serves an upstream that passes each WebSocket to the test.
 type strictRig struct {
 	url   string
 	tls   *tls.Config // of clients, nil without TLS
@@ -136,7 +137,7 @@ func (r *strictRig) serve(t testing.TB, p *wsproxy.Proxy) (addr string) {
 	return s.Listener.Addr().String()
 }
 
-// tunnel opens one and returns its ends.
+// tunnel opens a tunnel and returns its ends.
 func (r *strictRig) tunnel(t testing.TB, addr string, compression int) (client, server strictEnd) {
 	t.Helper()
 	transport := &http.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -164,18 +165,18 @@ func (r *strictRig) tunnel(t testing.TB, addr string, compression int) (client, 
 	return client, server
 }
 
-// A strictEnd is a WebSocket of a library that tells of each mistake in what it
-// reads, over a connection that is watched for what the library lets pass.
+// A strictEnd is a WebSocket of a library that reports each protocol error it
+// reads, over a connection that checks for the errors the library misses.
 type strictEnd struct {
 	conn *websocket.Conn
 	tap  *testkit.Tap
 }
 
-// A messageMaker makes the same messages wherever it has the same seed: of 1
-// byte to 1 MiB (20 bits), most of them short, of bytes that compress to a half or so.
+// A messageMaker makes the same messages for the same seed: 1 byte to 1 MiB (20
+// bits), most of them short, of bytes that compress to about a half.
 type messageMaker struct {
 	rng  *rand.Rand
-	bits int // of the longest message's length
+	bits int // length of the longest message, in bits
 }
 
 func newMessageMaker(seed uint64, bits int) messageMaker {
@@ -220,9 +221,8 @@ func (e strictEnd) sendAll(ctx context.Context, m messageMaker, pause time.Durat
 	}
 }
 
-// receiveAll reads messages until the Close frame, and returns how many there
-// were before it. What is not the next message that the other end has sent is
-// an error.
+// receiveAll reads messages until the Close frame and returns their number. It
+// returns an error if a message is not the next one that the other end sent.
 func (e strictEnd) receiveAll(ctx context.Context, m messageMaker) (received int, err error) {
 	for ; ; received++ {
 		_, got, err := e.conn.Read(ctx)

@@ -16,8 +16,8 @@ import (
 	"github.com/stretchr/testify/assert"
 )
 
-// Kubernetes answers for an upstream that redirects instead of switching; here,
-// as in httputil, every answer is the upstream's own to give.
+// Kubernetes replaces an upstream's redirect with a response of its own. This
+// proxy, like httputil, forwards every response of the upstream.
 func TestARefusalArrivesWholeAndARequestAfterItReachesNoUpstream(t *testing.T) {
 	for _, status := range []int{200, 300, 302, 307, 400, 401, 500, 503} {
 		t.Run(fmt.Sprint(status), func(t *testing.T) {
@@ -47,10 +47,10 @@ func TestARefusalArrivesWholeAndARequestAfterItReachesNoUpstream(t *testing.T) {
 	}
 }
 
-// Otherwise a client could send requests of its own past the proxy's rules.
+// Otherwise a client could smuggle requests past the proxy's rules.
 func TestBytesAfterARefusedHandshakeReachNoUpstream(t *testing.T) {
 	const smuggled = "GET /admin HTTP/1.1\r\nHost: server.example.com\r\n\r\n"
-	for name, answer := range map[string]string{
+	for name, response := range map[string]string{
 		"a refusal":        "HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno",
 		"no body":          "HTTP/1.1 204 No Content\r\n\r\n",
 		"to be kept alive": "HTTP/1.1 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nok",
@@ -63,11 +63,11 @@ func TestBytesAfterARefusedHandshakeReachNoUpstream(t *testing.T) {
 			client.Send(t, testkit.SampleRequest+smuggled)
 			server := u.Accept(t)
 			server.Request(t)
-			server.Send(t, answer)
+			server.Send(t, response)
 			res := client.Response(t)
 			assert.NotEqual(t, 101, res.StatusCode)
 			io.Copy(io.Discard, res.Body)
-			assert.Empty(t, client.Rest(t, "the client's"), "an answer to the second request")
+			assert.Empty(t, client.Rest(t, "the client's"), "a response to the second request")
 			assert.Empty(t, server.Rest(t, "the upstream's"), "the second request went to the first one's connection")
 			assert.Empty(t, u.Conns, "the second request went to the upstream")
 		})
@@ -92,7 +92,7 @@ func TestTheConnectionOfARefusalIsNeverReused(t *testing.T) {
 	for _, request := range []string{testkit.SampleRequest, testkit.SampleRequestWith(t, "Upgrade: websocket", "Upgrade: none")} {
 		client = testkit.Dial(t, addr)
 		client.Send(t, request)
-		server := u.Accept(t) // a connection of its own
+		server := u.Accept(t) // a new connection
 		server.Request(t)
 		server.Send(t, testkit.ResponseOKClose)
 		assert.Equal(t, 200, client.Response(t).StatusCode)
@@ -119,16 +119,16 @@ func TestShutdownDoesNotWaitForAClientThatDoesNotReadARefusal(t *testing.T) {
 		server := <-r.Upstreams
 		server.Request(t)
 		server.Send(t, "HTTP/1.1 403 Forbidden\r\nContent-Length: 1000000000\r\n\r\n")
-		synctest.Wait() // until httputil has flushed the header, for which a mutex waits later
+		synctest.Wait() // httputil has flushed the header, which later holds a mutex
 		go io.Copy(server, testkit.Zeros{})
-		synctest.Wait() // until nothing more fits on the way
+		synctest.Wait() // until every buffer on the way is full
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel()
 		done := make(chan error, 1)
 		go func() { done <- r.Proxy.Shutdown(ctx) }()
 		select {
 		case err := <-done:
-			assert.NoError(t, err, "a refusal is a plain answer, which http.Server.Shutdown waits for")
+			assert.NoError(t, err, "http.Server.Shutdown waits for a refusal, as for any plain response")
 		case <-time.After(testkit.Patience):
 			assert.Fail(t, "Shutdown hangs on a client that does not read")
 			client.Close()

@@ -33,12 +33,12 @@ func TestAnUpstreamThatIsDownCauses502(t *testing.T) {
 	assert.ErrorIs(t, err, wsproxy.ErrUpstream)
 	var dialing *net.OpError
 	assert.ErrorAs(t, err, &dialing, "the dial's own error is not wrapped")
-	assert.ErrorContains(t, err, u.Addr, "the operator is not told which upstream")
+	assert.ErrorContains(t, err, u.Addr, "the error does not name the upstream")
 }
 
 func TestAnUpstreamThatHangsCauses504(t *testing.T) {
 	for name, part := range map[string]string{
-		"before its answer":            "",
+		"before its response":          "",
 		"in its status line":           "HTTP/1.1 1",
 		"in its header":                "HTTP/1.1 101 Switching Protocols\r\nUpgrade: webs",
 		"after an informational":       "HTTP/1.1 103 Early Hints\r\n\r\n",
@@ -58,7 +58,7 @@ func TestAnUpstreamThatHangsCauses504(t *testing.T) {
 					require.Equal(t, 103, client.Response(t).StatusCode)
 				}
 				testkit.WantFailure(t, client, u, 504)
-				assert.Equal(t, 5*time.Second, time.Since(start), "the answer comes after")
+				assert.Equal(t, 5*time.Second, time.Since(start), "the response arrives after")
 				assert.Empty(t, client.Rest(t, "the client's"))
 				assert.Empty(t, server.Rest(t, "the upstream's"))
 				assert.Equal(t, wsproxy.Stats{}, r.Proxy.Stats())
@@ -70,13 +70,13 @@ func TestAnUpstreamThatHangsCauses504(t *testing.T) {
 				err := errs.Next(t).Err
 				assert.ErrorIs(t, err, wsproxy.ErrUpstreamTimeout)
 				assert.NotErrorIs(t, err, wsproxy.ErrUpstream)
-				assert.ErrorContains(t, err, u.Addr, "the operator is not told which upstream")
+				assert.ErrorContains(t, err, u.Addr, "the error does not name the upstream")
 			})
 		})
 	}
 }
 
-// A connWithoutWrites is connected and fails at once.
+// A connWithoutWrites is a connection whose writes fail at once.
 type connWithoutWrites struct {
 	net.Conn
 	err error

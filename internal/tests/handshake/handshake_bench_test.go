@@ -9,8 +9,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// BenchmarkTunnel is a tunnel's life from the client's connect to the end of
-// both connections. A raw client and a raw upstream add little of their own.
+// BenchmarkTunnel measures a tunnel from the client's connect to the end of
+// both connections. The raw client and the raw upstream cost little.
 func BenchmarkTunnel(b *testing.B) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(b, err)
@@ -22,7 +22,7 @@ func BenchmarkTunnel(b *testing.B) {
 			if err != nil {
 				return
 			}
-			conn.Read(buf) // loopback brings a small request whole
+			conn.Read(buf) // on loopback a small request arrives whole
 			io.WriteString(conn, testkit.SampleSwitch)
 			conn.Read(buf)
 			conn.Close()

@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/assert"
 )
 
-// An unwrapper is what most middleware makes of a ResponseWriter.
+// An unwrapper wraps a ResponseWriter as most middleware does, with Unwrap.
 type unwrapper struct{ w http.ResponseWriter }
 
 func (u unwrapper) Header() http.Header         { return u.w.Header() }
@@ -21,7 +21,8 @@ func (u unwrapper) Write(b []byte) (int, error) { return u.w.Write(b) }
 func (u unwrapper) WriteHeader(status int)      { u.w.WriteHeader(status) }
 func (u unwrapper) Unwrap() http.ResponseWriter { return u.w }
 
-// A hider is what some middleware makes of it.
+// A hider wraps a ResponseWriter as some middleware does, without Unwrap or
+// Hijack.
 type hider struct{ http.ResponseWriter }
 
 func TestAWriterWithUnwrapIsUnwrapped(t *testing.T) {
@@ -64,7 +65,8 @@ func TestAWriterThatCannotBeHijackedIsNamedBeforeAnythingIsDialed(t *testing.T) 
 	}
 }
 
-// A brokenHijacker has the method whatever it wraps, as much middleware does.
+// A brokenHijacker has a Hijack method whatever it wraps, as much middleware
+// does.
 type brokenHijacker struct{ http.ResponseWriter }
 
 func (brokenHijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
@@ -99,7 +101,7 @@ func TestAFailedHijackCauses500(t *testing.T) {
 	assert.Equal(t, wsproxy.Stats{}, p.Stats())
 }
 
-// A routerWriter is what routers make of a ResponseWriter: it has both methods,
+// A routerWriter wraps a ResponseWriter as routers do: it has Hijack and Unwrap
 // whatever it wraps.
 type routerWriter struct{ http.ResponseWriter }
 
@@ -122,7 +124,7 @@ func TestARouterIsNotBlamedForTheWriterThatItWraps(t *testing.T) {
 	assert.NotContains(t, text, "routerWriter")
 }
 
-// A panicker's Hijack is for a Hijacker alone.
+// A panicker's Hijack panics unless it wraps an http.Hijacker.
 type panicker struct{ routerWriter }
 
 func (w panicker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
@@ -147,7 +149,8 @@ func TestAHijackThatPanicsLeavesNoFieldsOfThe101(t *testing.T) {
 	assert.Equal(t, wsproxy.Stats{}, p.Stats())
 }
 
-// A refuser says that it cannot, though what it wraps could.
+// A refuser returns http.ErrNotSupported although the writer it wraps could be
+// hijacked.
 type refuser struct{ unwrapper }
 
 func (refuser) Hijack() (net.Conn, *bufio.ReadWriter, error) { return nil, nil, http.ErrNotSupported }
@@ -183,7 +186,8 @@ func TestBytesForTheTunnelAreNotParsedAsARequestAfterAPanic(t *testing.T) {
 	assert.Empty(t, asked)
 }
 
-// A throughReader's conn and reader are one, so that nothing early is missed.
+// A throughReader is a connection that reads through the server's bufio.Reader,
+// so that no early byte is missed.
 type throughReader struct{ http.ResponseWriter }
 
 type readerConn struct {

@@ -14,18 +14,18 @@ func TestIllegalBytesInAHeaderAreNeverForwarded(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	_, addr := testkit.ServeProxy(t, u.URL)
 	for name, line := range map[string]string{
-		"a NUL in a value":             "X-A: a\x00b",
-		"a control character":          "X-A: a\x01b",
-		"a bare CR":                    "X-A: a\rX-Injected: 1",
-		"a space in a name":            "X A: 1",
-		"a space before the colon":     "X-A : 1",
-		"an empty name":                ": 1",
-		"a non-ASCII name":             "X-\xc3\xa4: 1",
-		"a space before the length":    "Content-Length : 5",
-		"two different lengths":        "Content-Length: 0\r\nContent-Length: 5",
-		"a length and chunks":          "Transfer-Encoding: chunked\r\nContent-Length: 5",
-		"a transfer coding of its own": "Transfer-Encoding: xchunked",
-		"a second Host":                "Host: other.example.com",
+		"a NUL in a value":           "X-A: a\x00b",
+		"a control character":        "X-A: a\x01b",
+		"a bare CR":                  "X-A: a\rX-Injected: 1",
+		"a space in a name":          "X A: 1",
+		"a space before the colon":   "X-A : 1",
+		"an empty name":              ": 1",
+		"a non-ASCII name":           "X-\xc3\xa4: 1",
+		"a space before the length":  "Content-Length : 5",
+		"two different lengths":      "Content-Length: 0\r\nContent-Length: 5",
+		"a length and chunks":        "Transfer-Encoding: chunked\r\nContent-Length: 5",
+		"an unknown transfer coding": "Transfer-Encoding: xchunked",
+		"a second Host":              "Host: other.example.com",
 	} {
 		t.Run(name, func(t *testing.T) {
 			res, _ := testkit.Do(t, addr, testkit.SampleRequestAnd(line))
@@ -48,7 +48,7 @@ func TestAHostThatCannotBeSentCauses400(t *testing.T) {
 		t.Run(host, func(t *testing.T) {
 			res, _ := testkit.Do(t, addr, testkit.SampleRequestWith(t, "server.example.com", host))
 			assert.Equal(t, 400, res.StatusCode)
-			if len(errs) > 0 { // else net/http has refused it
+			if len(errs) > 0 { // otherwise net/http has refused it
 				assert.ErrorIs(t, errs.Next(t).Err, wsproxy.ErrBadHandshake)
 			}
 			assert.Empty(t, u.Conns, "the upstream was dialed")
@@ -59,8 +59,8 @@ func TestAHostThatCannotBeSentCauses400(t *testing.T) {
 	}
 }
 
-// An empty Host means the host of the URL to httputil, whose Rewrite the
-// user's function follows: ProxyRequest.SetURL itself leaves it so.
+// In httputil an empty Host means the host of the URL, and ProxyRequest.SetURL
+// itself sets it so. A rewrite function may do the same here.
 func TestAnEmptyHostIsReplacedByTheTargets(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	headers := u.Respond(testkit.ResponseOKClose)
@@ -73,9 +73,9 @@ func TestAnEmptyHostIsReplacedByTheTargets(t *testing.T) {
 	}
 }
 
-// The Transport of httputil takes these from other fields of the request and
-// ignores them in the header; two Hosts or a length of its own make an upgrade
-// request that servers refuse, or read differently.
+// An http.Transport takes these from other fields of the Request and ignores
+// them in the header. In an upgrade, a second Host or a Content-Length makes
+// servers refuse the request or parse it differently.
 func TestARewriteCannotBreakTheFramingOfAnUpgrade(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	_, addr := testkit.ServeProxy(t, u.URL, wsproxy.WithRewrite(func(pr *httputil.ProxyRequest) {

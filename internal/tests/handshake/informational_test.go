@@ -38,7 +38,7 @@ func TestInformationalResponsesAreForwarded(t *testing.T) {
 	res = client.Response(t)
 	assert.Equal(t, 101, res.StatusCode)
 	assert.Equal(t, []string{"here"}, res.Header["X-Middleware"], "a field that middleware set is lost")
-	assert.Empty(t, res.Header["Link"], "a field of an informational answer in the final one")
+	assert.Empty(t, res.Header["Link"], "a field of an informational response in the final one")
 	server.Send(t, "bytes")
 	client.Expect(t, "bytes")
 }
@@ -50,7 +50,7 @@ func TestInformationalResponsesEndWithTheRequest(t *testing.T) {
 		if _, err := http.ReadRequest(server.Reader); err != nil {
 			return
 		}
-		for err := error(nil); err == nil; { // until the proxy has enough
+		for err := error(nil); err == nil; { // until the proxy refuses more
 			_, err = io.WriteString(server, "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n")
 		}
 	})
@@ -74,7 +74,7 @@ func TestInformationalResponsesEndWithTheRequest(t *testing.T) {
 	})
 }
 
-// A hintWriter ends the request at the first informational answer.
+// A hintWriter cancels the request at the first informational response.
 type hintWriter struct {
 	http.ResponseWriter
 	cancel context.CancelFunc

@@ -19,11 +19,11 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// deafAsker asks for an upgrade over a unix socket, which holds little, and
-// reads nothing of the many informational answers that u sends.
-func deafAsker(t *testing.T, p *wsproxy.Proxy, u *testkit.Upstream) (client net.Conn, server *testkit.Peer) {
+// nonReader requests an upgrade over a unix socket, which buffers little, and
+// reads none of the many informational responses that u sends.
+func nonReader(t *testing.T, p *wsproxy.Proxy, u *testkit.Upstream) (client net.Conn, server *testkit.Peer) {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "ws") // t.TempDir's names are too long for a socket
+	dir, err := os.MkdirTemp("", "ws") // the paths of t.TempDir are too long for a socket
 	require.NoError(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	l, err := net.Listen("unix", filepath.Join(dir, "s"))
@@ -39,14 +39,14 @@ func deafAsker(t *testing.T, p *wsproxy.Proxy, u *testkit.Upstream) (client net.
 	server = u.Accept(t)
 	server.Request(t)
 	hint := "HTTP/1.1 103 Early Hints\r\nX: " + strings.Repeat("x", 9000) + "\r\n\r\n"
-	io.WriteString(server, strings.Repeat(hint, 110)) // a little less than is too much; the proxy may stop reading
+	io.WriteString(server, strings.Repeat(hint, 110)) // just below the limit; the proxy may stop reading
 	return client, server
 }
 
 func TestAClientThatDoesNotReadInformationalResponsesIsDisconnected(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	p := testkit.NewProxy(t, u.URL, wsproxy.WithSendTimeout(100*time.Millisecond))
-	_, server := deafAsker(t, p, u)
+	_, server := nonReader(t, p, u)
 	testkit.Eventually(t, func() bool { return p.Stats() == wsproxy.Stats{} }, "the handshake goes on")
 	_, err := io.Copy(io.Discard, server)
 	assert.NotErrorIs(t, err, os.ErrDeadlineExceeded, "the upstream's connection stays open")
@@ -55,7 +55,7 @@ func TestAClientThatDoesNotReadInformationalResponsesIsDisconnected(t *testing.T
 func TestShutdownDoesNotWaitForAClientThatDoesNotReadInformationalResponses(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	p := testkit.NewProxy(t, u.URL, wsproxy.WithSendTimeout(0))
-	deafAsker(t, p, u)
+	nonReader(t, p, u)
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
 	done := make(chan error, 1)

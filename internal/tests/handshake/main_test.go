@@ -1,5 +1,5 @@
-// Package handshake_test shows what a handshake needs on its way through the proxy,
-// and what the client gets when it fails.
+// Package handshake_test shows how the proxy checks and forwards a handshake,
+// and what the client receives when it fails.
 package handshake_test
 
 import (

@@ -17,9 +17,9 @@ import (
 func TestInformationalResponsesKeepTheFieldsOfMiddleware(t *testing.T) {
 	failing := wsproxy.WithModifyResponse(func(*http.Response) error { return errors.New("not this one") })
 	for name, tr := range map[string]struct {
-		opts   []wsproxy.Option
-		answer string
-		status int
+		opts     []wsproxy.Option
+		response string
+		status   int
 	}{
 		"before a response": {nil, testkit.ResponseOKClose, 200},
 		"before an error":   {[]wsproxy.Option{failing}, testkit.ResponseOKClose, 502},
@@ -29,7 +29,7 @@ func TestInformationalResponsesKeepTheFieldsOfMiddleware(t *testing.T) {
 			t.Run(name+", "+kind, func(t *testing.T) {
 				u := testkit.NewUpstream(t)
 				hint := "HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n"
-				u.Respond(hint + hint + tr.answer)
+				u.Respond(hint + hint + tr.response)
 				p := testkit.NewProxy(t, u.URL, tr.opts...)
 				s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					w.Header().Add("Vary", "Origin")
@@ -53,7 +53,7 @@ func TestInformationalResponsesKeepTheFieldsOfMiddleware(t *testing.T) {
 	}
 }
 
-// An answer's Location is relative to what was asked, and not to one server.
+// A response's Location is relative to the request, not to one server.
 func TestWithModifyResponseSeesTheRequest(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	u.Respond("HTTP/1.1 302 Found\r\nLocation: /login\r\nContent-Length: 0\r\n\r\n")

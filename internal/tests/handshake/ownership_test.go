@@ -15,9 +15,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A usual way to rewrite a body leaves the old one to a goroutine of the user's.
-// Its reader went back to the pool under that goroutine, which crashed the
-// process with a nil pointer in bufio.
+// A common way to rewrite a body reads the old one in a goroutine. The proxy
+// returned the body's reader to the pool while that goroutine used it, and the
+// process crashed with a nil pointer in bufio.
 func TestABodyThatModifyResponseKeepsReadingOutlivesItsResponse(t *testing.T) {
 	copied := make(chan struct{}, 100)
 	r := testkit.PlainLink.Start(t, nil, wsproxy.WithModifyResponse(func(res *http.Response) error {
@@ -25,7 +25,8 @@ func TestABodyThatModifyResponseKeepsReadingOutlivesItsResponse(t *testing.T) {
 		pr, pw := io.Pipe()
 		res.Body = pr
 		go func() {
-			// Byte by byte: most reads find their bytes in the reader's buffer.
+			// Byte by byte, so that most reads are served from the reader's
+			// buffer.
 			for b := make([]byte, 1); ; {
 				n, err := old.Read(b)
 				if err != nil {
@@ -54,8 +55,8 @@ func TestABodyThatModifyResponseKeepsReadingOutlivesItsResponse(t *testing.T) {
 	}
 }
 
-// Such a response is plain: it holds no place for a tunnel, and like the same
-// response to a plain request it goes on after Close.
+// Such a response takes no slot for a tunnel. Close does not end it, just as it
+// does not end the response to a plain request.
 func TestCloseDoesNotInterruptARefusal(t *testing.T) {
 	for name, request := range map[string]string{
 		"upgrade": testkit.SampleRequest,
@@ -80,7 +81,7 @@ func TestCloseDoesNotInterruptARefusal(t *testing.T) {
 	}
 }
 
-// An exitingHandler is a slog.Handler that ends the goroutine over one message,
+// An exitingHandler is a slog.Handler that ends the goroutine at one message,
 // as a failed require in a test's handler does.
 type exitingHandler struct {
 	slog.Handler
@@ -125,13 +126,13 @@ func TestALoggerThatExitsItsGoroutineFailsOnlyItsTunnel(t *testing.T) {
 				server.Rest(t, "the upstream's")
 				server.Close()
 				assert.Equal(t, want, ended.Next(t).Reason)
-				assert.NoError(t, p.Shutdown(context.Background()), "nothing is left to wait for")
+				assert.NoError(t, p.Shutdown(context.Background()), "no tunnel is left to wait for")
 			})
 		}
 	}
 }
 
-// The next server kept the place of a tunnel that nobody was to open.
+// The next server kept a slot reserved for a tunnel that was never opened.
 func TestALoggerThatExitsItsGoroutineForAFailedServerLeaksNoSlot(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	servers, err := wsproxy.NewUpstream(wsproxy.RoundRobin(),

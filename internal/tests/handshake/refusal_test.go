@@ -18,24 +18,24 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// refuse asks for the sample tunnel through the proxy at addr and lets the
-// upstream give answer, without closing its connection.
-func refuse(t testing.TB, addr string, u *testkit.Upstream, answer string) (client, server *testkit.Peer) {
+// refuse sends the sample handshake through the proxy at addr and makes the
+// upstream send response, without closing its connection.
+func refuse(t testing.TB, addr string, u *testkit.Upstream, response string) (client, server *testkit.Peer) {
 	t.Helper()
 	client = testkit.Dial(t, addr)
 	client.Send(t, testkit.SampleRequest)
 	server = u.Accept(t)
 	server.Request(t)
-	server.Send(t, answer)
+	server.Send(t, response)
 	return client, server
 }
 
 func TestARefusalOfTheUpstreamReachesTheClient(t *testing.T) {
 	for _, c := range []struct {
-		name, answer string
-		status       int
-		header       http.Header
-		body         string
+		name, response string
+		status         int
+		header         http.Header
+		body           string
 	}{
 		{"200 with the fields of an upgrade", "HTTP/1.1 200 OK\r\nUpgrade: websocket\r\nConnection: Upgrade, X-Hop\r\n" +
 			"Sec-WebSocket-Accept: " + testkit.SampleAccept + "\r\nX-Hop: 1\r\nKeep-Alive: 5\r\nContent-Length: 4\r\n\r\npage",
@@ -49,17 +49,17 @@ func TestARefusalOfTheUpstreamReachesTheClient(t *testing.T) {
 			426, http.Header{"Sec-Websocket-Version": {"13, 8"}}, "old"},
 		{"503 in chunks", "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 7\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nnot\r\n4\r\n now\r\n0\r\n\r\n",
 			503, http.Header{"Retry-After": {"7"}}, "not now"},
-		{"gzip that is none of the proxy's business", "HTTP/1.1 500 Oops\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\n\x1f\x8b\x00\xff",
+		{"gzip that the proxy must not decode", "HTTP/1.1 500 Oops\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\n\x1f\x8b\x00\xff",
 			500, http.Header{"Content-Encoding": {"gzip"}, "Content-Length": {"4"}}, "\x1f\x8b\x00\xff"},
 		{"204", "HTTP/1.1 204 No Content\r\n\r\n", 204, nil, ""},
 		{"304", "HTTP/1.1 304 Not Modified\r\nETag: \"a\"\r\n\r\n", 304, http.Header{"Etag": {`"a"`}}, ""},
-		{"a status nobody knows", "HTTP/1.1 799 Hm\r\nContent-Length: 0\r\n\r\n", 799, nil, ""},
+		{"an unknown status", "HTTP/1.1 799 Hm\r\nContent-Length: 0\r\n\r\n", 799, nil, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			u := testkit.NewUpstream(t)
 			errs := testkit.NewFailures()
 			p, addr := testkit.ServeProxy(t, u.URL, errs.Option())
-			client, server := refuse(t, addr, u, c.answer)
+			client, server := refuse(t, addr, u, c.response)
 			res := client.Response(t)
 			assert.Equal(t, c.status, res.StatusCode)
 			for name, values := range c.header {
@@ -67,10 +67,10 @@ func TestARefusalOfTheUpstreamReachesTheClient(t *testing.T) {
 			}
 			assert.Empty(t, res.Header["Upgrade"])
 			assert.Equal(t, c.body, testkit.Body(t, res))
-			assert.True(t, res.Close, "the answer does not announce the end of the connection")
+			assert.True(t, res.Close, "the response does not announce the end of the connection")
 			assert.Empty(t, client.Rest(t, "the client's"))
 			assert.Empty(t, server.Rest(t, "the upstream's"))
-			assert.Empty(t, errs, "an answer of the upstream's is no failure")
+			assert.Empty(t, errs, "a response of the upstream is not a failure")
 			testkit.Eventually(t, func() bool { return p.Stats() == wsproxy.Stats{} }, "the handshake is still counted")
 		})
 	}
@@ -109,20 +109,20 @@ func TestALargeRefusalIsStreamedIntact(t *testing.T) {
 }
 
 func TestARefusalIsForwardedAsItArrives(t *testing.T) {
-	for name, answer := range map[string][2]string{
+	for name, response := range map[string][2]string{
 		"with its length": {"HTTP/1.1 403 Forbidden\r\nContent-Length: 11\r\n\r\nfirst ", "second"[:5]},
 		"in chunks":       {"HTTP/1.1 403 Forbidden\r\nTransfer-Encoding: chunked\r\n\r\n6\r\nfirst \r\n", "5\r\nsecon\r\n0\r\n\r\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			u := testkit.NewUpstream(t)
 			_, addr := testkit.ServeProxy(t, u.URL)
-			client, server := refuse(t, addr, u, answer[0])
+			client, server := refuse(t, addr, u, response[0])
 			res := client.Response(t)
 			first := make([]byte, 6)
 			_, err := io.ReadFull(res.Body, first)
 			require.NoError(t, err)
 			assert.Equal(t, "first ", string(first))
-			server.Send(t, answer[1])
+			server.Send(t, response[1])
 			assert.Equal(t, "secon", testkit.Body(t, res))
 		})
 	}
@@ -152,7 +152,7 @@ func TestTheTrailersOfARefusalAreForwarded(t *testing.T) {
 }
 
 func TestATruncatedRefusalIsTruncatedForTheClientToo(t *testing.T) {
-	for name, answer := range map[string]string{
+	for name, response := range map[string]string{
 		"with its length":  "HTTP/1.1 403 Forbidden\r\nContent-Length: 100\r\n\r\npart",
 		"in chunks":        "HTTP/1.1 403 Forbidden\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\n",
 		"within a chunk":   "HTTP/1.1 403 Forbidden\r\nTransfer-Encoding: chunked\r\n\r\n9\r\npart",
@@ -161,7 +161,7 @@ func TestATruncatedRefusalIsTruncatedForTheClientToo(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			u := testkit.NewUpstream(t)
 			p, addr := testkit.ServeProxy(t, u.URL)
-			client, server := refuse(t, addr, u, answer)
+			client, server := refuse(t, addr, u, response)
 			server.Close()
 			res := client.Response(t)
 			got, err := io.ReadAll(res.Body)
@@ -188,6 +188,6 @@ func TestAStalledRefusalIsClosedAfterTheReadTimeout(t *testing.T) {
 		assert.ErrorIs(t, err, io.ErrUnexpectedEOF)
 		assert.Equal(t, "part", string(got))
 		assert.Empty(t, server.Rest(t, "the upstream's"))
-		assert.Equal(t, 5*time.Second, time.Since(start), "the body is cut after")
+		assert.Equal(t, 5*time.Second, time.Since(start), "the body is truncated after")
 	})
 }

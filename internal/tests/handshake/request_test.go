@@ -32,7 +32,7 @@ func TestABadHandshakeGetsAClearResponse(t *testing.T) {
 			400, []string{`Sec-WebSocket-Key ""`, "16 bytes"}, nil},
 		{"a short key", testkit.SampleRequestWith(t, testkit.SampleKey, "c2hvcnQ="),
 			400, []string{`"c2hvcnQ="`, "16 bytes", "base64"}, nil},
-		{"a key that is no base64", testkit.SampleRequestWith(t, testkit.SampleKey, "!!!!!!!!!!!!!!!!!!!!!!!!"),
+		{"a key that is not base64", testkit.SampleRequestWith(t, testkit.SampleKey, "!!!!!!!!!!!!!!!!!!!!!!!!"),
 			400, []string{`"!!!!!!!!!!!!!!!!!!!!!!!!"`, "16 bytes", "base64"}, nil},
 		{"a key without its padding", testkit.SampleRequestWith(t, testkit.SampleKey, "dGhlIHNhbXBsZSBub25jZQ"),
 			400, []string{`"dGhlIHNhbXBsZSBub25jZQ"`, "16 bytes", "base64"}, nil},
@@ -58,13 +58,13 @@ func TestABadHandshakeGetsAClearResponse(t *testing.T) {
 			require.Equal(t, c.status, res.StatusCode)
 			text := testkit.Body(t, res)
 			for _, part := range c.says {
-				assert.Contains(t, text, part, "the answer does not say what is wrong")
+				assert.Contains(t, text, part, "the response does not say what is wrong")
 			}
 			for name, values := range c.header {
 				assert.Equal(t, values, res.Header[name], "field %s", name)
 			}
-			assert.True(t, res.Close, "the answer does not announce the end of the connection")
-			assert.Empty(t, client.Rest(t, "the client's"), "bytes after the answer")
+			assert.True(t, res.Close, "the response does not announce the end of the connection")
+			assert.Empty(t, client.Rest(t, "the client's"), "bytes after the response")
 			assert.Zero(t, p.Stats().Handshakes, "handshakes still counted")
 
 			errs := testkit.NewFailures()
@@ -99,9 +99,9 @@ func TestALongBadValueIsShortenedInTheResponse(t *testing.T) {
 	assert.Less(t, len(testkit.Body(t, res)), 500)
 }
 
-// RFC 6455, section 4.1, prints this key for the bytes 1 to 16, and clients in
-// the field send it to the letter. Its unused bits are not zero, which a
-// decoder of base64 may let pass (RFC 4648, section 3.5).
+// RFC 6455, section 4.1, prints this key for the bytes 1 to 16, and some
+// clients send exactly it. Its unused bits are not zero, which a base64 decoder
+// may accept (RFC 4648, section 3.5).
 func TestTheKeyThatRFC6455PrintsIsAccepted(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	u.Respond(testkit.ResponseOKClose)

@@ -11,11 +11,11 @@ import (
 	"github.com/stretchr/testify/assert"
 )
 
-// CVE-2018-1002105: a tunnel stood although the upstream had not switched.
+// CVE-2018-1002105: a tunnel was opened although the upstream had not switched.
 func TestOnlyAValid101OpensATunnel(t *testing.T) {
 	for _, c := range []struct {
-		name, answer, says string
-		closes             bool // the upstream closes after answer
+		name, response, says string
+		closes               bool // the upstream closes after its response
 	}{
 		{"garbage", "SSH-2.0-OpenSSH_9.6\r\n", "SSH-2.0", false},
 		{"half a status line", "HTTP/1.1 10", "EOF", true},
@@ -23,7 +23,7 @@ func TestOnlyAValid101OpensATunnel(t *testing.T) {
 		{"nothing", "", "EOF", true},
 		{"a status of two digits", "HTTP/1.1 10 Switching Protocols\r\n\r\n", "10", false},
 		{"a status below 100", "HTTP/1.1 099 Switching Protocols\r\n\r\n", "99", false},
-		{"a header that is none", "HTTP/1.1 101 Switching Protocols\r\nnonsense\r\n\r\n", "nonsense", false},
+		{"a malformed header line", "HTTP/1.1 101 Switching Protocols\r\nnonsense\r\n\r\n", "nonsense", false},
 		{"no accept", testkit.SampleSwitchWith(t, "Sec-WebSocket-Accept: "+testkit.SampleAccept+"\r\n", ""), "Sec-WebSocket-Accept", false},
 		{"a wrong accept", testkit.SampleSwitchWith(t, testkit.SampleAccept, "AAAAAAAAAAAAAAAAAAAAAAAAAAA="), `"AAAAAAAAAAAAAAAAAAAAAAAAAAA="`, false},
 		{"an accept in another case", testkit.SampleSwitchWith(t, testkit.SampleAccept, strings.ToUpper(testkit.SampleAccept)), strings.ToUpper(testkit.SampleAccept), false},
@@ -40,9 +40,9 @@ func TestOnlyAValid101OpensATunnel(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			u := testkit.NewUpstream(t)
-			answer := func(server *testkit.Peer) {
+			response := func(server *testkit.Peer) {
 				server.Request(t)
-				server.Send(t, c.answer)
+				server.Send(t, c.response)
 				if c.closes {
 					server.Close()
 				}
@@ -51,9 +51,9 @@ func TestOnlyAValid101OpensATunnel(t *testing.T) {
 			client := testkit.Dial(t, addr)
 			client.Send(t, testkit.SampleRequest+"early")
 			server := u.Accept(t)
-			answer(server)
+			response(server)
 			testkit.WantFailure(t, client, u, 502)
-			assert.Empty(t, client.Rest(t, "the client's"), "bytes after the answer")
+			assert.Empty(t, client.Rest(t, "the client's"), "bytes after the response")
 			if !c.closes {
 				assert.Empty(t, server.Rest(t, "the upstream's"), "early bytes reached an upstream that did not switch")
 			}
@@ -63,7 +63,7 @@ func TestOnlyAValid101OpensATunnel(t *testing.T) {
 			_, addr = testkit.ServeProxy(t, u.URL, errs.Option())
 			client = testkit.Dial(t, addr)
 			client.Send(t, testkit.SampleRequest)
-			answer(u.Accept(t))
+			response(u.Accept(t))
 			err := errs.Next(t).Err
 			assert.ErrorIs(t, err, wsproxy.ErrUpstream)
 			assert.Equal(t, 502, wsproxy.StatusCode(err))
@@ -106,7 +106,7 @@ func TestAnEndlessHeaderIsRefusedEarly(t *testing.T) {
 				res = client.Response(t)
 			}
 			assert.Equal(t, 502, res.StatusCode)
-			assert.Less(t, hints, 50_000, "informational answers passed on")
+			assert.Less(t, hints, 50_000, "informational responses forwarded")
 			assert.Less(t, <-sent, 50<<20, "bytes taken from the upstream")
 			err := errs.Next(t).Err
 			assert.ErrorIs(t, err, wsproxy.ErrUpstream)

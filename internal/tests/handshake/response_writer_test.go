@@ -39,10 +39,11 @@ func TestMiddlewareSeesTheHeaderOfThe101AfterServeHTTPReturns(t *testing.T) {
 	}
 }
 
-// A handedOver tells of each use of it after its connection was hijacked.
+// A handedOver is a ResponseWriter that records each use after its connection
+// was hijacked.
 type handedOver struct {
 	http.ResponseWriter
-	dead     bool // the connection is closed by the time it is handed over
+	dead     bool // the connection is closed before it is hijacked
 	hijacked atomic.Bool
 	touched  chan string
 }
@@ -92,9 +93,9 @@ func TestNothingTouchesTheResponseWriterAfterTheHijack(t *testing.T) {
 		{"the proxy is closed", false, nil, func(p *wsproxy.Proxy, _, _ *testkit.Peer) { p.Close() }},
 		{"the context ends", false, nil, func(p *wsproxy.Proxy, client, _ *testkit.Peer) {
 			(<-cancelled)()
-			client.Close() // which ends a detached tunnel, that the context does not
+			client.Close() // ends the detached tunnel; the context does not
 		}},
-		{"the client is gone", true, nil, func(*wsproxy.Proxy, *testkit.Peer, *testkit.Peer) {}},
+		{"the client has disconnected", true, nil, func(*wsproxy.Proxy, *testkit.Peer, *testkit.Peer) {}},
 		{"a hook panics", false, []wsproxy.Option{wsproxy.WithHooks(wsproxy.Hooks{
 			OnOpen: func(*wsproxy.Tunnel, *http.Request) { panic("boo") }})}, func(*wsproxy.Proxy, *testkit.Peer, *testkit.Peer) {}},
 	}

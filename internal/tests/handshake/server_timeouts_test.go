@@ -15,10 +15,10 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// timeouts_test.go has this in fake time, which real sockets do not know.
+// timeouts_test.go tests this in fake time, which real sockets do not follow.
 func TestTheServersTimeoutsDoNotEndATunnel(t *testing.T) {
 	t.Parallel()
-	const long = 2 * time.Second // enough for a handshake, whatever else the machine does
+	const long = 2 * time.Second // enough for a handshake on a busy machine
 	u := testkit.NewUpstream(t)
 	s := httptest.NewUnstartedServer(testkit.NewProxy(t, u.URL))
 	s.Config.ReadTimeout, s.Config.ReadHeaderTimeout, s.Config.WriteTimeout, s.Config.IdleTimeout = long, long, long, long
@@ -26,22 +26,22 @@ func TestTheServersTimeoutsDoNotEndATunnel(t *testing.T) {
 	s.Start()
 	t.Cleanup(s.Close)
 	client, server := testkit.Tunnel(t, s.Listener.Addr().String(), u)
-	time.Sleep(long + long/4) // nothing happens at the end of a limit that must not strike
+	time.Sleep(long + long/4) // a limit that must not apply leaves no event to wait for
 	client.Send(t, "there")
 	server.Expect(t, "there")
 	server.Send(t, "back")
 	client.Expect(t, "back")
 }
 
-// The read timeout of the handshake and the send timeout of its request are
-// over with the 101: what a tunnel has is the proxy's own clock.
+// The read and send timeouts of the handshake end with the 101. The tunnel's
+// timeouts start anew.
 func TestTheTimeoutsOfTheHandshakeEndWithIt(t *testing.T) {
 	certificate, trusted := testkit.Certificate(t)
 	for name, opt := range map[string]wsproxy.Option{
 		"read timeout": wsproxy.WithReadTimeout(time.Minute),
 		"send timeout": wsproxy.WithSendTimeout(time.Minute),
 	} {
-		for scheme, answering := range map[string]func(*testkit.Peer) *testkit.Peer{
+		for scheme, accepting := range map[string]func(*testkit.Peer) *testkit.Peer{
 			"http": func(server *testkit.Peer) *testkit.Peer { return server },
 			"https": func(server *testkit.Peer) *testkit.Peer {
 				return testkit.NewPeer(tls.Server(server.Conn, &tls.Config{Certificates: []tls.Certificate{certificate}}))
@@ -51,12 +51,12 @@ func TestTheTimeoutsOfTheHandshakeEndWithIt(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					r := testkit.NewMemRigTo(t, scheme+"://example.com", nil, trusted, opt)
 					client := r.SendHandshake(t)
-					server := answering(<-r.Upstreams)
+					server := accepting(<-r.Upstreams)
 					t.Cleanup(func() { server.Close() })
 					server.Request(t)
 					server.Send(t, testkit.SampleSwitch)
 					require.Equal(t, 101, client.Response(t).StatusCode)
-					for range 5 { // the client alone is heard of, and the tunnel is never idle
+					for range 5 { // only the client sends, so the tunnel is never idle
 						time.Sleep(45 * time.Second)
 						client.Send(t, "there")
 						server.Expect(t, "there")
@@ -69,8 +69,8 @@ func TestTheTimeoutsOfTheHandshakeEndWithIt(t *testing.T) {
 	}
 }
 
-// A server's ReadTimeout is meant for the request. It must not end a handshake
-// whose request is complete, for as long as the upstream may take.
+// A server's ReadTimeout applies to the request. Once the request is complete
+// it must not end the handshake, however long the upstream takes.
 func TestTheServersReadTimeoutDoesNotEndAHandshake(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := testkit.NewMemRig(t, &http.Server{ReadTimeout: time.Second})

@@ -15,7 +15,7 @@ import (
 )
 
 func TestAnUnrequestedSwitchIsRefused(t *testing.T) {
-	for name, answer := range map[string]string{
+	for name, response := range map[string]string{
 		"to websocket":           testkit.SampleSwitch,
 		"to nothing":             "HTTP/1.1 101 Switching Protocols\r\n\r\n",
 		"to h2c":                 "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
@@ -33,7 +33,7 @@ func TestAnUnrequestedSwitchIsRefused(t *testing.T) {
 				client.Send(t, request)
 				server := u.Accept(t)
 				server.Request(t)
-				server.Send(t, answer)
+				server.Send(t, response)
 				assert.Equal(t, 502, client.Response(t).StatusCode)
 				assert.Empty(t, server.Rest(t, "the upstream's"))
 				err := errs.Next(t).Err
@@ -60,7 +60,7 @@ func TestThe101HasNoHopByHopFields(t *testing.T) {
 	client.Expect(t, "glued")
 }
 
-// net/http reads such a line and never writes one.
+// net/http accepts such lines but never writes them.
 func TestThe101HasNoIllegalFields(t *testing.T) {
 	for _, line := range []string{"X Y: 1", "Connection : X-End", "Transfer-Encoding : chunked", "X-A: a\rX-Injected: 1"} {
 		t.Run(line, func(t *testing.T) {
@@ -119,7 +119,7 @@ func TestTheClientReceivesThe101AsModified(t *testing.T) {
 func TestA101IsAcceptedInAnySpelling(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	_, addr := testkit.ServeProxy(t, u.URL)
-	for _, answer := range []string{
+	for _, response := range []string{
 		strings.Replace(testkit.SampleSwitch, "Connection: Upgrade", "connection: upgrade", 1),
 		strings.Replace(testkit.SampleSwitch, "Connection: Upgrade", "CONNECTION: keep-alive, UPGRADE", 1),
 		strings.Replace(testkit.SampleSwitch, "Upgrade: websocket", "upgrade: WebSocket", 1),
@@ -131,17 +131,17 @@ func TestA101IsAcceptedInAnySpelling(t *testing.T) {
 		client.Send(t, testkit.SampleRequest)
 		server := u.Accept(t)
 		server.Request(t)
-		server.Send(t, answer+"glued")
+		server.Send(t, response+"glued")
 		res := client.Response(t)
-		assert.Equal(t, 101, res.StatusCode, "for %q", answer)
+		assert.Equal(t, 101, res.StatusCode, "for %q", response)
 		assert.Equal(t, []string{"websocket"}, res.Header["Upgrade"])
 		assert.Equal(t, []string{"Upgrade"}, res.Header["Connection"])
 		client.Expect(t, "glued")
 	}
 }
 
-// httputil takes the Body of a 101 for its connection, so that ModifyResponse
-// can put itself between. Here the body of a 101 is nothing.
+// In httputil the Body of a 101 is its connection, so ModifyResponse can wrap
+// it. Here a 101 has no body.
 func TestABodyThatModifyResponseAddsToA101IsIgnored(t *testing.T) {
 	r := testkit.PlainLink.Start(t, nil, wsproxy.WithModifyResponse(func(res *http.Response) error {
 		assert.Equal(t, http.NoBody, res.Body)

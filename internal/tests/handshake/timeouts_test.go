@@ -35,7 +35,7 @@ func TestTheConnectTimeoutIncludesTheTLSHandshake(t *testing.T) {
 		r := testkit.NewMemRigTo(t, "https://upstream", nil, wsproxy.WithConnectTimeout(10*time.Second),
 			wsproxy.WithDialContext(func(context.Context, string, string) (net.Conn, error) {
 				time.Sleep(4 * time.Second)
-				return near, nil // nobody answers the ClientHello
+				return near, nil // nothing replies to the ClientHello
 			}))
 		testkit.WantGatewayTimeout(t, r.SendHandshake(t), 10*time.Second)
 		_, err := far.Write([]byte("x"))
@@ -77,7 +77,8 @@ func TestAResponseThatTakesLongerThanTheReadTimeoutCauses504(t *testing.T) {
 	}
 }
 
-// A header that drips held a place for a tunnel as long as it dripped.
+// A header that arrived byte by byte held a slot for a tunnel for as long as it
+// took.
 func TestAHeaderThatIsIncompleteAtTheReadTimeoutCauses504(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := testkit.NewMemRig(t, nil, wsproxy.WithMaxTunnels(1))
@@ -99,7 +100,7 @@ func TestAHeaderThatIsIncompleteAtTheReadTimeoutCauses504(t *testing.T) {
 	})
 }
 
-// Informational responses do not start the time anew.
+// Informational responses do not restart the timeout.
 func TestInformationalResponsesDoNotExtendTheReadTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := testkit.NewMemRig(t, nil)
@@ -117,8 +118,8 @@ func TestInformationalResponsesDoNotExtendTheReadTimeout(t *testing.T) {
 	})
 }
 
-// A client that takes its time over an informational response must not make
-// its server a slow one.
+// A client that reads an informational response slowly must not make its server
+// appear slow.
 func TestASlowReaderOfA103DoesNotMakeItsServerTimeOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := testkit.NewMemRig(t, nil)
@@ -177,7 +178,7 @@ func TestARequestThatTheUpstreamDoesNotReadCauses504AtTheSendTimeout(t *testing.
 	})
 }
 
-// A timeout of the handshake must not go off in the tunnel.
+// A timeout of the handshake must not fire in the tunnel.
 func TestTheDeadlinesOfTheHandshakeDoNotApplyToTheTunnel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := testkit.NewMemRig(t, nil, wsproxy.WithConnectTimeout(2*time.Second), wsproxy.WithSendTimeout(2*time.Second))

@@ -53,7 +53,7 @@ func TestAnotherProtocolIsForwardedByteForByte(t *testing.T) {
 	client.Send(t, "GET / HTTP/1.1\r\n\r\n")
 	server.Expect(t, "GET / HTTP/1.1\r\n\r\n")
 
-	// An upstream that switches to the other allowed protocol is wrong too.
+	// Switching to the other allowed protocol is an error, too.
 	client = testkit.Dial(t, addr)
 	client.Send(t, "POST /exec HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\n")
 	server = u.Accept(t)

@@ -11,8 +11,9 @@ import (
 	"github.com/stretchr/testify/assert"
 )
 
-// What SECURITY.md and the doc comments say about a client's fields, by name,
-// of upgrades and plain requests alike. They said "every forwarding field".
+// SECURITY.md and the doc comments name the client's fields that the proxy
+// removes, for upgrades and plain requests alike. They once said "every
+// forwarding field".
 
 func TestTheDocumentedForwardingFieldsAreRemoved(t *testing.T) {
 	u := testkit.NewUpstream(t)

@@ -13,8 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// /websocket/%2e%2e/admin was in the prefix that a route names, and on the
-// upstream outside of it. nginx refuses such paths where they leave the root.
+// /websocket/%2e%2e/admin matched the prefix of a route, and on the upstream it
+// lies outside of it. nginx refuses such paths only if they leave the root.
 func TestAPathWithADotSegmentIsRefused(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	errs := testkit.NewFailures()
@@ -49,7 +49,7 @@ func TestASegmentThatOnlyLooksLikeADotSegmentIsForwarded(t *testing.T) {
 	}
 }
 
-// What a plain handler of the user's does with dots is its own business.
+// A user's plain handler may handle dot segments as it likes.
 func TestAPlainHandlerGetsPathsWithDots(t *testing.T) {
 	page, u := testkit.NewUpstream(t), testkit.NewUpstream(t)
 	to, err := url.Parse(page.URL)
@@ -63,8 +63,8 @@ func TestAPlainHandlerGetsPathsWithDots(t *testing.T) {
 	assert.Equal(t, 400, res.StatusCode)
 }
 
-// GET * went upstream as GET /*. Only OPTIONS may ask for it (RFC 9112, section
-// 3.2.4), and net/http answers that.
+// GET * went upstream as GET /*. Only OPTIONS may use it (RFC 9112, section
+// 3.2.4), and net/http responds to that itself.
 func TestOnlyOPTIONSMayRequestAnAsterisk(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	_, addr := testkit.ServeProxy(t, u.URL)

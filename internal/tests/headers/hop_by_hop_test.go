@@ -9,8 +9,7 @@ import (
 	"github.com/stretchr/testify/assert"
 )
 
-// httputil passes on what concerns its own connection with a 1xx alone
-// (golang/go#81319).
+// httputil forwards hop-by-hop fields of a 1xx (golang/go#81319).
 func TestInformationalResponsesLoseHopByHopFields(t *testing.T) {
 	for kind, request := range map[string]string{"plain": testkit.PlainRequest, "upgrade": testkit.SampleRequest} {
 		t.Run(kind, func(t *testing.T) {
@@ -49,12 +48,12 @@ func TestA426KeepsItsUpgradeField(t *testing.T) {
 			client := testkit.Dial(t, addr)
 			client.Send(t, request)
 			<-headers
-			answer := client.RawHeader(t) // of which ReadResponse would drop Connection: close
-			assert.Regexp(t, "^HTTP/1.1 426 ", answer)
-			assert.Contains(t, answer, "\r\nUpgrade: websocket\r\n")
-			assert.Contains(t, answer, "\r\nConnection: Upgrade\r\n", "the option that goes with the field")
-			assert.Contains(t, answer, "\r\nSec-Websocket-Version: 13\r\n")
-			assert.NotContains(t, answer, "X-Hop")
+			response := client.RawHeader(t) // ReadResponse would drop Connection: close
+			assert.Regexp(t, "^HTTP/1.1 426 ", response)
+			assert.Contains(t, response, "\r\nUpgrade: websocket\r\n")
+			assert.Contains(t, response, "\r\nConnection: Upgrade\r\n", "the option that goes with the field")
+			assert.Contains(t, response, "\r\nSec-Websocket-Version: 13\r\n")
+			assert.NotContains(t, response, "X-Hop")
 			client.Expect(t, "no")
 			assert.NotContains(t, <-seen, "X-Hop")
 		})
@@ -62,10 +61,10 @@ func TestA426KeepsItsUpgradeField(t *testing.T) {
 	t.Run("the proxy's own", func(t *testing.T) {
 		client := testkit.Dial(t, addr)
 		client.Send(t, testkit.SampleRequestWith(t, "Version: 13", "Version: 8"))
-		answer := client.RawHeader(t)
-		assert.Regexp(t, "^HTTP/1.1 426 ", answer)
-		assert.Contains(t, answer, "\r\nUpgrade: websocket\r\n")
-		assert.Contains(t, answer, "\r\nConnection: Upgrade\r\n")
+		response := client.RawHeader(t)
+		assert.Regexp(t, "^HTTP/1.1 426 ", response)
+		assert.Contains(t, response, "\r\nUpgrade: websocket\r\n")
+		assert.Contains(t, response, "\r\nConnection: Upgrade\r\n")
 	})
 }
 

@@ -33,8 +33,8 @@ func chunkedPost(lines ...string) string {
 	return "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n" + strings.Join(lines, "\r\n") + "\r\n\r\n2\r\nup\r\n0\r\nX10000: 1\r\n\r\n"
 }
 
-// hostileHeaders have n bytes or so of what some code could walk for each
-// other of its kind.
+// hostileHeaders have about n bytes each, in a form that careless code would
+// process in quadratic time.
 var hostileHeaders = map[string]func(n int) string{
 	"trailers and Connection's commas": func(n int) string {
 		return chunkedPost("Trailer: "+numbered("x%x,", n/2), "Connection: close"+repeated(",", n/2))
@@ -107,8 +107,8 @@ func TestTheCostOfAHostileHeaderIsLinearInItsLength(t *testing.T) {
 				text := request(size)
 				cost := costOf(t, addr, text)
 				if i > 0 {
-					// A product of two megabytes would take minutes. The rest is room
-					// for a machine that is busy.
+					// Quadratic time over two megabytes would be minutes. The
+					// margin is for a busy machine.
 					most := 10*costs[i-1] + 50*time.Millisecond
 					for tries := 0; cost > most && tries < 5; tries++ {
 						cost = min(cost, costOf(t, addr, text))

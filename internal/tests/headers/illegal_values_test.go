@@ -14,8 +14,8 @@ import (
 	"github.com/stretchr/testify/assert"
 )
 
-// A spoiling change leaves a request that HTTP/1.1 cannot carry. The error
-// says names to the operator; what is called secret is not for logs.
+// A spoiling change makes a request that HTTP/1.1 cannot carry. The error
+// contains names, for the operator, and no value called secret.
 type spoiling struct {
 	change func(*http.Request)
 	names  string
@@ -62,7 +62,7 @@ func TestARequestThatARewriteMakesUnsendableIsNotForwarded(t *testing.T) {
 		for name, c := range part.spoiled {
 			t.Run(name, func(t *testing.T) {
 				for _, request := range part.requests {
-					goesNowhere(t, request("/chat"), c.names, func(h http.Handler) http.Handler { return h },
+					checkNotForwarded(t, request("/chat"), c.names, func(h http.Handler) http.Handler { return h },
 						wsproxy.WithRewrite(func(pr *httputil.ProxyRequest) { c.change(pr.Out) }))
 				}
 			})
@@ -80,7 +80,7 @@ func TestARequestThatMiddlewareMakesUnsendableIsNotForwarded(t *testing.T) {
 		for name, c := range part.spoiled {
 			t.Run(name, func(t *testing.T) {
 				for _, request := range part.requests {
-					goesNowhere(t, request("/chat"), c.names, func(h http.Handler) http.Handler {
+					checkNotForwarded(t, request("/chat"), c.names, func(h http.Handler) http.Handler {
 						return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 							c.change(r)
 							h.ServeHTTP(w, r)
@@ -92,9 +92,9 @@ func TestARequestThatMiddlewareMakesUnsendableIsNotForwarded(t *testing.T) {
 	}
 }
 
-// goesNowhere checks that of a request to a proxy within middleware no server
-// gets anything, nor is one blamed.
-func goesNowhere(t *testing.T, request, names string, middleware func(http.Handler) http.Handler, opts ...wsproxy.Option) {
+// checkNotForwarded checks that no server receives a request sent to a proxy
+// within middleware, and that no server is marked down.
+func checkNotForwarded(t *testing.T, request, names string, middleware func(http.Handler) http.Handler, opts ...wsproxy.Option) {
 	t.Helper()
 	var dials atomic.Int32
 	servers := testkit.Servers(t, wsproxy.RoundRobin(), wsproxy.Server{Addr: "192.0.2.1:80"}, wsproxy.Server{Addr: "192.0.2.2:80"})

@@ -57,8 +57,7 @@ func TestTheRequestTargetIsForwardedByteForByteAfterTheTargetsPath(t *testing.T)
 	}
 }
 
-// viaReverseProxy serves an httputil.ReverseProxy of a user's own with p's
-// policy.
+// viaReverseProxy serves an httputil.ReverseProxy that uses p's header policy.
 func viaReverseProxy(t testing.TB, p *wsproxy.Proxy) string {
 	t.Helper()
 	transport := &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: -1}

@@ -49,11 +49,11 @@ func TestABlockingServeHTTPReturnsWhenTheTunnelEnds(t *testing.T) {
 	server.Expect(t, "hello")
 	select {
 	case <-returned:
-		assert.Fail(t, "ServeHTTP returned while the tunnel lives")
+		assert.Fail(t, "ServeHTTP returned while the tunnel is open")
 	default:
 	}
 	client.Close()
 	server.Close()
 	testkit.Within(t, returned, "ServeHTTP returns")
-	assert.Zero(t, r.Proxy.Stats().Live, "tunnels that live when ServeHTTP has returned")
+	assert.Zero(t, r.Proxy.Stats().Live, "open tunnels when ServeHTTP has returned")
 }

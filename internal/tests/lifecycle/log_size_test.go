@@ -19,18 +19,18 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A malformed line of a megabyte was a log line of five, as the errors of
-// net/http have the whole of it, and a Set-Cookie with a control byte was logged
-// with all of its value.
+// The errors of net/http quote a malformed line in full. A line of one megabyte
+// became a log line of five, and a Set-Cookie with a control byte was logged
+// with its value.
 func TestOversizedUpstreamInputIsShortenedInTheLog(t *testing.T) {
 	const much = 900_000
 	x := strings.Repeat("x", much)
-	for name, answer := range map[string]string{
-		"a line that is no response":  x + "\r\n\r\n",
+	for name, response := range map[string]string{
+		"a malformed status line":     x + "\r\n\r\n",
 		"an escaped one":              "HTTP/1.1 200" + strings.Repeat("\x01", much) + "\r\n\r\n",
 		"a status":                    "HTTP/1.1 " + x + " OK\r\n\r\n",
 		"a version":                   "HTTP/" + x + " 200 OK\r\n\r\n",
-		"a line that is no field":     "HTTP/1.1 200 OK\r\n" + x + "\r\n\r\n",
+		"a malformed header line":     "HTTP/1.1 200 OK\r\n" + x + "\r\n\r\n",
 		"a control byte in a field":   "HTTP/1.1 200 OK\r\nSet-Cookie: session=" + x + "\x01\r\n\r\n",
 		"quotes in a field":           "HTTP/1.1 200 OK\r\nSet-Cookie: session=" + strings.Repeat(`"`, much) + "\x01\r\n\r\n",
 		"a first line that is folded": "HTTP/1.1 200 OK\r\n " + x + "\r\n\r\n",
@@ -45,7 +45,7 @@ func TestOversizedUpstreamInputIsShortenedInTheLog(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			u := testkit.NewUpstream(t)
-			u.Respond(answer)
+			u.Respond(response)
 			errs := testkit.NewFailures()
 			var log testkit.Buffer
 			debug := wsproxy.WithLogger(slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})))
@@ -70,12 +70,12 @@ func TestOversizedUpstreamInputIsShortenedInTheLog(t *testing.T) {
 	}
 }
 
-// The error of a certificate for another name lists the names it is for.
+// The error for a certificate with the wrong name lists all of its names.
 func TestALongCertificateErrorIsShortenedInTheLog(t *testing.T) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	require.NoError(t, err)
 	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
-	for range 90 { // of more the error has the number
+	for range 90 { // of more names the error has only the number
 		template.DNSNames = append(template.DNSNames, strings.Repeat("x", 200)+".example")
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)

@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/assert"
 )
 
-// A brokenHandler is a slog.Handler that panics over one message.
+// A brokenHandler is a slog.Handler that panics at one message.
 type brokenHandler struct {
 	slog.Handler
 	message string
@@ -26,7 +26,7 @@ func (h brokenHandler) Handle(_ context.Context, r slog.Record) error {
 	return nil
 }
 
-// The proxy's goroutines have nobody above them who would catch it.
+// No caller recovers from a panic in the proxy's own goroutines.
 func TestALoggerThatPanicsFailsOnlyItsTunnel(t *testing.T) {
 	for message, want := range map[string]wsproxy.Reason{
 		"tunnel opened": wsproxy.ReasonFailed,

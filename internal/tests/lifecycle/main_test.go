@@ -1,5 +1,5 @@
-// Package lifecycle_test shows how a Proxy shuts down, and what it reports about
-// itself.
+// Package lifecycle_test shows how a Proxy shuts down, and what it reports in
+// Stats, Tunnels and its log.
 package lifecycle_test
 
 import (

@@ -16,8 +16,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// startShutdown calls Shutdown and returns once that waits, which it does when
-// it refuses new tunnels.
+// startShutdown calls Shutdown and returns once Shutdown waits, which is when
+// the proxy refuses new tunnels.
 func startShutdown(t testing.TB, r *testkit.Rig) <-chan error {
 	t.Helper()
 	result, ctx := make(chan error, 1), waitedFor{context.Background(), make(chan struct{}, 10)}
@@ -26,7 +26,7 @@ func startShutdown(t testing.TB, r *testkit.Rig) <-chan error {
 	return result
 }
 
-// waitedFor is a context that tells when somebody asks for its end.
+// waitedFor is a context that reports the first call of Done.
 type waitedFor struct {
 	context.Context
 	waited chan struct{}
@@ -48,8 +48,8 @@ func TestShutdownRefusesNewTunnelsAndWaitsForOpenOnes(t *testing.T) {
 	assert.Equal(t, "1", res.Header.Get("Retry-After"))
 
 	client.Expect(t, "\x88\x0f\x03\xe9shutting down")
-	server.Expect(t, "\x88\x8f") // and a mask that nobody foretells
-	assert.Empty(t, done, "Shutdown returns while a tunnel lives")
+	server.Expect(t, "\x88\x8f") // and an unpredictable mask
+	assert.Empty(t, done, "Shutdown returns while a tunnel is open")
 	client.Close()
 	server.Close()
 	assert.NoError(t, testkit.Within(t, done, "Shutdown returns"))
@@ -89,8 +89,8 @@ func TestShutdownClosesTunnelsAndHandshakesWhenItsContextEnds(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- r.Proxy.Shutdown(ctx) }()
 	client.Expect(t, "\x88\x0f\x03\xe9shutting down")
-	server.Expect(t, "\x88\x8f") // and a mask that nobody foretells
-	assert.Empty(t, done, "Shutdown returns while a tunnel lives")
+	server.Expect(t, "\x88\x8f") // and an unpredictable mask
+	assert.Empty(t, done, "Shutdown returns while a tunnel is open")
 	cancel()
 	assert.ErrorIs(t, testkit.Within(t, done, "Shutdown returns"), context.Canceled)
 	assert.Equal(t, wsproxy.Stats{Opened: 1}, r.Proxy.Stats(), "when Shutdown has returned")
@@ -103,7 +103,7 @@ func TestShutdownClosesTunnelsAndHandshakesWhenItsContextEnds(t *testing.T) {
 func TestShutdownOfAnIdleProxySucceedsAfterItsContextHasEnded(t *testing.T) {
 	for range 50 {
 		p := testkit.NewProxy(t, "http://127.0.0.1:1")
-		require.NoError(t, p.Shutdown(testkit.EndedContext()), "nothing was left to cut")
+		require.NoError(t, p.Shutdown(testkit.EndedContext()), "no tunnel was left to close")
 	}
 }
 
@@ -124,7 +124,7 @@ func TestCloseDuringTheDialCauses503(t *testing.T) {
 	assert.NoError(t, r.Proxy.Shutdown(context.Background()))
 }
 
-// A dial that does not heed its context may still succeed, too late.
+// A dial that ignores its context may succeed too late.
 func TestAConnectionDialedAfterCloseIsClosed(t *testing.T) {
 	dialing, proceed := make(chan struct{}), make(chan struct{})
 	near, far := net.Pipe()
@@ -179,7 +179,7 @@ func TestCloseDuringThe101LeavesNoTunnel(t *testing.T) {
 	assert.Equal(t, wsproxy.Stats{}, p.Stats())
 }
 
-// A failed require in a test's hook does that.
+// A failed require in a test's hook exits its goroutine.
 func TestAHookThatExitsItsGoroutineLeavesNothingBehind(t *testing.T) {
 	for name, hooks := range map[string]wsproxy.Hooks{
 		"OnOpen":  {OnOpen: func(*wsproxy.Tunnel, *http.Request) { runtime.Goexit() }},
@@ -187,7 +187,7 @@ func TestAHookThatExitsItsGoroutineLeavesNothingBehind(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			u := testkit.NewUpstream(t)
-			// Not newProxy, whose cleanup would wait for a tunnel that is left.
+			// Not NewProxy, whose cleanup would wait for a leaked tunnel.
 			p, err := wsproxy.New(u.URL, wsproxy.WithHooks(hooks))
 			require.NoError(t, err)
 			client := testkit.Dial(t, testkit.Serve(t, p))

@@ -62,7 +62,7 @@ func TestATunnelReportsItsActivityMessagesAndCloseCodes(t *testing.T) {
 	})
 }
 
-// The header of the next frame may be a long way off.
+// The header of the next frame may arrive much later.
 func TestAMessageCountsAsSoonAsItIsComplete(t *testing.T) {
 	for name, opts := range map[string][]wsproxy.Option{
 		"without a limit": nil,
@@ -118,7 +118,7 @@ func TestTunnelsYieldsEachLiveTunnelUntilTheLoopBreaks(t *testing.T) {
 			}
 		}
 		assert.Equal(t, 2, n)
-		for tunnel := range r.Proxy.Tunnels() { // each of which the loop may end
+		for tunnel := range r.Proxy.Tunnels() { // the loop may close each of them
 			if tunnel.ID()%2 == 1 {
 				assert.NoError(t, tunnel.Close(1000, ""))
 			}
@@ -132,7 +132,7 @@ func TestTunnelsYieldsEachLiveTunnelUntilTheLoopBreaks(t *testing.T) {
 	})
 }
 
-// A total that a tunnel has gone from and not come to yet would drop.
+// A total would drop if a tunnel left one counter before it entered the other.
 func TestStatsAreConsistent(t *testing.T) {
 	r := testkit.PlainLink.Start(t, nil)
 	stop := make(chan struct{})
@@ -193,10 +193,10 @@ func TestShutdownReportsTheTunnelsItClosedAndThoseThatEnded(t *testing.T) {
 			assert.Equal(t, wsproxy.ReasonShutdown, ending.Reason)
 			assert.Equal(t, 1001, ending.FromUpstream.CloseCode)
 			if ending.FromClient.CloseCode == 0 {
-				assert.Equal(t, 30*time.Second, ending.Lifetime, "the one that is cut")
+				assert.Equal(t, 30*time.Second, ending.Lifetime, "the tunnel that the proxy closes")
 				unanswered++
 			} else {
-				assert.Zero(t, ending.Lifetime, "those that answer")
+				assert.Zero(t, ending.Lifetime, "tunnels whose ends reply")
 			}
 		}
 		assert.Equal(t, 1, unanswered)

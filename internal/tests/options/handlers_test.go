@@ -23,15 +23,15 @@ func TestWithModifyResponseSeesEveryResponse(t *testing.T) {
 		return nil
 	}))
 	for _, test := range []struct {
-		name, request, answer string
-		status                int
-		want                  http.Header
+		name, request, response string
+		status                  int
+		want                    http.Header
 	}{
 		{"a switch", testkit.UpgradeGet("/"), strings.TrimSuffix(testkit.SampleSwitch, "\r\n") + "X-Up: 1\r\nKeep-Alive: x\r\n\r\n", 101,
 			http.Header{"Upgrade": {"websocket"}, "Connection": {"Upgrade"}, "Sec-Websocket-Accept": {testkit.SampleAccept}, "X-Saw": {"101 1 0"}}},
 		{"a refusal", testkit.UpgradeGet("/"), "HTTP/1.1 403 Forbidden\r\nX-Up: 2\r\nKeep-Alive: x\r\nContent-Length: 2\r\nContent-Type: a/b\r\nDate: x\r\n\r\nno", 403,
 			http.Header{"Content-Length": {"2"}, "Content-Type": {"a/b"}, "Date": {"x"}, "X-Saw": {"403 2 0"}}},
-		{"a plain answer", testkit.PlainGet("/"), "HTTP/1.1 200 OK\r\nX-Up: 3\r\nKeep-Alive: x\r\nContent-Length: 2\r\nContent-Type: a/b\r\nDate: x\r\n\r\nok", 200,
+		{"a plain response", testkit.PlainGet("/"), "HTTP/1.1 200 OK\r\nX-Up: 3\r\nKeep-Alive: x\r\nContent-Length: 2\r\nContent-Type: a/b\r\nDate: x\r\n\r\nok", 200,
 			http.Header{"Content-Length": {"2"}, "Content-Type": {"a/b"}, "Date": {"x"}, "X-Saw": {"200 3 0"}}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -39,7 +39,7 @@ func TestWithModifyResponseSeesEveryResponse(t *testing.T) {
 			client.Send(t, test.request)
 			server := u.Accept(t)
 			server.RawHeader(t)
-			server.Send(t, test.answer)
+			server.Send(t, test.response)
 			res := client.Response(t)
 			assert.Equal(t, test.status, res.StatusCode)
 			assert.Equal(t, test.want, res.Header)
@@ -57,21 +57,21 @@ func TestAnErrorFromWithModifyResponseCauses502(t *testing.T) {
 			errs <- err
 			w.WriteHeader(wsproxy.StatusCode(err))
 		}))
-	for _, test := range []struct{ name, request, answer string }{
+	for _, test := range []struct{ name, request, response string }{
 		{"a switch", testkit.UpgradeGet("/"), testkit.SampleSwitch},
 		{"a refusal", testkit.UpgradeGet("/"), "HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\nX-Up: 1\r\n\r\nno"},
-		{"a plain answer", testkit.PlainGet("/"), testkit.ResponseOK},
+		{"a plain response", testkit.PlainGet("/"), testkit.ResponseOK},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			client := testkit.Dial(t, addr)
 			client.Send(t, test.request)
 			server := u.Accept(t)
 			server.RawHeader(t)
-			server.Send(t, test.answer)
+			server.Send(t, test.response)
 			res := client.Response(t)
 			assert.Equal(t, http.StatusBadGateway, res.StatusCode)
-			assert.Empty(t, res.Header["X-Up"], "nothing of the answer reaches the client")
-			assert.Empty(t, res.Header["Sec-Websocket-Accept"], "nothing of the answer reaches the client")
+			assert.Empty(t, res.Header["X-Up"], "nothing of the response reaches the client")
+			assert.Empty(t, res.Header["Sec-Websocket-Accept"], "nothing of the response reaches the client")
 			err := <-errs
 			assert.ErrorIs(t, err, broken)
 			assert.ErrorIs(t, err, wsproxy.ErrUpstream)
@@ -176,14 +176,14 @@ func TestWithHooksCallsEachHookOnceWhenATunnelOpensAndEnds(t *testing.T) {
 				calls <- fmt.Sprint("close ", tunnel.ID(), " ", e.Reason, " ", e.Err, " ", e.FromClient.Bytes, " ", e.FromUpstream.Bytes)
 			},
 		}))
-	u.RawReceived(t, addr, testkit.UpgradeGet("/refused")) // no tunnel, no call
+	u.RawReceived(t, addr, testkit.UpgradeGet("/refused")) // a refusal calls no hook
 	client := testkit.Dial(t, addr)
 	client.Send(t, testkit.UpgradeGet("/chat?x=1"))
 	server := u.Accept(t)
 	server.RawHeader(t)
 	server.Send(t, testkit.SampleSwitch)
 	require.Equal(t, http.StatusSwitchingProtocols, client.Response(t).StatusCode)
-	assert.Equal(t, "open 1 /chat 127.0.0.1 true x=1", <-calls, "before the client is told")
+	assert.Equal(t, "open 1 /chat 127.0.0.1 true x=1", <-calls, "before the client receives the 101")
 	client.Send(t, "hello")
 	server.Expect(t, "hello")
 	server.Send(t, "hi")

@@ -70,7 +70,7 @@ func TestWithUpgradesReplacesTheListOfProtocols(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	_, addr := testkit.ServeProxy(t, u.URL, wsproxy.WithUpgrades("tcp"), wsproxy.WithUpgrades("spdy/3.1", "websocket"))
 
-	// Another protocol is relayed with any method and without RFC 6455's checks.
+	// Another protocol may use any method and skips the checks of RFC 6455.
 	client := testkit.Dial(t, addr)
 	client.Send(t, "POST /exec HTTP/1.1\r\nHost: a\r\nUpgrade: SPDY/3.1\r\nConnection: Upgrade\r\nContent-Length: 0\r\n\r\n")
 	server := u.Accept(t)
@@ -109,7 +109,7 @@ func TestWithOriginsRefusesOtherOrigins(t *testing.T) {
 		assert.Contains(t, testkit.Body(t, res), "origin not allowed")
 		client.ExpectEOF(t, "")
 	}
-	u.RawReceived(t, addr, testkit.PlainGet("/", "Origin: https://evil.example")) // plain requests are CORS's concern
+	u.RawReceived(t, addr, testkit.PlainGet("/", "Origin: https://evil.example")) // WithOrigins does not apply to plain requests; CORS does
 	assert.Empty(t, u.Conns, "a refused upgrade does not reach the upstream")
 }
 

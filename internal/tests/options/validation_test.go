@@ -16,7 +16,7 @@ func TestNewReportsEveryMistakeInAnOption(t *testing.T) {
 	for _, test := range []struct {
 		name string
 		opts []wsproxy.Option
-		want []string // one for each line, without the prefix
+		want []string // one for each line of the error, without the prefix
 	}{
 		{"a negative connect timeout", []wsproxy.Option{wsproxy.WithConnectTimeout(-1)}, []string{`WithConnectTimeout: "-1ns" is negative, want a duration or 0 for none`}},
 		{"a negative read timeout", []wsproxy.Option{wsproxy.WithReadTimeout(-time.Second)}, []string{`WithReadTimeout: "-1s" is negative, want a duration or 0 for none`}},
@@ -97,8 +97,8 @@ wsproxy: WithReadTimeout: "-1ns" is negative, want a duration or 0 for none
 wsproxy: WithHost: "/", want a host with an optional port`)
 }
 
-// Before, the servers of the Upstream were connected to and the socket of the
-// target was ignored.
+// Before, the proxy dialed the servers of the Upstream and ignored the socket
+// of the target.
 func TestNewRefusesAUnixTargetWithAnUpstream(t *testing.T) {
 	u, err := wsproxy.NewUpstream(wsproxy.RoundRobin(), wsproxy.Server{Addr: "localhost:3000"})
 	require.NoError(t, err)

@@ -17,8 +17,8 @@ import (
 
 const shortPost = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello"
 
-// net/http panics over the next request where in full duplex it finds the end
-// of a body after the handler (golang/go#68560).
+// net/http panics at the next request if it reaches the end of a full-duplex
+// body after the handler has returned (golang/go#68560).
 func TestAnUnreadBodyDoesNotBreakTheServer(t *testing.T) {
 	early := testkit.NewUpstream(t)
 	early.Script(func(server *testkit.Peer) {
@@ -34,9 +34,9 @@ func TestAnUnreadBodyDoesNotBreakTheServer(t *testing.T) {
 	}{
 		"the upstream is down":              {"http://" + testkit.RefusingAddr(t), shortPost, 502, "Bad Gateway\n", true},
 		"the upstream is down, with chunks": {"http://" + testkit.RefusingAddr(t), strings.Replace(shortPost, "Content-Length: 5\r\n\r\nhello", "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", 1), 502, "Bad Gateway\n", true},
-		"a body in a body's place":          {"http://" + testkit.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.Copy(w, r.Body) })), strings.Replace(shortPost, "\r\n\r\n", "\r\nX-Replace: 1\r\n\r\n", 1), 200, "other", false},
+		"a body replaced by another":        {"http://" + testkit.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.Copy(w, r.Body) })), strings.Replace(shortPost, "\r\n\r\n", "\r\nX-Replace: 1\r\n\r\n", 1), 200, "other", false},
 		"the upstream reads it":             {"http://" + testkit.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.Copy(w, r.Body) })), shortPost, 200, "hello", false},
-		"there is none, and nobody there":   {"http://" + testkit.RefusingAddr(t), testkit.PlainRequest, 502, "Bad Gateway\n", false},
+		"no body, and the upstream is down": {"http://" + testkit.RefusingAddr(t), testkit.PlainRequest, 502, "Bad Gateway\n", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var logged testkit.Buffer
@@ -66,7 +66,7 @@ func TestAnUnreadBodyDoesNotBreakTheServer(t *testing.T) {
 			assert.Empty(t, logged.String())
 		})
 	}
-	t.Run("the upstream answers before it", func(t *testing.T) {
+	t.Run("the upstream responds before reading it", func(t *testing.T) {
 		_, addr := testkit.ServeProxy(t, early.URL)
 		client := testkit.Dial(t, addr)
 		client.Send(t, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n")
@@ -77,19 +77,19 @@ func TestAnUnreadBodyDoesNotBreakTheServer(t *testing.T) {
 	})
 }
 
-// A body that middleware puts in the client's place may say that it has ended
-// only after the server has answered. It was given up for that.
+// A body that middleware substitutes may return io.EOF only after the server
+// has responded. The proxy closed the client's connection for that.
 func TestAReplacedBodyWithoutEOFCostsNoConnection(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	p := testkit.NewProxy(t, u.URL)
-	answered := make(chan struct{})
+	responded := make(chan struct{})
 	addr := testkit.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == "POST" {
 			io.Copy(io.Discard, r.Body)
 			pr, pw := io.Pipe()
 			go func() {
 				io.WriteString(pw, "other")
-				<-answered
+				<-responded
 				pw.Close()
 			}()
 			r.Body = pr
@@ -105,7 +105,7 @@ func TestAReplacedBodyWithoutEOFCostsNoConnection(t *testing.T) {
 	res := client.Response(t)
 	assert.False(t, res.Close, "the connection is given up")
 	assert.Equal(t, "ok", testkit.Body(t, res))
-	close(answered)
+	close(responded)
 	client.Send(t, testkit.PlainRequest)
 	server = u.Accept(t)
 	server.Request(t)
@@ -113,7 +113,8 @@ func TestAReplacedBodyWithoutEOFCostsNoConnection(t *testing.T) {
 	assert.Equal(t, "ok", testkit.Body(t, client.Response(t)))
 }
 
-// What a client or middleware did to a request is no server's fault.
+// A request that the client or middleware made unsendable must not count as a
+// server's failure.
 func TestABodyThatCannotBeSentMarksNoServerDown(t *testing.T) {
 	middleware := func(change func(r *http.Request)) func(http.Handler) http.Handler {
 		return func(h http.Handler) http.Handler {
@@ -136,10 +137,10 @@ func TestABodyThatCannotBeSentMarksNoServerDown(t *testing.T) {
 		status  int
 	}{
 		"no chunk":                           {chunked("", "no chunk\r\n"), nil, nil, 400},
-		"a trailer that is none":             {chunked("Trailer: X\r\n", "0\r\nno field\r\n\r\n"), nil, nil, 400},
+		"a malformed trailer":                {chunked("Trailer: X\r\n", "0\r\nno field\r\n\r\n"), nil, nil, 400},
 		"a trailer of an illegal name":       {chunked("Trailer: foo bar\r\n", "0\r\n\r\n"), nil, nil, 200},
 		"a body that middleware has read":    {shortPost, middleware(func(r *http.Request) { io.ReadAll(r.Body) }), nil, 500},
-		"a body that middleware cut":         {shortPost, middleware(func(r *http.Request) { r.Body = io.NopCloser(strings.NewReader("hell")) }), nil, 500},
+		"a body that middleware shortened":   {shortPost, middleware(func(r *http.Request) { r.Body = io.NopCloser(strings.NewReader("hell")) }), nil, 500},
 		"a body that middleware made longer": {shortPost, middleware(func(r *http.Request) { r.Body = io.NopCloser(strings.NewReader("hello!")) }), nil, 0},
 		"too large for middleware":           {shortPost, middleware(func(r *http.Request) { r.Body = http.MaxBytesReader(nil, r.Body, 4) }), nil, 413},
 		"a body that a rewrite took away":    {shortPost, nil, []wsproxy.Option{rewrite(func(out *http.Request) { out.Body = nil })}, 500},
@@ -165,7 +166,7 @@ func TestABodyThatCannotBeSentMarksNoServerDown(t *testing.T) {
 			}
 			client := testkit.Dial(t, testkit.Serve(t, h))
 			client.Send(t, tr.request)
-			if status := client.Response(t).StatusCode; tr.status != 0 { // else the upstream may be the first
+			if status := client.Response(t).StatusCode; tr.status != 0 { // otherwise the upstream may respond first
 				assert.Equal(t, tr.status, status)
 			}
 			for _, s := range u.Servers() {
@@ -175,9 +176,9 @@ func TestABodyThatCannotBeSentMarksNoServerDown(t *testing.T) {
 	}
 }
 
-// A request of HTTP/2 may have no Content-Length and say nothing of chunks. The
-// Transport would look into its body on another goroutine, and leave out a
-// trailer that follows an empty one.
+// An HTTP/2 request may have neither Content-Length nor chunks. The Transport
+// would then probe its body on another goroutine, and drop the trailer of an
+// empty body.
 func TestHTTP2TrailersAreForwarded(t *testing.T) {
 	got := make(chan http.Header, 1)
 	backend := testkit.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -36,7 +36,7 @@ func TestAPlainResponseIsForwardedAsItArrives(t *testing.T) {
 			server := u.Accept(t)
 			server.Request(t)
 			server.Send(t, "HTTP/1.1 200 OK\r\n"+c.header+"\r\n")
-			res := client.Response(t) // before any of the body
+			res := client.Response(t) // before the body is sent
 			for _, event := range []string{"data: 1\n\n", "data: 2\n\n", "data: 3\n\n"} {
 				server.Send(t, c.piece(event))
 				got := make([]byte, len(event))
@@ -69,10 +69,10 @@ func TestAPlainRequestIsForwardedAsItArrives(t *testing.T) {
 	assert.Equal(t, "ok", testkit.Body(t, client.Response(t)))
 }
 
-// net/http's server takes the rest of a request for itself when the answer
-// begins, unless it gives the connection up. The Transport then fails to send
-// it and closes the connection, and with it what is still to come of the
-// answer: a large one to a large upload was cut now and then.
+// When the response begins, net/http's server reads the rest of the request
+// itself, unless it closes the connection. The Transport then cannot send that
+// rest and closes the upstream connection, which truncates the response. A
+// large response to a large upload was truncated now and then.
 func TestAResponseCanBeginBeforeTheUploadHasEnded(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	_, addr := testkit.ServeProxy(t, u.URL)
@@ -83,7 +83,7 @@ func TestAResponseCanBeginBeforeTheUploadHasEnded(t *testing.T) {
 	server.Expect(t, "first")
 	server.Send(t, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nearly\r\n")
 	res, err := http.ReadResponse(client.Reader, nil)
-	require.NoError(t, err, "the answer waits for the upload")
+	require.NoError(t, err, "the response waits for the upload")
 	got := make([]byte, 5)
 	_, err = io.ReadFull(res.Body, got)
 	require.NoError(t, err)
@@ -110,8 +110,8 @@ func TestTrailersAreForwardedInBothDirections(t *testing.T) {
 			server.Send(t, "HTTP/1.1 200 OK\r\n"+announced+"Transfer-Encoding: chunked\r\n\r\n4\r\ndown\r\n0\r\nX-Sum: 42\r\n\r\n")
 			res := client.Response(t)
 			assert.Equal(t, "down", testkit.Body(t, res))
-			assert.Equal(t, []string{"42"}, res.Trailer["X-Sum"], "of the answer")
-			if announced != "" { // net/http keeps no others of a request, and sends none
+			assert.Equal(t, []string{"42"}, res.Trailer["X-Sum"], "of the response")
+			if announced != "" { // net/http drops unannounced trailers of a request
 				assert.Equal(t, []string{"41"}, req.Trailer["X-Sum"], "of the request")
 			}
 		})
@@ -168,16 +168,16 @@ func TestCompressedBodiesAreForwardedUnchanged(t *testing.T) {
 	}
 }
 
-// expectCut reads an answer that must not look complete. Of a short one the
-// client may not even get the header.
-func expectCut(t testing.TB, client *testkit.Peer) {
+// expectTruncated reads a response that must not look complete. If it is short,
+// the client may not even receive the header.
+func expectTruncated(t testing.TB, client *testkit.Peer) {
 	t.Helper()
 	res, err := http.ReadResponse(client.Reader, nil)
 	if err == nil {
 		assert.Equal(t, 200, res.StatusCode)
 		_, err = io.ReadAll(res.Body)
 	}
-	assert.ErrorIs(t, err, io.ErrUnexpectedEOF, "the answer looks complete")
+	assert.ErrorIs(t, err, io.ErrUnexpectedEOF, "the response looks complete")
 }
 
 func TestATruncatedBodyIsTruncatedForTheClientToo(t *testing.T) {
@@ -191,7 +191,7 @@ func TestATruncatedBodyIsTruncatedForTheClientToo(t *testing.T) {
 			_, addr := testkit.ServeProxy(t, u.URL)
 			client := testkit.Dial(t, addr)
 			client.Send(t, testkit.PlainRequest)
-			expectCut(t, client)
+			expectTruncated(t, client)
 		})
 	}
 }

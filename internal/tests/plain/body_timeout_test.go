@@ -47,7 +47,7 @@ func TestAStalledRequestBodyCauses408AtTheBodyTimeout(t *testing.T) {
 				res := client.Response(t)
 				assert.Equal(t, http.StatusRequestTimeout, res.StatusCode)
 				assert.True(t, res.Close, "RFC 9110, section 15.5.9")
-				assert.Equal(t, test.want, time.Since(start), "the answer comes after")
+				assert.Equal(t, test.want, time.Since(start), "the response arrives after")
 				err := errs.Next(t).Err
 				assert.Equal(t, http.StatusRequestTimeout, wsproxy.StatusCode(err))
 				assert.NotErrorIs(t, err, wsproxy.ErrUpstreamTimeout)
@@ -61,8 +61,8 @@ func TestAStalledRequestBodyCauses408AtTheBodyTimeout(t *testing.T) {
 	}
 }
 
-// What the client sends after the response's begin is for the timeouts of the
-// response.
+// The timeouts of the response apply to bytes that the client sends after the
+// response has begun.
 func TestTheBodyTimeoutEndsWhenTheResponseBegins(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := testkit.NewMemRig(t, nil, wsproxy.WithBodyTimeout(time.Second))
@@ -81,32 +81,33 @@ func TestTheBodyTimeoutEndsWhenTheResponseBegins(t *testing.T) {
 	})
 }
 
-// net/http reads on after the handler, for which it knows no time, if the client
-// has not sent its whole body. A Read that is under way then cleared deadlines.
+// If the client has not sent its whole body, net/http keeps reading after the
+// handler has returned, without a timeout. A pending Read cleared the
+// deadlines.
 func TestAStalledBodyHoldsNothingAfterTheResponse(t *testing.T) {
 	down := wsproxy.WithDialContext(func(context.Context, string, string) (net.Conn, error) { return nil, io.EOF })
 	for name, test := range map[string]struct {
-		opts   []wsproxy.Option
-		answer string
-		status int
-		linger time.Duration
+		opts     []wsproxy.Option
+		response string
+		status   int
+		linger   time.Duration
 	}{
 		"of the upstream":                     {nil, "HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno", 403, 5 * time.Second},
 		"of the upstream, without its length": {nil, "HTTP/1.1 403 Forbidden\r\n\r\nno", 403, 5 * time.Second},
 		"of the proxy":                        {[]wsproxy.Option{down}, "", 502, 5 * time.Second},
 		"with a short body timeout":           {[]wsproxy.Option{down, wsproxy.WithBodyTimeout(time.Second)}, "", 502, time.Second},
-		"with none":                           {[]wsproxy.Option{down, wsproxy.WithBodyTimeout(0)}, "", 502, 5 * time.Second},
+		"without a body timeout":              {[]wsproxy.Option{down, wsproxy.WithBodyTimeout(0)}, "", 502, 5 * time.Second},
 	} {
 		for body, request := range map[string]string{"by its length": stalledPost, "in chunks": stalledChunks} {
 			t.Run(name+", "+body, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					r := testkit.NewMemRig(t, nil, test.opts...)
 					client := r.Send(t, request)
-					if test.answer != "" {
+					if test.response != "" {
 						server := <-r.Upstreams
 						server.RawHeader(t)
 						expectBody(t, server, request)
-						server.Send(t, test.answer)
+						server.Send(t, test.response)
 						server.Close()
 					}
 					start := time.Now()
@@ -114,7 +115,8 @@ func TestAStalledBodyHoldsNothingAfterTheResponse(t *testing.T) {
 					assert.Equal(t, test.status, res.StatusCode)
 					assert.True(t, res.Close)
 					closed := expectClosed(t, client)
-					// The error of a Read that was interrupted stays with chunks.
+					// In a chunked body the error of an interrupted Read is
+					// sticky.
 					assert.LessOrEqual(t, closed.Sub(start), test.linger, "the client's connection is closed after")
 				})
 			})
@@ -122,7 +124,7 @@ func TestAStalledBodyHoldsNothingAfterTheResponse(t *testing.T) {
 	}
 }
 
-// net/http waited for the rest of the body as long as the client liked.
+// net/http waited without limit for the rest of the body.
 func TestAnUpgradeThatIsRefusedForItsBodyHoldsNothing(t *testing.T) {
 	for name, framing := range map[string]string{
 		"by its length": "Content-Length: 100\r\n\r\nhello",
@@ -140,17 +142,17 @@ func TestAnUpgradeThatIsRefusedForItsBodyHoldsNothing(t *testing.T) {
 	}
 }
 
-// expectClosed wants the client's connection to be closed, in a synctest bubble,
-// and returns the time at which it was.
+// expectClosed waits until the client's connection is closed, in a synctest
+// bubble, and returns the time.
 func expectClosed(t *testing.T, client *testkit.Peer) time.Time {
 	t.Helper()
 	client.Rest(t, "the client's")
 	closed := time.Now()
-	time.Sleep(time.Second) // for which net/http lingers on a connection with more to read
+	time.Sleep(time.Second) // net/http lingers on a connection with unread bytes
 	return closed
 }
 
-// expectBody reads what a stalled request has of its body.
+// expectBody reads the part of a stalled body that was sent.
 func expectBody(t *testing.T, p *testkit.Peer, request string) {
 	t.Helper()
 	_, half, _ := strings.Cut(request, "\r\n\r\n")
@@ -177,7 +179,7 @@ func TestTheServersTimeoutsStillApply(t *testing.T) {
 			server := <-r.Upstreams
 			server.Request(t)
 			server.Send(t, "HTTP/1.1 200 OK\r\n\r\n")
-			synctest.Wait() // until httputil has flushed the header, for which a mutex waits later
+			synctest.Wait() // httputil has flushed the header, which later holds a mutex
 			io.Copy(server, testkit.Zeros{})
 			assert.Equal(t, 2*time.Second, time.Since(start))
 		})

@@ -18,9 +18,9 @@ import (
 
 const allowed = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT, TRACE"
 
-// The 200 of an upstream made a client believe in a tunnel, and with keep-alive
-// what it sent next was read by the upstream as requests (CVE-2026-56866,
-// golang/go#81740).
+// The upstream's 200 made the client believe that it had a tunnel. With
+// keep-alive the upstream then parsed the client's bytes as requests
+// (CVE-2026-56866, golang/go#81740).
 func TestACONNECTIsRefusedBeforeAnythingIsDialed(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	errs := testkit.NewFailures()
@@ -50,8 +50,8 @@ func TestACONNECTIsRefusedBeforeAnythingIsDialed(t *testing.T) {
 	assert.Empty(t, u.Conns, "the upstream was dialed")
 }
 
-// What follows a CONNECT of HTTP/2 has no end but its own, and no frame that
-// HTTP/1.1 would have: an upstream would read it as more requests.
+// The bytes after an HTTP/2 CONNECT have no HTTP/1.1 framing. An upstream would
+// parse them as more requests.
 func TestBytesAfterACONNECTAreNotParsedAsARequest(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	s := httptest.NewUnstartedServer(testkit.NewProxy(t, u.URL, wsproxy.WithKeepAlive()))
@@ -72,9 +72,9 @@ func TestBytesAfterACONNECTAreNotParsedAsARequest(t *testing.T) {
 	assert.Empty(t, u.Conns, "the upstream was dialed")
 }
 
-// Through quic-go a browser's WebSocket reached the upstream as CONNECT /chat in
-// chunks, and a 200 reached the browser as "open". RFC 8441 and RFC 9220 are not
-// implemented.
+// Through quic-go a browser's WebSocket reached the upstream as a chunked
+// CONNECT /chat, and a 200 opened it in the browser. RFC 8441 and RFC 9220 are
+// not implemented.
 func TestAnExtendedCONNECTIsNotImplemented(t *testing.T) {
 	errs := testkit.NewFailures()
 	for name, change := range map[string]func(*http.Request){

@@ -23,7 +23,7 @@ func TestTunnelsAndPlainRequestsShareNoConnection(t *testing.T) {
 	kept.Send(t, testkit.ResponseOK)
 	io.Copy(io.Discard, plain.Response(t).Body)
 
-	client, server := testkit.Tunnel(t, addr, u) // newly accepted
+	client, server := testkit.Tunnel(t, addr, u) // a new connection
 	client.Send(t, "bytes")
 	server.Expect(t, "bytes")
 	require.NoError(t, client.CloseWrite())
@@ -63,8 +63,9 @@ func TestPlainRequestsReuseTheirConnectionOnlyWithKeepAlive(t *testing.T) {
 	}
 }
 
-// The Transport dials on behind the back of a request that was cancelled, to
-// have the connection for the next. Without keep-alive there is no such next.
+// When a request is canceled, the Transport keeps dialing in the background and
+// saves the connection for the next request. Without keep-alive no request can
+// use it.
 func TestAConnectionDialedTooLateIsClosed(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	errs := testkit.NewFailures()

@@ -44,7 +44,7 @@ func TestExpectContinueIsForwarded(t *testing.T) {
 		ask(t, func(client, server *testkit.Peer) {
 			server.Send(t, "HTTP/1.1 100 Continue\r\nX-From: upstream\r\n\r\n")
 			res := client.Response(t)
-			if res.Header["X-From"] == nil { // net/http's own, when the body is read before the upstream's is passed on
+			if res.Header["X-From"] == nil { // net/http's own 100, if the body is read before the upstream's 100 is forwarded
 				require.Equal(t, 100, res.StatusCode)
 				res = client.Response(t)
 			}
@@ -65,7 +65,7 @@ func TestExpectContinueIsForwarded(t *testing.T) {
 			res := client.Response(t)
 			assert.Equal(t, 413, res.StatusCode)
 			assert.Equal(t, "big", testkit.Body(t, res))
-			assert.Empty(t, server.Rest(t, "the upstream's"), "a body nobody asked for")
+			assert.Empty(t, server.Rest(t, "the upstream's"), "a body without a 100 from the upstream")
 			assert.Zero(t, time.Since(start), "the refusal waits for a timeout")
 		})
 	})

@@ -15,7 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// serveHTTP2 runs h on a server of net/http's that speaks HTTP/2 without TLS.
+// serveHTTP2 runs h on a net/http server that speaks HTTP/2 without TLS.
 func serveHTTP2(t testing.TB, h http.Handler) string {
 	t.Helper()
 	s := httptest.NewUnstartedServer(h)
@@ -26,7 +26,7 @@ func serveHTTP2(t testing.TB, h http.Handler) string {
 	return s.Listener.Addr().String()
 }
 
-// An http2Peer sends requests that no client of net/http's would.
+// An http2Peer sends requests that net/http's client refuses to send.
 type http2Peer struct {
 	*testkit.Peer
 	stream uint32
@@ -45,8 +45,8 @@ func http2Frame(kind, flags byte, stream uint32, payload string) string {
 	return string(binary.BigEndian.AppendUint32(append(b, flags), stream)) + payload
 }
 
-// ask sends a request without a body, its fields as pairs, and returns the
-// beginning of the response's header block, which is the status.
+// ask sends a request without a body, with its fields as pairs, and returns the
+// beginning of the response's header block, which encodes the status.
 func (c *http2Peer) ask(t testing.TB, fields ...string) string {
 	t.Helper()
 	var block strings.Builder
@@ -77,11 +77,12 @@ func (c *http2Peer) ask(t testing.TB, fields ...string) string {
 	}
 }
 
-// The header blocks of net/http's server begin with these (RFC 7541, appendix A).
+// The header blocks of net/http's server begin with one of these statuses (RFC
+// 7541, appendix A).
 var http2Statuses = map[int]string{200: "\x88", 400: "\x8c"}
 
-// A bad :authority or method was a 502, and a warning for the operator: net/http
-// checks them in HTTP/1 alone.
+// A bad :authority or method caused a 502 and a logged warning, because
+// net/http checks them only in HTTP/1.
 func TestABadHTTP2RequestCauses400(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	u.Respond(testkit.ResponseOKClose)
@@ -101,7 +102,7 @@ func TestABadHTTP2RequestCauses400(t *testing.T) {
 	} {
 		status := c.ask(t, ":method", bad.method, ":scheme", "http", ":authority", bad.authority, ":path", bad.path)
 		if status == "no response" {
-			continue // net/http has refused it, as other versions of Go may
+			continue // net/http has refused it, as some versions of Go do
 		}
 		assert.True(t, strings.HasPrefix(status, http2Statuses[400]), "status %x for %v", status, bad)
 		err := errs.Next(t).Err
@@ -109,7 +110,7 @@ func TestABadHTTP2RequestCauses400(t *testing.T) {
 		assert.ErrorContains(t, err, bad.says)
 		assert.NotErrorIs(t, err, wsproxy.ErrUpstream)
 	}
-	assert.Empty(t, log.String(), "the operator is told")
+	assert.Empty(t, log.String(), "a client's mistake is logged")
 	status := c.ask(t, ":method", "GET", ":scheme", "http", ":authority", "a_b~:80", ":path", "/x?a")
 	assert.True(t, strings.HasPrefix(status, http2Statuses[200]), "status %x", status)
 }

@@ -11,9 +11,9 @@ import (
 	"github.com/stretchr/testify/assert"
 )
 
-// net/http's limit of a response's header begins anew with each 1xx that is
-// passed on: 363 MB of 103s crossed the proxy in 2 s. The handshake's limit is
-// tested by TestAnEndlessHeaderIsRefusedEarly.
+// net/http restarts its limit on the response header at each forwarded 1xx: 363
+// MB of 103s crossed the proxy in 2 s. The limit of the handshake is tested by
+// TestAnEndlessHeaderIsRefusedEarly.
 func TestInformationalResponsesCountTowardTheHeaderLimit(t *testing.T) {
 	for name, opts := range map[string][]wsproxy.Option{"": nil, "kept alive": {wsproxy.WithKeepAlive()}} {
 		t.Run(name, func(t *testing.T) {
@@ -51,7 +51,7 @@ func TestInformationalResponsesCountTowardTheHeaderLimit(t *testing.T) {
 	}
 }
 
-// The limit is the header's, of each response.
+// The limit applies to the header of each response.
 func TestTheHeaderLimitDoesNotApplyToBodiesOrConnections(t *testing.T) {
 	hints := strings.Repeat("HTTP/1.1 103 Early Hints\r\nX: "+strings.Repeat("x", 9000)+"\r\n\r\n", 100)
 	u := testkit.NewUpstream(t)

@@ -54,11 +54,11 @@ func TestAPlainFailureReachesTheSameErrorHandler(t *testing.T) {
 	down := testkit.RefusingAddr(t)
 	u := testkit.NewUpstream(t)
 	for _, c := range []struct {
-		name, target, answer string
-		opts                 []wsproxy.Option
-		status               int
-		kind                 error
-		says                 string
+		name, target, response string
+		opts                   []wsproxy.Option
+		status                 int
+		kind                   error
+		says                   string
 	}{
 		{"down", "http://" + down, "", nil, 502, wsproxy.ErrUpstream, down},
 		{"garbage", u.URL, "SSH-2.0-OpenSSH_9.6\r\n\r\n", nil, 502, wsproxy.ErrUpstream, "SSH-2.0"},
@@ -72,7 +72,7 @@ func TestAPlainFailureReachesTheSameErrorHandler(t *testing.T) {
 				if c.target == u.URL {
 					server := u.Accept(t)
 					server.Request(t)
-					go io.WriteString(server, c.answer)
+					go io.WriteString(server, c.response)
 				}
 			}
 			_, addr := testkit.ServeProxy(t, c.target, c.opts...)
@@ -107,9 +107,9 @@ func TestAPlainFailureReachesTheSameErrorHandler(t *testing.T) {
 }
 
 func TestAClientThatDisconnectsCancelsItsPlainRequest(t *testing.T) {
-	for name, answer := range map[string]string{
-		"before the answer": "",
-		"within the body":   "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\n",
+	for name, response := range map[string]string{
+		"before the response": "",
+		"within the body":     "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\n",
 	} {
 		t.Run(name, func(t *testing.T) {
 			u := testkit.NewUpstream(t)
@@ -119,13 +119,13 @@ func TestAClientThatDisconnectsCancelsItsPlainRequest(t *testing.T) {
 			client.Send(t, testkit.PlainRequest)
 			server := u.Accept(t)
 			server.Request(t)
-			server.Send(t, answer)
-			if answer != "" {
+			server.Send(t, response)
+			if response != "" {
 				client.Response(t)
 			}
 			client.Reset()
 			assert.Empty(t, server.Rest(t, "the upstream's"))
-			if answer == "" {
+			if response == "" {
 				err := errs.Next(t).Err
 				assert.Equal(t, 499, wsproxy.StatusCode(err))
 				assert.NotErrorIs(t, err, wsproxy.ErrUpstream, "the upstream is blamed")
@@ -235,8 +235,8 @@ func TestInformationalResponsesToPlainRequestsAreForwarded(t *testing.T) {
 	assert.Equal(t, "ok", testkit.Body(t, client.Response(t)))
 }
 
-// Whether net/http made up a type was chance: it did where the first byte of
-// the body came before httputil's flush.
+// net/http sometimes added a Content-Type: it did if the first byte of the body
+// came before httputil's flush.
 func TestAResponseWithoutAContentTypeGetsNone(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // makes it likely
 	_, addr := testkit.ServeProxy(t, "http://"+testkit.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

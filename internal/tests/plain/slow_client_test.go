@@ -19,20 +19,20 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// withoutEnd answers a request with a body that never ends, until the proxy has
-// closed the connection.
+// withoutEnd responds with an endless body until the proxy closes the
+// connection.
 func withoutEnd(t *testing.T, server *testkit.Peer, length string) {
 	t.Helper()
 	server.Request(t)
 	server.Send(t, "HTTP/1.1 200 OK\r\n"+length+"\r\n")
-	synctest.Wait() // until httputil has flushed the header, for which a mutex waits later
+	synctest.Wait() // httputil has flushed the header, which later holds a mutex
 	io.Copy(server, testkit.Zeros{})
 }
 
-// Before, only http.Server's WriteTimeout ended a response that nobody reads,
-// and a slow one with it.
+// Before, only http.Server's WriteTimeout ended a response that the client does
+// not read, and it ended slow ones as well.
 func TestAResponseThatTheClientDoesNotReadIsTruncatedAtTheSendTimeout(t *testing.T) {
-	for name, request := range map[string]string{"a plain answer": testkit.PlainRequest, "a refusal": testkit.SampleRequest} {
+	for name, request := range map[string]string{"a plain response": testkit.PlainRequest, "a refusal": testkit.SampleRequest} {
 		for framing, length := range map[string]string{"by its length": "Content-Length: 1000000000\r\n", "to the end": ""} {
 			t.Run(name+", "+framing, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
@@ -84,7 +84,7 @@ func TestAClientThatDoesNotReadInformationalResponsesIsClosedAtTheSendTimeout(t 
 	})
 }
 
-// A client of HTTP/2 loses the stream, and not its other ones.
+// An HTTP/2 client loses this stream and keeps the others.
 func TestTimeoutsOfAPlainRequestEndOnlyItsHTTP2Stream(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var protocols http.Protocols
@@ -126,7 +126,7 @@ func TestTimeoutsOfAPlainRequestEndOnlyItsHTTP2Stream(t *testing.T) {
 		<-ended
 		assert.Equal(t, 5*time.Second, time.Since(start))
 		_, err := io.Copy(io.Discard, res.Body)
-		assert.Error(t, err, "the answer looks complete")
+		assert.Error(t, err, "the response looks complete")
 
 		go func() {
 			server := <-r.Upstreams
@@ -138,8 +138,8 @@ func TestTimeoutsOfAPlainRequestEndOnlyItsHTTP2Stream(t *testing.T) {
 	})
 }
 
-// With every timeout at 1 s, 100 POSTs that stopped in mid-body and 50 readers
-// that stopped reading kept 300 descriptors.
+// With every timeout at 1 s, 100 POSTs that stopped within their body and 50
+// clients that stopped reading held 300 descriptors.
 func TestClientsThatStopHoldNoDescriptors(t *testing.T) {
 	const posts, readers = 40, 20
 	before := testkit.Descriptors()
@@ -182,10 +182,10 @@ func TestClientsThatStopHoldNoDescriptors(t *testing.T) {
 		}
 	}
 	testkit.Eventually(t, func() bool { return open.Load() > 0 }, "no client is connected")
-	testkit.Eventually(t, func() bool { return open.Load() == 0 }, "connections of clients are held")
+	testkit.Eventually(t, func() bool { return open.Load() == 0 }, "connections of clients stay open")
 	for _, client := range clients {
 		client.Close()
 	}
 	s.Close()
-	testkit.Eventually(t, func() bool { return testkit.Descriptors() <= before+2 }, "descriptors are held")
+	testkit.Eventually(t, func() bool { return testkit.Descriptors() <= before+2 }, "descriptors stay open")
 }

@@ -32,9 +32,9 @@ func TestAStalledResponseIsTruncatedAtTheReadTimeout(t *testing.T) {
 					server.Send(t, c.piece)
 				}
 				start := time.Now()
-				expectCut(t, client)
+				expectTruncated(t, client)
 				server.Rest(t, "the upstream's")
-				assert.Equal(t, 5*time.Second, time.Since(start), "the answer is cut after")
+				assert.Equal(t, 5*time.Second, time.Since(start), "the response is truncated after")
 			})
 		})
 	}
@@ -62,8 +62,8 @@ func TestSlowBodiesThatMakeProgressDoNotTimeOut(t *testing.T) {
 	})
 }
 
-// An upload that the client interrupts for longer than the read timeout is the
-// body timeout's to end: the upstream is not silent, it has nothing to answer yet.
+// The body timeout, not the read timeout, ends an upload that the client
+// interrupts. The upstream cannot respond yet.
 func TestAPausedUploadDoesNotMakeTheUpstreamTimeOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := testkit.NewMemRig(t, nil, wsproxy.WithBodyTimeout(0))
@@ -80,10 +80,11 @@ func TestAPausedUploadDoesNotMakeTheUpstreamTimeOut(t *testing.T) {
 	})
 }
 
-// A client that is slow to take its answer is the send timeout's to cut.
+// The send timeout, not the read timeout, applies to a client that reads its
+// response slowly.
 func TestASlowReaderDoesNotMakeTheUpstreamTimeOut(t *testing.T) {
-	const size = 1 << 20 // more than there is room for
-	for name, request := range map[string]string{"a plain answer": testkit.PlainRequest, "a refusal": testkit.SampleRequest} {
+	const size = 1 << 20 // more than the connections hold
+	for name, request := range map[string]string{"a plain response": testkit.PlainRequest, "a refusal": testkit.SampleRequest} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				r := testkit.NewMemRig(t, nil, wsproxy.WithSendTimeout(0))
@@ -91,7 +92,7 @@ func TestASlowReaderDoesNotMakeTheUpstreamTimeOut(t *testing.T) {
 				server := <-r.Upstreams
 				server.Request(t)
 				server.Send(t, fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n", size))
-				synctest.Wait() // until httputil has flushed the header, for which a mutex waits later
+				synctest.Wait() // httputil has flushed the header, which later holds a mutex
 				go io.CopyN(server, testkit.Zeros{}, size)
 				time.Sleep(time.Hour)
 				n, err := io.Copy(io.Discard, client.Response(t).Body)
@@ -102,10 +103,10 @@ func TestASlowReaderDoesNotMakeTheUpstreamTimeOut(t *testing.T) {
 	}
 }
 
-// What counts is the time for which the upstream is waited for, and not that
-// since it was last heard of, when the client may have been slow.
+// The read timeout measures the time spent waiting for the upstream, not the
+// time since its last byte, because the client may have been slow meanwhile.
 func TestTheReadTimeoutCountsOnlyTheWaitForTheUpstream(t *testing.T) {
-	const first = testkit.Room // the proxy holds what there is no room for beside the header
+	const first = testkit.Room // the proxy buffers the rest, which does not fit beside the header
 	synctest.Test(t, func(t *testing.T) {
 		r := testkit.NewMemRig(t, nil, wsproxy.WithReadTimeout(5*time.Second))
 		client := r.Send(t, testkit.PlainRequest)
@@ -144,7 +145,7 @@ func TestAnUploadThatTheUpstreamDoesNotReadCauses504AtTheSendTimeout(t *testing.
 				testkit.WantGatewayTimeout(t, client, test.want)
 				assert.ErrorIs(t, errs.Next(t).Err, wsproxy.ErrUpstreamTimeout)
 				server.Rest(t, "the upstream's")
-				time.Sleep(time.Second) // for which net/http lingers on a connection with more to read
+				time.Sleep(time.Second) // net/http lingers on a connection with unread bytes
 			})
 		})
 	}

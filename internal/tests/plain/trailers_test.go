@@ -39,8 +39,8 @@ func TestTrailersCannotAddFieldsThatAHeaderCouldNot(t *testing.T) {
 	}
 }
 
-// sendTrailers sends fields in the trailer, announced or not, and returns what
-// reaches u of the trailer.
+// sendTrailers sends fields in the trailer, announced or not, and returns the
+// trailer that u receives.
 func sendTrailers(t *testing.T, u *testkit.Upstream, addr string, lines []string, announced string, fields ...string) http.Header {
 	t.Helper()
 	client := testkit.Dial(t, addr)
@@ -55,8 +55,8 @@ func sendTrailers(t *testing.T, u *testkit.Upstream, addr string, lines []string
 	return req.Trailer
 }
 
-// A trailer field of the client's that bore the name of a field set by
-// WithRewrite or by middleware reached the upstream beside it.
+// A client's trailer field with the name of a field that WithRewrite or
+// middleware set reached the upstream beside that field.
 func TestATrailerCannotRepeatAFieldThatIsSet(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	rewritten := testkit.NewProxy(t, u.URL, wsproxy.WithRewrite(func(pr *httputil.ProxyRequest) {
@@ -66,7 +66,7 @@ func TestATrailerCannotRepeatAFieldThatIsSet(t *testing.T) {
 	plain := testkit.NewProxy(t, u.URL)
 	for name, h := range map[string]http.Handler{
 		"by WithRewrite": rewritten,
-		"by WithRewrite in a ReverseProxy of one's": &httputil.ReverseProxy{Rewrite: rewritten.Rewrite},
+		"by WithRewrite in the user's ReverseProxy": &httputil.ReverseProxy{Rewrite: rewritten.Rewrite},
 		"by a ReverseProxy's Rewrite": &httputil.ReverseProxy{Rewrite: func(pr *httputil.ProxyRequest) {
 			pr.Out.Header.Set("X-User", "alice")
 			plain.Rewrite(pr)

@@ -12,9 +12,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The Transport waits for a Read of the request's body before it says that the
-// connection is gone (golang/go#78973): the client got its 502 with the next
-// byte of its own.
+// The Transport waits for a Read of the request's body before it reports that
+// the connection is closed (golang/go#78973). The client got its 502 only after
+// it sent another byte.
 func TestAnUpstreamThatDisconnectsDuringAStalledUploadCauses502AtOnce(t *testing.T) {
 	for name, leave := range map[string]func(server *testkit.Peer){
 		"in order":  func(server *testkit.Peer) { server.Close() },
@@ -38,7 +38,7 @@ func TestAnUpstreamThatDisconnectsDuringAStalledUploadCauses502AtOnce(t *testing
 					assert.True(t, res.Close)
 					err := errs.Next(t).Err
 					assert.ErrorIs(t, err, wsproxy.ErrUpstream)
-					assert.ErrorContains(t, err, u.Addr, "the operator is not told which server")
+					assert.ErrorContains(t, err, u.Addr, "the error does not name the server")
 				})
 			}
 		}
@@ -46,7 +46,7 @@ func TestAnUpstreamThatDisconnectsDuringAStalledUploadCauses502AtOnce(t *testing
 }
 
 func TestACompleteResponseIsForwardedWhenTheUpstreamDisconnects(t *testing.T) {
-	for name, answer := range map[string]string{
+	for name, response := range map[string]string{
 		"with a body":     "HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\nConnection: close\r\n\r\nbig",
 		"to the end":      "HTTP/1.1 413 Too Large\r\n\r\nbig",
 		"without a body":  "HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n",
@@ -61,7 +61,7 @@ func TestACompleteResponseIsForwardedWhenTheUpstreamDisconnects(t *testing.T) {
 			server := u.Accept(t)
 			server.RawHeader(t)
 			expectBody(t, server, stalledPost)
-			server.Send(t, answer)
+			server.Send(t, response)
 			server.Close()
 			res := client.Response(t)
 			for res.StatusCode == http.StatusEarlyHints {

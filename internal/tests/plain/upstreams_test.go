@@ -15,7 +15,7 @@ import (
 )
 
 func TestAUnixSocketCanBeTheTarget(t *testing.T) {
-	dir, err := os.MkdirTemp("", "") // t.TempDir's can be too long for a socket
+	dir, err := os.MkdirTemp("", "") // the paths of t.TempDir can be too long for a socket
 	require.NoError(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	path := filepath.Join(dir, "s")

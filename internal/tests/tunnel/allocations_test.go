@@ -32,7 +32,7 @@ func TestRelayingAMessageAllocatesNothing(t *testing.T) {
 // arrive in pieces.
 func allocations(t *testing.T, roundTrip func() error) float64 {
 	t.Helper()
-	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // it empties pools
+	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // a collection would empty the pools
 	var failed error
 	least := math.Inf(1)
 	for range 3 {
@@ -46,9 +46,9 @@ func allocations(t *testing.T, roundTrip func() error) float64 {
 	return least
 }
 
-// crypto/tls allocates with each record that it waits for. So does the read by
-// which the proxy learns that a message which just fills what it waits with was
-// all: that, and the error that there is nothing yet.
+// crypto/tls allocates for each record that it waits for. If a message exactly
+// fills the proxy's small read buffer, the proxy needs another read to learn
+// that nothing follows. That read and its error allocate, too.
 func TestRelayingAMessageOverTLSAllocatesOnlyWhatTLSDoes(t *testing.T) {
 	if testkit.RaceEnabled() {
 		t.Skip("under the race detector a sync.Pool forgets at random")
@@ -75,7 +75,7 @@ func TestRelayingAMessageOverTLSAllocatesOnlyWhatTLSDoes(t *testing.T) {
 	}
 }
 
-// bareTLS is roundTrips for a connection without a proxy.
+// bareTLS is roundTrips over a connection without a proxy.
 func bareTLS(t *testing.T, n int) func() error {
 	t.Helper()
 	serverTLS, clientTLS := testkit.TLS()

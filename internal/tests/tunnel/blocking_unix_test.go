@@ -36,8 +36,8 @@ func dialBlocking(ctx context.Context, network, addr string) (net.Conn, error) {
 	return conn, nil
 }
 
-// blockingVariable makes a test of this file run in this process, which it can
-// freeze.
+// blockingVariable tells a test of this file to run in this process, which it
+// can freeze.
 const blockingVariable = "WSPROXY_TEST_BLOCKING"
 
 // inChild runs the calling test again in a process of its own, and reports
@@ -57,9 +57,9 @@ func inChild(t *testing.T) bool {
 	return false
 }
 
-// A loop's send to a blocking socket held its thread and its processor, and the
-// next collection waited for that processor for ever. On the portable relay no
-// Close ended the tunnel.
+// A loop's send to a blocking socket blocked its thread and kept its processor,
+// and the next garbage collection waited for that processor for ever. With the
+// portable relay, Close did not end the tunnel.
 func TestADialerCanReturnBlockingConnections(t *testing.T) {
 	if !inChild(t) {
 		return

@@ -62,8 +62,8 @@ func TestEveryByteArrivesInBothDirectionsAtOnce(t *testing.T) {
 	})
 }
 
-// Messages of which nothing follows must not wait for more, whatever buffer
-// they just fill.
+// The last message must not wait for more bytes, even if it exactly fills a
+// buffer.
 func TestAMessageOfAnySizeArrivesWhileTheTunnelStaysOpen(t *testing.T) {
 	testkit.OverLinks(t, nil, func(t *testing.T, l testkit.Link) {
 		client, server := l.Start(t, nil).Tunnel(t)
@@ -83,7 +83,8 @@ func TestAMessageOfAnySizeArrivesWhileTheTunnelStaysOpen(t *testing.T) {
 	})
 }
 
-// An ssh channel, for one, knows no deadlines; nothing may depend on them.
+// Some connections, such as an ssh channel, support no deadlines. The relay
+// must not depend on them.
 func TestTLSOverAConnectionWithoutDeadlinesLosesAndDelaysNothing(t *testing.T) {
 	for name, deadlineErr := range map[string]error{
 		"refused": errors.New("deadlines are not supported"),

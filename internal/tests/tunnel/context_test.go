@@ -22,9 +22,9 @@ func TestTheEndOfTheRequestsContextEndsABlockingTunnel(t *testing.T) {
 	})
 }
 
-// What Go programs expect of a proxy for upgrades: the behaviours for which
-// net/http/httputil, Traefik and Kubernetes have tests of their own, as far as
-// no other file here has them. Where this proxy differs, the test says so.
+// These tests cover behaviours that net/http/httputil, Traefik and Kubernetes
+// test in their own proxies and that no other file here covers. A test says so
+// if this proxy differs.
 
 // golang/go#35559
 func TestTheEndOfTheContextClosesBothSidesOfABusyTunnel(t *testing.T) {
@@ -43,7 +43,7 @@ func TestTheEndOfTheContextClosesBothSidesOfABusyTunnel(t *testing.T) {
 		cancel()
 		_, err = io.Copy(io.Discard, client)
 		assert.NotErrorIs(t, err, testkit.ErrDeadline, "the client's connection stays open")
-		err = testkit.Within(t, sent, "the upstream goes on sending")
+		err = testkit.Within(t, sent, "the upstream can still send")
 		assert.Error(t, err)
 		assert.NotErrorIs(t, err, testkit.ErrDeadline, "the upstream's connection stays open")
 		assert.Equal(t, wsproxy.ReasonContextDone, ended.Next(t).Reason)

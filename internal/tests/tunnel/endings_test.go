@@ -12,8 +12,8 @@ import (
 	"github.com/stretchr/testify/assert"
 )
 
-// endsWith opens a tunnel, lets end bring about its end, and checks the one
-// ending. Both peers close once they see theirs.
+// endsWith opens a tunnel, calls end to end it, and checks that there is one
+// ending. Both peers close when they see the end.
 func endsWith(t *testing.T, want wsproxy.Reason, r *testkit.Rig, ended testkit.Endings, end func(client, server *testkit.Peer)) wsproxy.Ending {
 	t.Helper()
 	client, server := greeted(t, r)
@@ -21,7 +21,7 @@ func endsWith(t *testing.T, want wsproxy.Reason, r *testkit.Rig, ended testkit.E
 	return endsGreeted(t, want, r, ended, client, server)
 }
 
-// greeted opens a tunnel and sends something through it both ways.
+// greeted opens a tunnel and sends bytes through it in both directions.
 func greeted(t *testing.T, r *testkit.Rig) (client, server *testkit.Peer) {
 	t.Helper()
 	client, server = r.Tunnel(t)
@@ -63,8 +63,8 @@ func TestTheReasonNamesThePeerThatClosed(t *testing.T) {
 	})
 }
 
-// impatient does not wait long for answers to Close frames, which the raw peers
-// of these tests do not give.
+// impatient shortens the close timeout, because the raw peers of these tests do
+// not reply to Close frames.
 var impatient = wsproxy.WithCloseTimeout(50 * time.Millisecond)
 
 func TestTheReasonNamesTheTimeout(t *testing.T) {
@@ -81,7 +81,7 @@ func TestTheReasonNamesTheTimeout(t *testing.T) {
 				client, server := greeted(t, r)
 				return func(t *testing.T) {
 					ending := endsGreeted(t, want, r, ended, client, server)
-					if ending.Err != nil { // an end that has not answered the Close frame
+					if ending.Err != nil { // an end that has not replied to the Close frame
 						assert.ErrorIs(t, ending.Err, wsproxy.ErrCut)
 					}
 				}

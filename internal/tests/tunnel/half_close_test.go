@@ -26,16 +26,16 @@ func TestEitherSideCanStopReadingOrWriting(t *testing.T) {
 			from, to := testkit.InOrder(side, client, server)
 			closeRead(t, from)
 			for range 3 {
-				from.Send(t, "from the one that reads no more")
-				to.Expect(t, "from the one that reads no more")
+				from.Send(t, "from the side that stopped reading")
+				to.Expect(t, "from the side that stopped reading")
 			}
 
 			client, server = r.Tunnel(t)
 			from, to = testkit.InOrder(side, client, server)
 			require.NoError(t, from.CloseWrite())
 			for range 3 {
-				to.Send(t, "to the one that writes no more")
-				from.Expect(t, "to the one that writes no more")
+				to.Send(t, "to the side that stopped writing")
+				from.Expect(t, "to the side that stopped writing")
 			}
 			to.ExpectEOF(t, "")
 			to.Close()
@@ -109,7 +109,7 @@ func TestMessagesAfterAHalfCloseArriveAsTheyAreSent(t *testing.T) {
 	})
 }
 
-// A pipe cannot be told of the other side's end but by its own.
+// A pipe cannot be half-closed. Closing it is the only way to signal EOF.
 func TestAConnectionWithoutHalfCloseEndsItsTunnelAtTheFirstEOF(t *testing.T) {
 	for _, first := range []wsproxy.Reason{wsproxy.ReasonClientClosed, wsproxy.ReasonUpstreamClosed} {
 		t.Run(first.String(), func(t *testing.T) {
@@ -131,7 +131,7 @@ func TestAConnectionWithoutHalfCloseEndsItsTunnelAtTheFirstEOF(t *testing.T) {
 				server.Send(t, "bye")
 				server.Close()
 				client.ExpectEOF(t, "bye")
-				client.Close() // which can be half-closed
+				client.Close() // this side could be half-closed
 			}
 			ending := ended.Next(t)
 			assert.Equal(t, first, ending.Reason)

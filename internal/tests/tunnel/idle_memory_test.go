@@ -9,22 +9,22 @@ import (
 	"github.com/stretchr/testify/assert"
 )
 
-// Measured are 17 kB for a tunnel over sockets, with both ends of the test's, and
-// 13 kB more for each side that has TLS, most of it crypto/tls's own: one buffer
-// of the pool in one flow would be 33 kB more.
+// Measured: 17 kB for a tunnel over sockets, including both ends in the test,
+// and 13 kB more for each side with TLS, most of it in crypto/tls. One pooled
+// buffer in one flow would add 33 kB.
 func TestAnIdleTunnelHoldsNoBuffer(t *testing.T) {
 	testkit.OverLinks(t, nil, func(t *testing.T, l testkit.Link) {
 		n, most := 200, int64(24<<10)
 		sizes := []int{100, 40_000, 1, 511, 513, 512, 600}
 		if !l.Wrapped && !testkit.Portable {
-			// The last message just fills what a source without a buffer waits
-			// with: that must not make it wait with one. A connection that is
-			// neither a socket nor TLS has no other way to learn whether more
-			// is coming.
+			// The last message exactly fills the small array with which a
+			// source without a buffer waits. It must not make the source wait
+			// with a full buffer. A connection that is neither a socket nor TLS
+			// has no other way to learn whether more bytes are coming.
 			sizes = append(sizes, 512)
 		}
 		if l.TLSClient || l.TLSUpstream {
-			n, sizes = 40, append(sizes[:1], sizes[2:]...) // TLS keeps what a large record took
+			n, sizes = 40, append(sizes[:1], sizes[2:]...) // TLS keeps its buffer after a large record
 		}
 		for _, secure := range []bool{l.TLSClient, l.TLSUpstream} {
 			if secure {
@@ -63,7 +63,7 @@ func TestAProxyWithoutTunnelsHoldsNoBuffer(t *testing.T) {
 	}
 	before := heapInUse()
 	var ends []*testkit.Peer
-	for _, addr := range addrs { // all at once, so that none can use another's buffer again
+	for _, addr := range addrs { // all at once, so that no proxy can reuse another's buffer
 		client, server := testkit.Tunnel(t, addr, u)
 		ends = append(ends, client, server)
 	}

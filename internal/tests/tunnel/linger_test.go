@@ -14,8 +14,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// lingering runs a test over links whose upstream's connection lingers, with two
-// tunnels that have sent more than their server reads.
+// lingering runs a test over links whose upstream connections have SO_LINGER
+// set, with two tunnels that have sent more than their server reads.
 func lingering(t *testing.T, want wsproxy.Reason, opt wsproxy.Option, test func(t *testing.T, r *testkit.Rig, ended testkit.Endings, clients []*testkit.Peer)) {
 	testkit.OverLinks(t, func(l testkit.Link) bool { return !l.Unix && !l.Wrapped }, func(t *testing.T, l testkit.Link) {
 		ended := testkit.NewEndings()
@@ -43,12 +43,12 @@ func lingering(t *testing.T, want wsproxy.Reason, opt wsproxy.Option, test func(
 	})
 }
 
-// areCut waits until all clients' connections are closed.
-func areCut(t *testing.T, clients []*testkit.Peer) {
+// awaitClosed waits until all clients' connections are closed.
+func awaitClosed(t *testing.T, clients []*testkit.Peer) {
 	t.Helper()
 	for _, client := range clients {
 		_, err := io.Copy(io.Discard, client)
-		require.NotErrorIs(t, err, testkit.ErrDeadline, "a tunnel is not cut")
+		require.NotErrorIs(t, err, testkit.ErrDeadline, "a tunnel is not closed")
 	}
 }
 
@@ -58,7 +58,7 @@ func TestALingeringConnectionDelaysNoOtherTunnel(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // one loop for all
 	timeout := wsproxy.WithSendTimeout(50 * time.Millisecond)
 	lingering(t, wsproxy.ReasonSendTimeout, timeout, func(t *testing.T, r *testkit.Rig, ended testkit.Endings, clients []*testkit.Peer) {
-		areCut(t, clients)
+		awaitClosed(t, clients)
 		client, server := r.Tunnel(t)
 		client.Send(t, "ping")
 		server.Expect(t, "ping")
@@ -74,6 +74,6 @@ func TestCloseClosesLingeringConnectionsAtOnce(t *testing.T) {
 	lingering(t, wsproxy.ReasonKilled, none, func(t *testing.T, r *testkit.Rig, _ testkit.Endings, clients []*testkit.Peer) {
 		awaitStall(t, r.Proxy)
 		require.NoError(t, r.Proxy.Close())
-		areCut(t, clients)
+		awaitClosed(t, clients)
 	})
 }

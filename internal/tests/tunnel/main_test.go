@@ -1,4 +1,5 @@
-// Package tunnel_test shows what crosses an open tunnel, and how and when it ends.
+// Package tunnel_test shows how an open tunnel forwards bytes, and how and when
+// it ends.
 package tunnel_test
 
 import (

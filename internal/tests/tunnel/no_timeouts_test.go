@@ -11,8 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Without any timeout nothing looks at tunnels, until a Close frame of the
-// proxy's waits for its answers.
+// Without timeouts the sweeper does not run until the proxy has sent a Close
+// frame and waits for replies.
 func TestWithoutOtherTimeoutsTheCloseTimeoutStillApplies(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := testkit.NewMemRig(t, nil, wsproxy.WithReadTimeout(0), wsproxy.WithSendTimeout(0), wsproxy.WithCloseTimeout(0))
@@ -22,7 +22,7 @@ func TestWithoutOtherTimeoutsTheCloseTimeoutStillApplies(t *testing.T) {
 		start := time.Now()
 		for tunnel := range r.Proxy.Tunnels() {
 			require.NoError(t, tunnel.Close(1000, ""))
-			time.Sleep(4 * time.Second) // the second question is not to put off the first one's end
+			time.Sleep(4 * time.Second) // the second Close must not extend the first one's timeout
 		}
 		for i := range 2 {
 			ending := <-r.Ended

@@ -21,7 +21,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// pausedVariable makes the test binary a proxy to the target it holds.
+// pausedVariable makes the test binary run a proxy to the target in its value.
 const pausedVariable = "WSPROXY_TEST_PAUSED"
 
 // TestPausedProxy is the process that TestAPauseOfTheProcessEndsNoBusyTunnel
@@ -29,7 +29,7 @@ const pausedVariable = "WSPROXY_TEST_PAUSED"
 func TestPausedProxy(t *testing.T) {
 	target := os.Getenv(pausedVariable)
 	if target == "" {
-		t.Skip("not a process of its own")
+		t.Skip("runs only as a child process")
 	}
 	p, err := wsproxy.New(target, wsproxy.WithReadTimeout(time.Second), wsproxy.WithDetached())
 	require.NoError(t, err)
@@ -47,7 +47,7 @@ func TestAPauseOfTheProcessEndsNoBusyTunnel(t *testing.T) {
 	cmd := exec.Command(os.Args[0], "-test.run=^TestPausedProxy$")
 	cmd.Env = append(os.Environ(), pausedVariable+"="+u.URL)
 	cmd.Stderr = os.Stderr
-	stdin, err := cmd.StdinPipe() // closes when this process ends, however it does
+	stdin, err := cmd.StdinPipe() // closed when this process ends in any way
 	require.NoError(t, err)
 	out, err := cmd.StdoutPipe()
 	require.NoError(t, err)
@@ -79,16 +79,16 @@ func TestAPauseOfTheProcessEndsNoBusyTunnel(t *testing.T) {
 			}
 		}
 	}()
-	time.Sleep(200 * time.Millisecond) // the pause itself is what takes time here
+	time.Sleep(200 * time.Millisecond) // the pause itself is under test
 	require.NoError(t, cmd.Process.Signal(syscall.SIGSTOP))
 	time.Sleep(1300 * time.Millisecond)
 	require.NoError(t, cmd.Process.Signal(syscall.SIGCONT))
-	time.Sleep(300 * time.Millisecond) // for the proxy to do what it should not
+	time.Sleep(300 * time.Millisecond) // time for the proxy to end the tunnel by mistake
 	close(stop)
 	<-done
 	for i, client := range clients {
 		server := testkit.End{Peer: servers[i], Client: false}
 		server.SendFrame(t, testkit.Text, "still here")
-		testkit.End{Peer: client, Client: true}.ExpectFrame(t, testkit.Text, "still here") // and no Close frame before
+		testkit.End{Peer: client, Client: true}.ExpectFrame(t, testkit.Text, "still here") // without a Close frame before it
 	}
 }

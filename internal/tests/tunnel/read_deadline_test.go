@@ -17,8 +17,8 @@ import (
 
 var inThePast = time.Unix(1, 0)
 
-// An agedConn has a read deadline that nobody takes away once expire is called,
-// as that of a listener which limits the age of its connections.
+// An agedConn has a read deadline that cannot be cleared once expire is called,
+// like a connection whose listener limits its age.
 type agedConn struct {
 	testkit.WrappedConn
 	mu  sync.Mutex
@@ -42,8 +42,8 @@ func (c *agedConn) SetReadDeadline(at time.Time) error {
 }
 
 // agedLinks are the ways in which the portable relay reads a client. Each
-// returns the client's connection as the proxy is to see it, and what has its
-// deadline pass.
+// returns the connection for the proxy and a function that makes its deadline
+// pass.
 var agedLinks = []struct {
 	testkit.Link
 	wrap func(conn net.Conn) (_ net.Conn, expire func())
@@ -60,7 +60,7 @@ var agedLinks = []struct {
 	}},
 }
 
-// eachAged opens a tunnel over each link. expire has the deadline of its
+// eachAged opens a tunnel over each link. expire makes the deadline of the
 // client's connection pass.
 func eachAged(t *testing.T, test func(t *testing.T, r *testkit.Rig, ended testkit.Endings, client, server *testkit.Peer, expire func())) {
 	for _, l := range agedLinks {
@@ -93,19 +93,19 @@ func eachAged(t *testing.T, test func(t *testing.T, r *testkit.Rig, ended testki
 	}
 }
 
-// endsByDeadline reads what the server gets until the tunnel ends.
+// endsByDeadline reads what the server receives until the tunnel ends.
 func endsByDeadline(t *testing.T, ended testkit.Endings, server *testkit.Peer) {
 	t.Helper()
 	_, err := io.Copy(io.Discard, server)
-	assert.NotErrorIs(t, err, testkit.ErrDeadline, "the tunnel goes on")
+	assert.NotErrorIs(t, err, testkit.ErrDeadline, "the tunnel stays open")
 	ending := ended.Next(t)
 	assert.Equal(t, wsproxy.ReasonClientClosed, ending.Reason)
 	assert.ErrorIs(t, ending.Err, os.ErrDeadlineExceeded)
 }
 
-// The relay took every deadline for the one by which it interrupts its own
-// reads, took it away and read again: at once, if a listener set it anew.
-// httputil.ReverseProxy ends the copying with the error.
+// The relay mistook every deadline for the one with which it interrupts its own
+// reads. It cleared the deadline and read again, in a busy loop if the listener
+// had set it again. httputil.ReverseProxy ends the copy with the error.
 func TestAReadDeadlineSetByTheListenerEndsTheTunnel(t *testing.T) {
 	eachAged(t, func(t *testing.T, _ *testkit.Rig, ended testkit.Endings, client, server *testkit.Peer, expire func()) {
 		client.Send(t, "hello")
@@ -115,8 +115,8 @@ func TestAReadDeadlineSetByTheListenerEndsTheTunnel(t *testing.T) {
 	})
 }
 
-// crypto/tls may then have bytes that it needs no read of the socket for, and
-// the relay sets a deadline of its own to get them all.
+// crypto/tls may hold bytes that need no read of the socket. The relay sets a
+// deadline of its own to read them all.
 func TestAReadDeadlineThatPassesWhileTheRelayWritesEndsTheTunnel(t *testing.T) {
 	eachAged(t, func(t *testing.T, r *testkit.Rig, ended testkit.Endings, client, server *testkit.Peer, expire func()) {
 		copied := make(chan struct{})

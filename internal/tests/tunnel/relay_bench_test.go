@@ -11,13 +11,13 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// roundTrips returns a function that sends a message of n bytes through a
-// standing tunnel and waits until it has come back. Neither it nor the
-// upstream allocates.
+// roundTrips returns a function that sends a message of n bytes through an open
+// tunnel and waits for its echo. Neither the function nor the upstream
+// allocates.
 func roundTrips(tb testing.TB, l testkit.Link, n int) func() error {
 	tb.Helper()
 	client, server := l.Start(tb, nil).Tunnel(tb)
-	// Not by way of their buffers, which have nothing left in them.
+	// The peers' buffers are empty here, so use the connections directly.
 	near, far := client.Conn, server.Conn
 	require.Zero(tb, client.Reader.Buffered()+server.Reader.Buffered())
 	for _, conn := range []net.Conn{near, far} {

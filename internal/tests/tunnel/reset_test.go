@@ -37,16 +37,16 @@ func TestAResetArrivesAsAReset(t *testing.T) {
 	})
 }
 
-// The kernel reports a reset once: to the read or to the write that waits, as
-// the case may be, and to the other one an orderly end. Either must pass it on,
-// and is excused only if the orderly end was faster: the peer's write then
-// meets a broken pipe.
+// The kernel reports a reset once, either to the pending read or to the pending
+// write. The other call sees an orderly end. Whichever call sees the reset must
+// forward it. The only excuse is that the orderly end came first: then the
+// peer's write returns EPIPE.
 func TestAResetByAPeerThatDoesNotReadArrivesAsAReset(t *testing.T) {
 	t.Parallel()
 	testkit.OverLinks(t, testkit.Resettable, func(t *testing.T, l testkit.Link) {
 		testkit.EachSide(t, func(t *testing.T, first wsproxy.Reason) {
 			ended := testkit.NewEndings()
-			r := l.Start(t, nil, ended.Option(), wsproxy.WithCloseTimeout(time.Hour)) // its cut would be a reset too
+			r := l.Start(t, nil, ended.Option(), wsproxy.WithCloseTimeout(time.Hour)) // closing at the timeout would also reset
 			for range 3 {
 				client, server := r.Tunnel(t)
 				from, to := testkit.InOrder(first, client, server)
@@ -69,7 +69,7 @@ func TestAResetByAPeerThatDoesNotReadArrivesAsAReset(t *testing.T) {
 	})
 }
 
-// awaitStall waits until no more bytes enter the proxy.
+// awaitStall waits until the proxy reads no more bytes.
 func awaitStall(t testing.TB, p *wsproxy.Proxy) {
 	t.Helper()
 	var last wsproxy.Stats
@@ -81,9 +81,10 @@ func awaitStall(t testing.TB, p *wsproxy.Proxy) {
 	}, testkit.Patience, 20*time.Millisecond, "bytes keep flowing")
 }
 
-// After a half-close nobody reads from the peer that then goes altogether, and
-// what the other one sends is taken and dropped, so that it gets what is still
-// under way to it. That is no activity and must not last.
+// One peer half-closes and then closes entirely. The proxy reads and drops what
+// the other peer still sends, so that this peer receives the bytes already
+// under way to it. Dropped bytes count as no activity, so this state ends at
+// the close timeout.
 func TestAPeerThatKeepsSendingToAClosedEndIsClosed(t *testing.T) {
 	t.Parallel()
 	testkit.OverLinks(t, testkit.Resettable, func(t *testing.T, l testkit.Link) {
@@ -96,14 +97,14 @@ func TestAPeerThatKeepsSendingToAClosedEndIsClosed(t *testing.T) {
 			to.ExpectEOF(t, "")
 			from.Reset()
 			_, err := io.Copy(to, testkit.Zeros{})
-			assert.NotErrorIs(t, err, testkit.ErrDeadline, "the peer goes on sending")
+			assert.NotErrorIs(t, err, testkit.ErrDeadline, "the peer can still send")
 			assert.Equal(t, first, ended.Next(t).Reason)
 		})
 	})
 }
 
-// A unix socket and a wrapped connection know no reset; the end must arrive
-// all the same.
+// A unix socket and a wrapped connection cannot be reset. The end must arrive
+// anyway.
 func TestAResetEndsTunnelsThatCannotForwardIt(t *testing.T) {
 	testkit.OverLinks(t, func(l testkit.Link) bool { return !testkit.Resettable(l) }, func(t *testing.T, l testkit.Link) {
 		testkit.EachSide(t, func(t *testing.T, first wsproxy.Reason) {
@@ -120,8 +121,8 @@ func TestAResetEndsTunnelsThatCannotForwardIt(t *testing.T) {
 	})
 }
 
-// Closing a socket with bytes unread resets it and takes back what was sent
-// last: the proxy must not do that to a peer that is still sending.
+// Closing a socket with unread bytes resets it and discards the last bytes
+// sent. The proxy must not do that to a peer that is still sending.
 func TestTheFinalMessageArrivesWhileThePeerIsStillSending(t *testing.T) {
 	t.Parallel()
 	testkit.OverLinks(t, func(l testkit.Link) bool { return !l.TLSUpstream }, func(t *testing.T, l testkit.Link) {
@@ -145,8 +146,8 @@ func TestTheFinalMessageArrivesWhileThePeerIsStillSending(t *testing.T) {
 						}
 					}
 				}()
-				// from has read all there is when it closes, so that its own
-				// close is orderly as often as can be.
+				// from has read all available bytes when it closes, so that its
+				// own close is usually orderly.
 				from.Reader.Discard(i * 1000)
 				from.Send(t, final)
 				from.Close()
@@ -161,7 +162,7 @@ func TestTheFinalMessageArrivesWhileThePeerIsStillSending(t *testing.T) {
 	})
 }
 
-// Here the end itself is orderly for certain: the peer sends only after it.
+// Here the end itself is always orderly: the peer sends only after it.
 func TestAnOrderlyEndStaysOrderlyWhileThePeerKeepsSending(t *testing.T) {
 	testkit.OverLinks(t, nil, func(t *testing.T, l testkit.Link) {
 		testkit.EachSide(t, func(t *testing.T, first wsproxy.Reason) {
@@ -185,9 +186,9 @@ func TestAnOrderlyEndStaysOrderlyWhileThePeerKeepsSending(t *testing.T) {
 	})
 }
 
-// A connection that ends without a Close frame is seen so, as code 1006: the
-// proxy makes up none, nor completes what is cut. For resets see
-// TestAResetArrivesAsAReset.
+// If a connection ends without a Close frame, the other end must see that too
+// (code 1006). The proxy adds no Close frame and completes no partial one. For
+// resets see TestAResetArrivesAsAReset.
 func TestAnAbruptEndIsForwardedWithoutACloseFrame(t *testing.T) {
 	testkit.OverLinks(t, nil, func(t *testing.T, l testkit.Link) {
 		testkit.EachSide(t, func(t *testing.T, side wsproxy.Reason) {

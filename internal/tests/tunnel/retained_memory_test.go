@@ -18,8 +18,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A header of 1 MB cost 1.7 MB for as long as its tunnel lasted, as net/http
-// keeps the request of a handler that runs. A detached tunnel must not.
+// A header of 1 MB cost 1.7 MB while its tunnel was open, because net/http
+// keeps the request of a running handler. A detached tunnel must not keep it.
 func TestADetachedTunnelRetainsNothingOfItsRequest(t *testing.T) {
 	testkit.OverLinks(t, nil, func(t *testing.T, l testkit.Link) {
 		type key struct{}
@@ -71,7 +71,7 @@ func TestADetachedTunnelRetainsNothingOfItsRequest(t *testing.T) {
 	})
 }
 
-// A client could have each tunnel hold as much as the server takes for a
+// A client could make each tunnel hold as many bytes as the server accepts in a
 // request line.
 func TestATunnelKeepsAtMost4KiBOfAPath(t *testing.T) {
 	paths := make(chan string, 1)

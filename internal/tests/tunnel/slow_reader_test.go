@@ -12,12 +12,12 @@ import (
 	"github.com/stretchr/testify/assert"
 )
 
-// makeDeaf opens a tunnel, one end of which never reads what the other sends
-// without end.
-func makeDeaf(t *testing.T, r *testkit.Rig, deaf wsproxy.Reason) {
+// stallTunnel opens a tunnel, one end of which never reads while the other
+// sends without end.
+func stallTunnel(t *testing.T, r *testkit.Rig, stalled wsproxy.Reason) {
 	t.Helper()
 	client, server := r.Tunnel(t)
-	to, from := testkit.InOrder(deaf, client, server)
+	to, from := testkit.InOrder(stalled, client, server)
 	if tcp, ok := to.Socket().(*net.TCPConn); ok {
 		tcp.SetReadBuffer(4 << 10)
 	}
@@ -36,16 +36,16 @@ func TestASocketThatIsNotReadEndsTheTunnelAtTheSendTimeout(t *testing.T) {
 	t.Parallel()
 	const timeout = 2 * time.Second
 	testkit.OverLinksAtOnce(t, testkit.OneOfEachSocket, func(t *testing.T, l testkit.Link) func(*testing.T) {
-		deafs := []wsproxy.Reason{wsproxy.ReasonClientClosed, wsproxy.ReasonUpstreamClosed}
+		sides := []wsproxy.Reason{wsproxy.ReasonClientClosed, wsproxy.ReasonUpstreamClosed}
 		var ended []testkit.Endings
-		for i, deaf := range deafs {
+		for i, stalled := range sides {
 			ended = append(ended, testkit.NewEndings())
-			makeDeaf(t, l.Start(t, nil, ended[i].Option(), wsproxy.WithReadTimeout(0), wsproxy.WithSendTimeout(timeout)), deaf)
+			stallTunnel(t, l.Start(t, nil, ended[i].Option(), wsproxy.WithReadTimeout(0), wsproxy.WithSendTimeout(timeout)), stalled)
 		}
 		return func(t *testing.T) {
-			for i, deaf := range deafs {
+			for i, stalled := range sides {
 				ending := ended[i].Next(t)
-				assert.Equal(t, wsproxy.ReasonSendTimeout, ending.Reason, "reason where %v would come first: %v", deaf, ending.Reason)
+				assert.Equal(t, wsproxy.ReasonSendTimeout, ending.Reason, "reason where %v would come first: %v", stalled, ending.Reason)
 				assert.NoError(t, ending.Err)
 				assert.GreaterOrEqual(t, ending.Lifetime, timeout)
 			}
@@ -56,12 +56,12 @@ func TestASocketThatIsNotReadEndsTheTunnelAtTheSendTimeout(t *testing.T) {
 func TestAPeerThatDoesNotReadCostsOneBuffer(t *testing.T) {
 	testkit.OverLinks(t, testkit.OneOfEachSocket, func(t *testing.T, l testkit.Link) {
 		r := l.Start(t, nil)
-		makeDeaf(t, r, wsproxy.ReasonClientClosed)
+		stallTunnel(t, r, wsproxy.ReasonClientClosed)
 		awaitStall(t, r.Proxy)
 		const n = 10
 		before := heapInUse()
 		for range n {
-			makeDeaf(t, r, wsproxy.ReasonClientClosed)
+			stallTunnel(t, r, wsproxy.ReasonClientClosed)
 		}
 		awaitStall(t, r.Proxy)
 		each := (heapInUse() - before) / n
@@ -69,9 +69,10 @@ func TestAPeerThatDoesNotReadCostsOneBuffer(t *testing.T) {
 	})
 }
 
-// heapInUse is what the garbage collector finds in use, pools emptied.
+// heapInUse returns the bytes in use after a garbage collection with empty
+// pools.
 func heapInUse() int64 {
-	for range 3 { // a sync.Pool keeps things for two collections
+	for range 3 { // a sync.Pool keeps items for two collections
 		runtime.GC()
 	}
 	var m runtime.MemStats

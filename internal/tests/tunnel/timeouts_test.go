@@ -15,8 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// unanswered is the close timeout, which a tunnel lasts longer where its ends,
-// as those of most tests, do not answer the proxy's Close frames.
+// unanswered is the default close timeout. A tunnel lasts so much longer if its
+// ends do not reply to the proxy's Close frames, as in most tests.
 const unanswered = 10 * time.Second
 
 // endsAfter waits for the next ending, which must come after d.
@@ -29,7 +29,7 @@ func endsAfter(t *testing.T, r *testkit.MemRig, d time.Duration, want wsproxy.Re
 	return ending
 }
 
-// pingEverySecond sends in the background until that fails.
+// pingEverySecond sends in the background until a write fails.
 func pingEverySecond(t *testing.T, p *testkit.Peer) {
 	done := make(chan struct{})
 	go func() {
@@ -62,7 +62,7 @@ func TestAnIdleTunnelEndsAtTheReadTimeout(t *testing.T) {
 				client, server := r.Tunnel(t)
 				start := time.Now()
 				client.Expect(t, "\x88\x13\x03\xe9idle for too long")
-				server.Expect(t, "\x88\x93") // and a mask that nobody foretells
+				server.Expect(t, "\x88\x93") // and an unpredictable mask
 				assert.Equal(t, test.want, time.Since(start), "the Close frames come after")
 				ending := endsAfter(t, r, unanswered, wsproxy.ReasonReadTimeout)
 				assert.Equal(t, test.want+unanswered, ending.Lifetime)
@@ -94,7 +94,7 @@ func TestWithoutTimeoutsATunnelStaysOpen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := testkit.NewMemRig(t, nil, wsproxy.WithReadTimeout(0), wsproxy.WithSendTimeout(0), wsproxy.WithCloseTimeout(0))
 		client, server := r.Tunnel(t)
-		go server.Write(make([]byte, 1<<20)) // more than there is room for
+		go server.Write(make([]byte, 1<<20)) // more than the connections hold
 		testkit.StaysFor(t, r, 10_000*time.Hour)
 		_, err := io.CopyN(io.Discard, client, 1<<20)
 		require.NoError(t, err)
@@ -115,7 +115,7 @@ func TestTheLongestDurationIsAValidTimeout(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				// The other timeouts keep the sweeper going.
+				// The other timeouts keep the sweeper running.
 				r := testkit.NewMemRig(t, nil, wsproxy.WithMaxLifetime(10*time.Hour), opt(math.MaxInt64))
 				client, server := r.Tunnel(t)
 				pingEverySecond(t, client)
@@ -139,11 +139,11 @@ func TestAPeerThatStopsReadingEndsTheTunnelAtTheSendTimeout(t *testing.T) {
 		"shorter than read timeout": {wsproxy.WithSendTimeout(time.Minute), wsproxy.WithReadTimeout(time.Hour)},
 	} {
 		t.Run(name, func(t *testing.T) {
-			testkit.EachSide(t, func(t *testing.T, deaf wsproxy.Reason) {
+			testkit.EachSide(t, func(t *testing.T, stalled wsproxy.Reason) {
 				synctest.Test(t, func(t *testing.T) {
 					r := testkit.NewMemRig(t, nil, opts...)
 					client, server := r.Tunnel(t)
-					_, from := testkit.InOrder(deaf, client, server)
+					_, from := testkit.InOrder(stalled, client, server)
 					time.Sleep(7 * time.Second)
 					go io.Copy(from, testkit.Zeros{})
 					ending := endsAfter(t, r, time.Minute, wsproxy.ReasonSendTimeout)
@@ -154,7 +154,8 @@ func TestAPeerThatStopsReadingEndsTheTunnelAtTheSendTimeout(t *testing.T) {
 	}
 }
 
-// What the other direction does neither helps nor harms a write that waits.
+// Traffic in the other direction neither delays nor hastens the timeout of a
+// blocked write.
 func TestTrafficInTheOtherDirectionDoesNotRearmTheSendTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := testkit.NewMemRig(t, nil)
@@ -219,8 +220,8 @@ func TestWithoutACloseTimeoutTheReadTimeoutEndsAHalfClosedTunnel(t *testing.T) {
 			testkit.StaysFor(t, r, 59*time.Second)
 			to.Send(t, "rest")
 			from.Expect(t, "rest")
-			// What happened first decides; the other end has the default time to
-			// answer the Close frame.
+			// The first event decides the reason. The other end has the default
+			// close timeout to reply to the Close frame.
 			endsAfter(t, r, time.Minute+unanswered, first)
 		})
 	})
@@ -237,8 +238,8 @@ func TestTheMaxLifetimeEndsABusyTunnel(t *testing.T) {
 	})
 }
 
-// An ending comes at its time although one timer serves them all; the sweeps
-// of n tunnels are n times 20 µs apart at least.
+// Each tunnel ends on time although one timer serves them all. Sweeps of n
+// tunnels are at least n times 20 µs apart.
 func TestEachOfManyTunnelsEndsAtItsOwnTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const n = 100

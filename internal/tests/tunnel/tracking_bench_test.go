@@ -13,8 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// What following frames costs a tunnel: the same bytes through a WebSocket and
-// through a tunnel of another protocol, by turns, as the ratio of the medians.
+// The cost of tracking frames: the same bytes alternate between a WebSocket and
+// a tunnel of another protocol. The result is the ratio of the medians.
 func BenchmarkRelayWithTrackingOverWithout(b *testing.B) {
 	for _, size := range []int{128, 4096, 64 << 10} {
 		message := testkit.Frame{First: 0x82, Masked: true, Payload: strings.Repeat("x", size)}.String()
@@ -27,16 +27,16 @@ func BenchmarkRelayWithTrackingOverWithout(b *testing.B) {
 			})
 		})
 		b.Run(fmt.Sprintf("round trips of %d bytes", size), func(b *testing.B) {
-			answer := testkit.Frame{First: 0x82, Masked: false, Payload: strings.Repeat("x", size)}.String()
+			reply := testkit.Frame{First: 0x82, Masked: false, Payload: strings.Repeat("x", size)}.String()
 			compareTracking(b, func(client, server *testkit.Peer) {
 				go func() {
 					got := make([]byte, len(message))
 					for range 200 {
 						io.ReadFull(server, got)
-						io.WriteString(server, answer)
+						io.WriteString(server, reply)
 					}
 				}()
-				got := make([]byte, len(answer))
+				got := make([]byte, len(reply))
 				for range 200 {
 					client.Send(b, message)
 					_, err := io.ReadFull(client, got)

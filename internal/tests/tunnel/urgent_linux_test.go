@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A read stops at urgent data, which is not a sign that there is no more.
+// A read stops at urgent data although more bytes follow.
 func TestBytesAfterUrgentDataArrive(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	_, addr := testkit.ServeProxy(t, u.URL)
@@ -18,7 +18,7 @@ func TestBytesAfterUrgentDataArrive(t *testing.T) {
 	raw, err := client.Conn.(*net.TCPConn).SyscallConn()
 	require.NoError(t, err)
 	require.NoError(t, raw.Control(func(fd uintptr) {
-		syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, syscall.TCP_CORK, 1) // so that all comes at once
+		syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, syscall.TCP_CORK, 1) // so that all bytes arrive at once
 		syscall.Write(int(fd), []byte("abc"))
 		syscall.Sendto(int(fd), []byte("X"), syscall.MSG_OOB, nil)
 		syscall.Write(int(fd), []byte("def"))
@@ -27,7 +27,7 @@ func TestBytesAfterUrgentDataArrive(t *testing.T) {
 	server.Expect(t, "abcdef")
 }
 
-// ... and one at a passed descriptor.
+// A read also stops at a passed descriptor.
 func TestBytesAfterAPassedDescriptorArrive(t *testing.T) {
 	testkit.OverLinks(t, func(l testkit.Link) bool { return l.Unix }, func(t *testing.T, l testkit.Link) {
 		client, server := l.Start(t, nil).Tunnel(t)

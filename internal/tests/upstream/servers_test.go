@@ -99,7 +99,7 @@ func TestEachProxyInARowAddsOneAddressToTheForwardedList(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), testkit.Patience)
 	defer cancel()
-	answered := make(chan error, 1)
+	responded := make(chan error, 1)
 	go func() {
 		res, err := outer.Client().Do(request.WithContext(ctx))
 		if err == nil {
@@ -108,12 +108,12 @@ func TestEachProxyInARowAddsOneAddressToTheForwardedList(t *testing.T) {
 				err = errors.New(res.Status)
 			}
 		}
-		answered <- err
+		responded <- err
 	}()
 	server := app.Accept(t)
 	got := server.Request(t)
 	server.Send(t, testkit.SampleSwitch)
-	require.NoError(t, <-answered)
+	require.NoError(t, <-responded)
 	assert.Equal(t, "inner.example"+innerPort, got.Host, "the inner server is chosen by its own name")
 	assert.Equal(t, "203.0.113.9, 127.0.0.1, 127.0.0.1", got.Header.Get("X-Forwarded-For"))
 	assert.Equal(t, "127.0.0.1", got.Header.Get("X-Real-Ip"), "the inner one's peer, as $remote_addr is in nginx")

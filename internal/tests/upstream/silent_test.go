@@ -42,9 +42,9 @@ func (n memNet) serve(t *testing.T, addr, name string) {
 }
 
 // silence adds a server that keeps silent after what it is given.
-func (n memNet) silence(t *testing.T, addr, answer string) {
+func (n memNet) silence(t *testing.T, addr, response string) {
 	n[addr] = testkit.NewMemListener()
-	testkit.ServeConns(t, n[addr], testkit.ThenSilent(answer))
+	testkit.ServeConns(t, n[addr], testkit.ThenSilent(response))
 }
 
 // rig is a memRig whose proxy tries these servers in turn, and the last one
@@ -75,8 +75,8 @@ const earlyHints = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
 func TestASilentServerCauses504AndNoOtherServerIsTried(t *testing.T) {
 	const get, post = "GET / HTTP/1.1\r\nHost: h\r\n\r\n", "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nbody"
 	for name, test := range map[string]struct {
-		request, answer string
-		hints           int
+		request, response string
+		hints             int
 	}{
 		"upgrade, silent at once":                {testkit.SampleRequest, "", 0},
 		"upgrade, silent within a line":          {testkit.SampleRequest, "HTTP/1.1 101 Swi", 0},
@@ -90,12 +90,12 @@ func TestASilentServerCauses504AndNoOtherServerIsTried(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				servers := memNet{}
-				servers.silence(t, "silent:80", test.answer)
+				servers.silence(t, "silent:80", test.response)
 				servers.serve(t, "healthy:80", "healthy")
 				r, u := servers.rig(t, []wsproxy.Option{wsproxy.WithReadTimeout(7 * time.Second)}, "silent:80", "healthy:80")
 				start := time.Now()
 				res, hints := finalAnswer(t, r.Send(t, test.request))
-				assert.Equal(t, 7*time.Second, time.Since(start), "the answer comes after")
+				assert.Equal(t, 7*time.Second, time.Since(start), "the response comes after")
 				assert.Equal(t, test.hints, hints, "hints that the client gets")
 				require.Equal(t, 504, res.StatusCode)
 				require.Equal(t, "Gateway Timeout\n", testkit.Body(t, res))
@@ -118,7 +118,7 @@ func TestTheConnectTimeoutAppliesToEachServer(t *testing.T) {
 			r, u := servers.rig(t, []wsproxy.Option{wsproxy.WithConnectTimeout(3 * time.Second)}, "192.0.2.1:80", "192.0.2.2:80", "healthy:80")
 			start := time.Now()
 			res := r.Send(t, request).Response(t)
-			assert.Equal(t, 6*time.Second, time.Since(start), "the answer comes after")
+			assert.Equal(t, 6*time.Second, time.Since(start), "the response comes after")
 			require.Less(t, res.StatusCode, 300)
 			require.False(t, u.Servers()[0].Available)
 			require.False(t, u.Servers()[1].Available)
