@@ -32,8 +32,8 @@ func TestBoundedTextShortensWhatAPeerSent(t *testing.T) {
 	}
 }
 
-// Whatever a peer sent, the text of the error is bounded, and no run of it is
-// longer than a quote may be where net/http says that it quotes.
+// Whatever a peer sent, the error's text is bounded, and no quoted part of it
+// exceeds the limit on quotes.
 func FuzzBoundedText(f *testing.F) {
 	for _, s := range []string{"", `"`, `\`, `"\"`, "\xff", "…", `malformed MIME header line: "`, strings.Repeat(`"a`, 300), strings.Repeat(`\"`, 300)} {
 		f.Add("malformed HTTP response ", s)

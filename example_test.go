@@ -58,11 +58,11 @@ func Example_stripPrefix() {
 	// Output: upstream got /v2/rooms?sort=age
 }
 
-// Authentication is a middleware in front: what it refuses never reaches the
-// upstream. Pages cannot set header fields of a WebSocket's handshake, so it is
-// a cookie or, as here, a ticket in the query that tells who asks. What the
-// upstream is to know of the user is set in WithRewrite: a client can have its
-// Connection field remove what the middleware sets.
+// Wrap the proxy in middleware that authenticates: refused requests never reach
+// the upstream. A page cannot set header fields of a WebSocket handshake, so
+// the client identifies itself by a cookie or, as here, by a ticket in the
+// query. Set fields about the user in WithRewrite, because a client's
+// Connection field can remove fields that middleware sets.
 func Example_authentication() {
 	upstream := newEchoServer()
 	defer upstream.Close()
@@ -86,8 +86,8 @@ func Example_authentication() {
 	// hello
 }
 
-// In a test: the proxy between a client and a server under test, with a look
-// at each tunnel's ending.
+// In a test: the proxy runs between a client and a server under test, and
+// reports each tunnel's ending.
 func Example_testHarness() {
 	upstream := newEchoServer()
 	defer upstream.Close()
@@ -103,7 +103,7 @@ func Example_testHarness() {
 	}
 	server := httptest.NewServer(proxy)
 	defer server.Close()
-	defer proxy.Close() // server.Close does not close tunnels: it does not know them
+	defer proxy.Close() // server.Close does not close hijacked connections
 
 	fmt.Println(echo(server.URL+"/chat", "hello"))
 	fmt.Println(<-ended)
@@ -112,8 +112,8 @@ func Example_testHarness() {
 	// /chat sent 11 bytes
 }
 
-// Ordinary requests go to a ReverseProxy that is there already, and only
-// upgrades to the upstream.
+// An existing ReverseProxy serves ordinary requests. Only upgrades go to the
+// upstream.
 func ExampleWithPlainHandler() {
 	upstream := newEchoServer()
 	defer upstream.Close()
@@ -140,8 +140,8 @@ func ExampleWithPlainHandler() {
 	// hello
 }
 
-// Several servers: what fails before the 101 goes to the next one, and the
-// server that failed is left alone for a while.
+// Several servers: a request that fails before the 101 goes to the next server,
+// and the failed server is not tried for a while.
 func ExampleWithUpstream() {
 	a, b := newEchoServer(), newEchoServer()
 	defer b.Close()
@@ -169,7 +169,7 @@ func ExampleWithUpstream() {
 	// backup: true available: true fails: 0
 }
 
-// A ReverseProxy that is there already takes over the proxy's header policy.
+// An existing ReverseProxy uses the proxy's header policy.
 func ExampleProxy_Rewrite() {
 	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintln(w, "X-Real-IP:", r.Header.Get("X-Real-IP"))
@@ -192,8 +192,8 @@ func ExampleProxy_Rewrite() {
 	// X-Forwarded-For: 203.0.113.9, 10.1.2.3, 127.0.0.1
 }
 
-// A server that drains: http.Server.Shutdown waits for plain requests and
-// forgets hijacked connections, Proxy.Shutdown waits for those.
+// A graceful shutdown: http.Server.Shutdown waits for plain requests and
+// ignores hijacked connections. Proxy.Shutdown waits for tunnels.
 func ExampleProxy_Shutdown() {
 	upstream := newEchoServer()
 	defer upstream.Close()
@@ -212,7 +212,7 @@ func ExampleProxy_Shutdown() {
 	if err := server.Config.Shutdown(ctx); err != nil { // stops listening first
 		log.Print("requests cut: ", err)
 	}
-	if err := <-drained; err != nil { // and main must not return before this
+	if err := <-drained; err != nil { // main must not return before this
 		log.Print("tunnels cut: ", err)
 	}
 	fmt.Println("drained,", proxy.Stats().Live, "tunnels left")
@@ -221,8 +221,8 @@ func ExampleProxy_Shutdown() {
 	// drained, 0 tunnels left
 }
 
-// The pitfall: a middleware whose ResponseWriter embeds the interface hides
-// that the connection can be hijacked, until it has an Unwrap method.
+// The pitfall: if a middleware's ResponseWriter only embeds the interface, the
+// connection cannot be hijacked. Add an Unwrap method.
 func Example_pitfall() {
 	upstream := newEchoServer()
 	defer upstream.Close()
@@ -254,7 +254,7 @@ func Example_pitfall() {
 	// hello
 }
 
-// statusRecorder is what many a logging middleware wraps a writer in.
+// A statusRecorder wraps a ResponseWriter as many logging middlewares do.
 type statusRecorder struct {
 	http.ResponseWriter
 	status int
@@ -269,7 +269,7 @@ type unwrappingRecorder struct{ statusRecorder }
 
 func (r *unwrappingRecorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 
-// get returns the body behind url.
+// get returns the body of a response to a GET.
 func get(url string) string {
 	r, err := http.NewRequest("GET", url, nil)
 	if err != nil {
@@ -288,7 +288,7 @@ func do(r *http.Request) string {
 	return string(b)
 }
 
-// echoHandler returns every message, and offers echo and chat as subprotocols.
+// echoHandler echoes every message and offers the subprotocols echo and chat.
 func echoHandler(w http.ResponseWriter, r *http.Request) {
 	conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{
 		InsecureSkipVerify: true,
@@ -308,13 +308,13 @@ func echoHandler(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// newEchoServer is wsEcho for the examples.
+// newEchoServer returns a server that serves echoHandler.
 func newEchoServer() *httptest.Server {
 	return httptest.NewServer(http.HandlerFunc(echoHandler))
 }
 
-// echo sends a message to the WebSocket behind url, for the examples, and
-// returns what comes back, or what went wrong.
+// echo sends a message to the WebSocket at url and returns the echo or an error
+// text.
 func echo(url, message string) string {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()

@@ -18,8 +18,8 @@ import (
 // and, in the example that RFC 6455, section 4.1, prints, a stray third.
 var keyPattern = regexp.MustCompile(`^[A-Za-z0-9+/]{22}==$`)
 
-// A handshake is accepted exactly where RFC 6455, section 4.2.1, accepts it,
-// and what goes upstream for it is one request to the same target.
+// A handshake is accepted if and only if RFC 6455, section 4.2.1, accepts it.
+// The upstream then gets one request for the same target.
 func FuzzCheckRequest(f *testing.F) {
 	handshake := func(line string, fields ...string) {
 		f.Add([]byte(line + "\r\n" + strings.Join(fields, "\r\n") + "\r\n\r\n"))
@@ -58,7 +58,7 @@ func FuzzCheckRequest(f *testing.F) {
 			in.ContentLength == 0 && in.TransferEncoding == nil && slices.Equal(version, []string{"13"}) && len(key) == 1 && keyPattern.MatchString(key[0]) &&
 			in.RequestURI != "*" && !dotSegment.MatchString(in.URL.Path)
 		err = checkRequest(in, protocol)
-		if in.URL.Opaque == "" && isHost(in.Host) { // else HTTP itself is reason enough
+		if in.URL.Opaque == "" && isHost(in.Host) { // otherwise the request is not valid HTTP
 			require.Equal(t, legal, err == nil, "RFC 6455 and the proxy disagree: %v", err)
 		}
 		if err != nil {
@@ -72,7 +72,7 @@ func FuzzCheckRequest(f *testing.F) {
 		wire, err := appendRequest(nil, sent)
 		if err != nil {
 			require.ErrorIs(t, err, ErrUpstream)
-			require.False(t, served(in.Header), "a request that a server of net/http's takes cannot be sent: %v", err)
+			require.False(t, served(in.Header), "a request that net/http's server accepts cannot be sent: %v", err)
 			return
 		}
 		rest := bufio.NewReader(bytes.NewReader(wire))
@@ -94,7 +94,7 @@ func FuzzCheckRequest(f *testing.F) {
 		require.Equal(t, []string{"192.0.2.7"}, got.Header["X-Real-Ip"])
 		for name := range got.Header {
 			ours := slices.Contains([]string{"Upgrade", "Connection", "X-Real-Ip", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"}, name)
-			require.True(t, ours || in.Header[name] != nil, "a field of nobody's: %s", name)
+			require.True(t, ours || in.Header[name] != nil, "an unexpected field: %s", name)
 		}
 	})
 }

@@ -11,8 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A tunnel stands exactly on the token and the accept that the handshake asks
-// for (RFC 6455, section 4.1), and the client gets exactly one 101 for it.
+// A tunnel opens only with the protocol and the accept key that the handshake
+// requires (RFC 6455, section 4.1), and the client gets exactly one 101 for it.
 func FuzzCheckResponse(f *testing.F) {
 	const key, accept = "dGhlIHNhbXBsZSBub25jZQ==", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 	for _, response := range []string{
@@ -58,8 +58,8 @@ func FuzzCheckResponse(f *testing.F) {
 		require.Equal(t, []string{"Upgrade"}, got.Header["Connection"])
 		require.Equal(t, []string{accept}, got.Header["Sec-Websocket-Accept"])
 		for name, values := range got.Header {
-			require.True(t, isToken(name), "a name that is none: %q", name)
-			require.True(t, name == "Upgrade" || name == "Connection" || len(values) == len(res.Header[name]), "a field of nobody's: %s", name)
+			require.True(t, isToken(name), "an invalid name: %q", name)
+			require.True(t, name == "Upgrade" || name == "Connection" || len(values) == len(res.Header[name]), "an unexpected field: %s", name)
 			require.False(t, slices.Contains([]string{"Keep-Alive", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Content-Length"}, name), "a field of the hop or of a body: %s", name)
 		}
 	})

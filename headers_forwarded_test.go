@@ -17,7 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// policyOf returns the header policy that opts make.
+// policyOf returns the header policy of a Proxy with opts.
 func policyOf(t testing.TB, opts ...Option) *headerPolicy {
 	t.Helper()
 	c := defaultConfig()
@@ -29,8 +29,8 @@ func policyOf(t testing.TB, opts ...Option) *headerPolicy {
 	return &policy
 }
 
-// inbound is a request to host from remoteAddr with the fields given, each
-// "Name: value", as net/http's server reads it.
+// inbound returns a request to host from remoteAddr as net/http's server reads
+// it, with the given fields, each "Name: value".
 func inbound(t testing.TB, remoteAddr, host string, fields ...string) *http.Request {
 	t.Helper()
 	lines := append([]string{"GET /chat HTTP/1.1", "Host: " + host}, fields...)
@@ -40,7 +40,7 @@ func inbound(t testing.TB, remoteAddr, host string, fields ...string) *http.Requ
 	return r
 }
 
-// outbound is the header that a policy makes for in.
+// outbound returns the header that the policy makes for in.
 func outbound(policy *headerPolicy, in *http.Request) http.Header {
 	out := in.Header.Clone()
 	removeHopByHop(out)
@@ -48,12 +48,13 @@ func outbound(policy *headerPolicy, in *http.Request) http.Header {
 	return out
 }
 
-// A policyTest wants exactly one header, so that a field too many fails.
+// A policyTest compares the whole header, so that an extra field fails the
+// test.
 type policyTest struct {
 	name string
 	opts []Option
-	peer string // 192.0.2.7:1234 unless said otherwise
-	host string // chat.example unless said otherwise
+	peer string // default: 192.0.2.7:1234
+	host string // default: chat.example
 	in   []string
 	want http.Header
 }
@@ -67,7 +68,8 @@ func (test *policyTest) run(t *testing.T) {
 	})
 }
 
-// forwardedFields is what the policy sets, with others added or replaced.
+// forwardedFields returns the fields that the policy sets, with others added or
+// replaced.
 func forwardedFields(others http.Header) http.Header {
 	h := http.Header{
 		"X-Real-Ip":         {"192.0.2.7"},
@@ -83,8 +85,8 @@ func forwardedFields(others http.Header) http.Header {
 
 func TestForwardingFieldsAreThoseOfTheRecipe(t *testing.T) {
 	for _, test := range []policyTest{
-		{name: "a client that says nothing", want: forwardedFields(nil)},
-		{name: "end-to-end fields pass",
+		{name: "a client without forwarding fields", want: forwardedFields(nil)},
+		{name: "end-to-end fields are forwarded",
 			in:   []string{"Cookie: a=1", "Cookie: b=2", "Authorization: Basic eA==", "Origin: http://a.example", "User-Agent: x", "Accept-Language:", "Sec-WebSocket-Protocol: a, b"},
 			want: forwardedFields(http.Header{"Cookie": {"a=1", "b=2"}, "Authorization": {"Basic eA=="}, "Origin": {"http://a.example"}, "User-Agent": {"x"}, "Accept-Language": {""}, "Sec-Websocket-Protocol": {"a, b"}})},
 		{name: "a client's X-Real-IP is overwritten",
@@ -101,7 +103,7 @@ func TestForwardingFieldsAreThoseOfTheRecipe(t *testing.T) {
 			in: []string{"X-Forwarded-Port: 1", "X-Forwarded-Prefix: /x", "Forwarded: for=203.0.113.9"}, want: forwardedFields(nil)},
 		{name: "the host keeps its port",
 			host: "chat.example:8080", want: forwardedFields(http.Header{"X-Forwarded-Host": {"chat.example:8080"}})},
-		{name: "an IPv6 peer stands bare",
+		{name: "an IPv6 peer has no brackets",
 			peer: "[2001:db8::7%eth0]:1234",
 			want: forwardedFields(http.Header{"X-Real-Ip": {"2001:db8::7"}, "X-Forwarded-For": {"2001:db8::7"}})},
 		{name: "a peer on a unix socket has no address",
@@ -125,13 +127,13 @@ func TestForwardingFieldsAreKeptOnlyFromTrustedProxies(t *testing.T) {
 				"X-Forwarded-For":   {"203.0.113.2, 203.0.113.3, 192.0.2.8, 192.0.2.7"},
 				"X-Forwarded-Proto": {"https"}, "X-Forwarded-Host": {"public.example"}, "X-Forwarded-Port": {"443"},
 				"Forwarded": {"for=203.0.113.4"}})},
-		{name: "from a trusted one that says nothing they are its own", opts: []Option{trust}, want: forwardedFields(nil)},
-		{name: "from a trusted one a list that cannot be read leaves its own address", opts: []Option{trust},
+		{name: "a trusted one without fields gets the default ones", opts: []Option{trust}, want: forwardedFields(nil)},
+		{name: "an unreadable list from a trusted one leaves the peer's address", opts: []Option{trust},
 			in: []string{"X-Forwarded-For: unknown"}, want: forwardedFields(http.Header{"X-Forwarded-For": {"unknown, 192.0.2.7"}})},
-		{name: "from any other they are dropped", opts: []Option{trust}, peer: "198.51.100.7:1", in: claims,
+		{name: "from an untrusted one they are dropped", opts: []Option{trust}, peer: "198.51.100.7:1", in: claims,
 			want: forwardedFields(http.Header{"X-Real-Ip": {"198.51.100.7"}, "X-Forwarded-For": {"198.51.100.7"}})},
-		{name: "with no prefix at all nobody is believed", opts: []Option{WithTrustedProxies()}, in: claims, want: forwardedFields(nil)},
-		{name: "the last list given counts", opts: []Option{trust, WithTrustedProxies("198.51.100.0/24")}, in: claims, want: forwardedFields(nil)},
+		{name: "without prefixes no peer is trusted", opts: []Option{WithTrustedProxies()}, in: claims, want: forwardedFields(nil)},
+		{name: "the last list wins", opts: []Option{trust, WithTrustedProxies("198.51.100.0/24")}, in: claims, want: forwardedFields(nil)},
 		{name: "a single address", opts: []Option{WithTrustedProxies("192.0.2.7")}, in: []string{"X-Forwarded-For: 192.0.2.6"},
 			want: forwardedFields(http.Header{"X-Real-Ip": {"192.0.2.6"}, "X-Forwarded-For": {"192.0.2.6, 192.0.2.7"}})},
 		{name: "a 4-in-6 prefix is the IPv4 one", opts: []Option{WithTrustedProxies("::ffff:192.0.2.0/120")}, peer: "[::ffff:192.0.2.7]:1", in: []string{"X-Forwarded-For: 203.0.113.2"},
@@ -142,9 +144,9 @@ func TestForwardingFieldsAreKeptOnlyFromTrustedProxies(t *testing.T) {
 			want: forwardedFields(http.Header{"X-Real-Ip": {"203.0.113.2"}, "X-Forwarded-For": {"203.0.113.2, fe80::1"}})},
 		{name: "Connection cannot shorten a trusted list", opts: []Option{trust}, in: []string{"Connection: X-Forwarded-For", "X-Forwarded-For: 203.0.113.2"},
 			want: forwardedFields(http.Header{"X-Real-Ip": {"203.0.113.2"}, "X-Forwarded-For": {"203.0.113.2, 192.0.2.7"}})},
-		{name: "aliases are no fields of a trusted proxy either", opts: []Option{trust},
+		{name: "aliases are dropped from a trusted one too", opts: []Option{trust},
 			in: []string{"X_Forwarded_Port: 1", "X_Forwarded_For: 203.0.113.2", "X.Real.IP: 203.0.113.2"}, want: forwardedFields(nil)},
-		{name: "unix: is no TCP peer", opts: []Option{WithTrustedProxies("unix:")}, in: claims, want: forwardedFields(nil)},
+		{name: "unix: does not trust TCP peers", opts: []Option{WithTrustedProxies("unix:")}, in: claims, want: forwardedFields(nil)},
 	} {
 		test.run(t)
 	}
@@ -184,14 +186,14 @@ func TestAliasesOfManagedNamesAreNeverForwarded(t *testing.T) {
 		test.run(t)
 	}
 	for _, name := range []string{"X_Other", "X.Other", "_", "X_real", "X_real_ips"} {
-		test := policyTest{name: name + " is no alias", opts: edits, in: []string{name + ": 1"},
+		test := policyTest{name: name + " is not an alias", opts: edits, in: []string{name + ": 1"},
 			want: forwardedFields(http.Header{"X-Api-Key": {"secret"}, http.CanonicalHeaderKey(name): {"1"}})}
 		test.run(t)
 	}
 }
 
-// Apache 2.2 and lighttpd make '_' of every character of a name that is
-// neither letter nor digit, and all of these are legal in one.
+// Apache 2.2 and lighttpd replace every character of a name that is neither
+// letter nor digit by '_'. All of these are legal in a name.
 func TestAliasesWithOtherPunctuationAreNeverForwarded(t *testing.T) {
 	for _, mark := range "!#$%&'*+^`|~" {
 		name := strings.ReplaceAll("X-Real-IP", "-", string(mark))
@@ -213,7 +215,7 @@ func TestWithHeaderIsAppliedLastAndTheLastValueOfANameWins(t *testing.T) {
 		{name: "set in place of the client's", opts: []Option{WithHeader("x-a", "1")}, in: []string{"X-A: 8", "X-A: 9"},
 			want: forwardedFields(http.Header{"X-A": {"1"}})},
 		{name: "removed", opts: []Option{WithHeader("Cookie", "")}, in: []string{"Cookie: a"}, want: forwardedFields(nil)},
-		{name: "the last wins, whatever the case", opts: []Option{WithHeader("X-A", "1"), WithHeader("X-B", "2"), WithHeader("x-a", "3")},
+		{name: "the last wins, in any case", opts: []Option{WithHeader("X-A", "1"), WithHeader("X-B", "2"), WithHeader("x-a", "3")},
 			want: forwardedFields(http.Header{"X-A": {"3"}, "X-B": {"2"}})},
 		{name: "removed, then set", opts: []Option{WithHeader("X-A", ""), WithHeader("X-A", "1")}, want: forwardedFields(http.Header{"X-A": {"1"}})},
 		{name: "set, then removed", opts: []Option{WithHeader("X-A", "1"), WithHeader("X-A", "")}, in: []string{"X-A: 9"}, want: forwardedFields(nil)},
@@ -249,7 +251,7 @@ func TestForwardedFollowsRFC7239(t *testing.T) {
 			want: with(`for="[2001:db8::9]:1";by=_x, for=203.0.113.9, ` + own)},
 		{name: "an untrusted list is dropped", opts: []Option{WithTrustedProxies("198.51.100.1")}, in: []string{"Forwarded: for=203.0.113.9"}, want: with(own)},
 		{name: "a list whose quotes do not close cannot swallow the proxy's hop", opts: []Option{trust}, in: []string{`Forwarded: for=203.0.113.9;x="`}, want: with(own)},
-		{name: "nor one that escapes its last quote", opts: []Option{trust}, in: []string{`Forwarded: for="203.0.113.9\"`}, want: with(own)},
+		{name: "a list that escapes its last quote cannot either", opts: []Option{trust}, in: []string{`Forwarded: for="203.0.113.9\"`}, want: with(own)},
 		{name: "Connection cannot strip it", in: []string{"Connection: Forwarded", "Forwarded: for=203.0.113.9"}, want: with("for=203.0.113.9, " + own)},
 	} {
 		test.opts = append(test.opts, WithForwarded())
@@ -257,8 +259,9 @@ func TestForwardedFollowsRFC7239(t *testing.T) {
 	}
 }
 
-// A trusted proxy that adds to a list, as HAProxy's add-header and RFC 7230's
-// rule for lists do, writes the last line or element. The first is its client's.
+// A trusted proxy may add to a list, as HAProxy's add-header and RFC 7230's
+// rule for lists do. Then the last line or element is the proxy's, and the
+// first is its client's.
 func TestTheLastForwardedProtoAndHostOfATrustedProxyAreUsed(t *testing.T) {
 	trusted := []Option{WithTrustedProxies("192.0.2.0/24")}
 	for name, c := range map[string]struct{ in, protoAndHost []string }{
@@ -274,8 +277,8 @@ func TestTheLastForwardedProtoAndHostOfATrustedProxyAreUsed(t *testing.T) {
 	}
 }
 
-// The client's address is the peer's or one that the list shows, and nothing
-// to the right of that one is untrusted or unreadable.
+// The client's address is the peer's or one in the list. Every address to its
+// right is readable and trusted.
 func FuzzClientAddr(f *testing.F) {
 	for _, list := range []string{
 		"", "192.0.2.1", "192.0.2.1, 10.0.0.2", "192.0.2.1\n192.0.2.2, 10.0.0.3\n10.0.0.2", " ,\t192.0.2.2 ,,10.0.0.2:80 , ",
@@ -311,8 +314,7 @@ func FuzzClientAddr(f *testing.F) {
 	})
 }
 
-// readAddr reads an address by way of package net and not of netip, where it
-// can.
+// readAddr parses an address with package net instead of netip, if it can.
 func readAddr(s string) netip.Addr {
 	if inner, ok := strings.CutPrefix(s, "["); ok && strings.HasSuffix(inner, "]") {
 		s = strings.TrimSuffix(inner, "]")

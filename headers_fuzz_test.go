@@ -11,9 +11,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Whatever a client's header is, an upstream gets nothing hop-by-hop, exactly
-// the proxy's values under the names that are the proxy's, and no alias of
-// those.
+// For any client header, the upstream gets no hop-by-hop fields, exactly the
+// proxy's values for the names that the proxy sets, and no aliases of those
+// names.
 func FuzzHeaderPolicy(f *testing.F) {
 	for _, header := range []string{
 		"",
@@ -92,16 +92,16 @@ func FuzzHeaderPolicy(f *testing.F) {
 		for name, values := range out {
 			switch plainName := strings.NewReplacer("_", "-", ".", "-").Replace(strings.ToLower(name)); {
 			case own[name] != nil, name == "X-Real-Ip", name == "Forwarded", strings.HasPrefix(name, "X-Forwarded-") && name == http.CanonicalHeaderKey(plainName):
-				require.True(t, trusting || own[name] != nil || name == "Forwarded", "a claim of an untrusted peer passed: %s", name)
+				require.True(t, trusting || own[name] != nil || name == "Forwarded", "a field of an untrusted peer was forwarded: %s", name)
 			case slices.Contains([]string{"connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection",
 				"te", "trailer", "transfer-encoding", "upgrade", "http2-settings"}, strings.ToLower(name)):
-				t.Fatalf("a hop-by-hop field passed: %s", name)
+				t.Fatalf("a hop-by-hop field was forwarded: %s", name)
 			case named[name]:
-				t.Fatalf("a field that Connection names passed: %s", name)
+				t.Fatalf("a field named in Connection was forwarded: %s", name)
 			case slices.Contains([]string{"x-real-ip", "x-api-key", "x-gone"}, plainName),
 				strings.HasPrefix(plainName, "x-forwarded-"),
 				strings.HasPrefix(plainName, "sec-websocket-") && strings.ContainsAny(name, "_."):
-				t.Fatalf("an alias passed: %s", name)
+				t.Fatalf("an alias was forwarded: %s", name)
 			default:
 				require.Equal(t, in.Header[name], values, "field %s is end-to-end", name)
 			}
@@ -115,8 +115,8 @@ func FuzzHeaderPolicy(f *testing.F) {
 	})
 }
 
-// served reports whether net/http's server takes a header, which ReadRequest
-// alone does not tell.
+// served reports whether net/http's server accepts a header. ReadRequest checks
+// less.
 func served(h http.Header) bool {
 	for name, values := range h {
 		if !isToken(name) || slices.ContainsFunc(values, func(value string) bool { return !isFieldValue(value) }) {
@@ -126,7 +126,8 @@ func served(h http.Header) bool {
 	return true
 }
 
-// openQuotes is the number of quoted strings left open at the end of s.
+// openQuotes returns the number of quoted strings that are open at the end of
+// s.
 func openQuotes(s string) int {
 	closed := regexp.MustCompile(`"(?s:[^"\\]|\\.)*"`).ReplaceAllString(s, "")
 	return strings.Count(closed, `"`)

@@ -114,7 +114,7 @@ func TestOriginsAreAllowedByPattern(t *testing.T) {
 	}
 }
 
-// from is a request with these Origin lines.
+// from returns a request with these Origin lines.
 func from(origins ...string) *http.Request {
 	return &http.Request{Header: http.Header{"Origin": origins}}
 }
@@ -164,7 +164,7 @@ func TestAHostIsANameOrAnAddressWithAnOptionalPort(t *testing.T) {
 	for _, s := range []string{"", ":", "::", "a::", "a:80:", "[::1]:80:", "[::1]::", "::1:", "a b:"} {
 		assert.False(t, isHostField(s), "%q", s)
 	}
-	// A zone may hold anything as far as netip is concerned; a Host may not.
+	// netip accepts any text as a zone. A Host may not contain it.
 	for _, s := range []string{
 		"[::1%\r\nX: y]", "[::1%\r\nX: y]:80", "[::1%\n]", "[::1%\x00]", "[fe80::1% x]", "[fe80::1%a b]:80", "[fe80::1%a/b]", "[fe80::1%a@b]", "[fe80::1%a\x7f]", "[fe80::1%\xb0]",
 	} {
@@ -172,8 +172,8 @@ func TestAHostIsANameOrAnAddressWithAnOptionalPort(t *testing.T) {
 	}
 }
 
-// The usual surprise with WithOrigins: the pages of the proxy's own host are
-// refused until they are listed too. Before, the error named the origin alone.
+// A common surprise with WithOrigins: pages of the proxy's own host are refused
+// unless they are listed, too. Before, the error named only the origin.
 func TestTheErrorForTheProxysOwnOriginSaysToListIt(t *testing.T) {
 	allowed, err := parseOrigin("https://other.example")
 	require.NoError(t, err)
@@ -203,8 +203,8 @@ func TestTheErrorForTheProxysOwnOriginSaysToListIt(t *testing.T) {
 	}
 }
 
-// An Origin passes only where its host, as package url reads it, is that of
-// the pattern, or below it for a wildcard.
+// An Origin is allowed only if its host, as package url parses it, equals the
+// pattern's, or lies below it for a wildcard.
 func FuzzParseOrigin(f *testing.F) {
 	for _, pattern := range []string{"https://example.com", "*.example.com", "http://localhost:*", "null", "example.com:8080", "http://[::1]:80", "*", "*.[::1]", ""} {
 		for _, header := range []string{"https://example.com", "https://a.example.com:443", "https://evilexample.com", "https://example.com@evil.com", "https://a.example.com.", "http://localhost:80", "null", "http://[::1]:80", "http://EXAMPLE.com:8080", "https://*.example.com"} {

@@ -12,8 +12,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// dotPaths are paths as a client sends them, and whether a server could read a
-// segment "." or ".." in one.
+// dotPaths says for each path, as a client sends it, whether a server could
+// read a "." or ".." segment in it.
 var dotPaths = map[string]bool{
 	"/":                      false,
 	"/a/b":                   false,
@@ -29,7 +29,7 @@ var dotPaths = map[string]bool{
 	"/%252e%252e/a":          false, // a path is decoded once
 	"/%25252e":               false,
 	"/a%252f..b":             false,
-	"/%c0%ae%c0%ae/a":        false, // no UTF-8
+	"/%c0%ae%c0%ae/a":        false, // not UTF-8
 	"/%ef%bc%8e%ef%bc%8e/a":  false, // full-width
 	"/. /a":                  false,
 	"/%2e%20/a":              false,
@@ -72,7 +72,7 @@ func TestHasDotSegment(t *testing.T) {
 // dotSegment matches what hasDotSegment looks for.
 var dotSegment = regexp.MustCompile(`(^|[/\\])\.\.?(;[^/\\]*)?([/\\]|$)`)
 
-// A path that passes stays below the target's, however a server resolves it.
+// An accepted path stays below the target's, however a server resolves it.
 func FuzzDotSegments(f *testing.F) {
 	for sent := range dotPaths {
 		f.Add(sent)

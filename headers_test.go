@@ -25,16 +25,16 @@ func TestHopByHopFieldsAndFieldsNamedInConnectionAreRemoved(t *testing.T) {
 		name     string
 		in, want http.Header
 	}{
-		{"nothing there", http.Header{}, http.Header{}},
+		{"no fields", http.Header{}, http.Header{}},
 		{"end-to-end fields stay",
 			http.Header{"Cookie": {"a=1", "b=2"}, "Sec-Websocket-Extensions": {"permessage-deflate"}, "X-Te": {"1"}, "Upgrade-Insecure-Requests": {"1"}},
 			http.Header{"Cookie": {"a=1", "b=2"}, "Sec-Websocket-Extensions": {"permessage-deflate"}, "X-Te": {"1"}, "Upgrade-Insecure-Requests": {"1"}}},
-		{"every hop-by-hop field goes without being named",
+		{"every hop-by-hop field is removed without being named",
 			http.Header{"Connection": {"close"}, "Http2-Settings": {"AAMAAABk"}, "Keep-Alive": {"timeout=5"},
 				"Proxy-Authenticate": {"Basic"}, "Proxy-Authorization": {"Basic eA=="}, "Proxy-Connection": {"keep-alive"},
 				"Te": {"trailers"}, "Trailer": {"X-T"}, "Transfer-Encoding": {"chunked"}, "Upgrade": {"websocket", "h2c"}},
 			http.Header{}},
-		{"a field that Connection names goes with all its lines",
+		{"all lines of a field named in Connection are removed",
 			http.Header{"Connection": {"upgrade, X-Hop"}, "X-Hop": {"1", "2"}, "X-Kept": {"1"}},
 			http.Header{"X-Kept": {"1"}}},
 		{"names on every line of Connection count",
@@ -46,7 +46,7 @@ func TestHopByHopFieldsAndFieldsNamedInConnectionAreRemoved(t *testing.T) {
 		{"names are compared as a whole",
 			http.Header{"Connection": {"X-On, X-One-Two, X One"}, "X-One": {"1"}},
 			http.Header{"X-One": {"1"}}},
-		{"names that are no field names do no harm",
+		{"invalid field names are ignored",
 			http.Header{"Connection": {`"X-One", close;x, é`}, "X-One": {"1"}},
 			http.Header{"X-One": {"1"}}},
 	} {
@@ -76,13 +76,13 @@ func TestTheClientsFirstAllowedProtocolIsRequested(t *testing.T) {
 		{"beside h2c on two lines", []string{"websocket", "h2c"}, upgrade, websocket, "websocket"},
 		{"after h2c on two lines", []string{"h2c", "websocket"}, upgrade, websocket, "websocket"},
 		{"upgrade on a second Connection line", []string{"websocket"}, []string{"keep-alive", "upgrade"}, websocket, "websocket"},
-		{"spdy where it is allowed", []string{"SPDY/3.1"}, upgrade, both, "spdy/3.1"},
+		{"spdy if it is allowed", []string{"SPDY/3.1"}, upgrade, both, "spdy/3.1"},
 		{"the client's order counts, not the list's", []string{"websocket, spdy/3.1"}, upgrade, both, "websocket"},
 
 		{"h2c", []string{"h2c"}, []string{"Upgrade, HTTP2-Settings"}, websocket, ""},
-		{"spdy where it is not allowed", []string{"spdy/3.1"}, upgrade, websocket, ""},
+		{"spdy if it is not allowed", []string{"spdy/3.1"}, upgrade, websocket, ""},
 		{"another version of an allowed one", []string{"spdy/3"}, upgrade, both, ""},
-		{"a version where none is allowed", []string{"websocket/13"}, upgrade, websocket, ""},
+		{"a version if none is allowed", []string{"websocket/13"}, upgrade, websocket, ""},
 		{"a letter that is an s to Unicode alone", []string{"web\u017focket"}, upgrade, websocket, ""},
 		{"a letter that is a k to Unicode alone", []string{"websoc\u212aet"}, upgrade, websocket, ""},
 		{"a name that only begins the same", []string{"websockets"}, upgrade, websocket, ""},
@@ -160,7 +160,7 @@ func TestThePeersAddressIsReadWithoutPortZoneAndMapping(t *testing.T) {
 	}
 }
 
-// address is netip.MustParseAddr, with "" for no address.
+// address is netip.MustParseAddr, except that "" gives the zero Addr.
 func address(s string) netip.Addr {
 	if s == "" {
 		return netip.Addr{}
@@ -186,8 +186,8 @@ func TestTheClientIsTheFirstUntrustedAddressFromTheRight(t *testing.T) {
 		{"the right-most of two untrusted", "10.0.0.1", []string{"192.0.2.1, 192.0.2.2"}, "192.0.2.2"},
 		{"past a trusted one", "10.0.0.1", []string{"192.0.2.1, 192.0.2.2, 10.9.9.9"}, "192.0.2.2"},
 		{"past several trusted ones", "10.0.0.1", []string{"192.0.2.1,192.0.2.2,10.0.0.3,10.0.0.2"}, "192.0.2.2"},
-		{"a trusted one left of an untrusted is a claim", "10.0.0.1", []string{"10.0.0.3, 192.0.2.2"}, "192.0.2.2"},
-		{"the left-most where all are trusted", "10.0.0.1", []string{"10.0.0.4, 10.0.0.3, 10.0.0.2"}, "10.0.0.4"},
+		{"a trusted one left of an untrusted one is ignored", "10.0.0.1", []string{"10.0.0.3, 192.0.2.2"}, "192.0.2.2"},
+		{"the left-most if all are trusted", "10.0.0.1", []string{"10.0.0.4, 10.0.0.3, 10.0.0.2"}, "10.0.0.4"},
 		{"over several lines, the last first", "10.0.0.1", []string{"192.0.2.1, 192.0.2.2", "10.0.0.3", "10.0.0.2"}, "192.0.2.2"},
 		{"an untrusted one on the last line", "10.0.0.1", []string{"192.0.2.1", "192.0.2.2"}, "192.0.2.2"},
 		{"spaces, tabs and empty elements", "10.0.0.1", []string{"192.0.2.1 ,\t192.0.2.2\t , ,,10.0.0.2 , "}, "192.0.2.2"},
@@ -195,7 +195,7 @@ func TestTheClientIsTheFirstUntrustedAddressFromTheRight(t *testing.T) {
 		{"IPv6", "10.0.0.1", []string{"192.0.2.1, 2001:DB8::0:1, 2001:db8:aaaa::1"}, "2001:db8::1"},
 		{"IPv6 in brackets", "10.0.0.1", []string{"[2001:db8::1], [2001:db8:aaaa::1]"}, "2001:db8::1"},
 		{"IPv6 in brackets with a port", "10.0.0.1", []string{"[2001:db8::1]:443, [2001:db8:aaaa::1]:80"}, "2001:db8::1"},
-		{"a zone is no way past a prefix", "10.0.0.1", []string{"192.0.2.1, fe80::1%eth0"}, "192.0.2.1"},
+		{"a zone does not match a prefix", "10.0.0.1", []string{"192.0.2.1, fe80::1%eth0"}, "192.0.2.1"},
 		{"4-in-6 is the IPv4 address", "10.0.0.1", []string{"::ffff:192.0.2.1, ::ffff:10.0.0.2, [::ffff:10.0.0.3]:80"}, "192.0.2.1"},
 		{"garbage stops the walk at the last good one", "10.0.0.1", []string{"192.0.2.1, garbage, 10.0.0.2"}, "10.0.0.2"},
 		{"garbage at the right leaves the peer", "10.0.0.1", []string{"192.0.2.1, garbage"}, "10.0.0.1"},

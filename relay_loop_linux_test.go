@@ -46,7 +46,7 @@ func newLoopRig(t *testing.T) loopRig {
 	return loopRig{p, s.Listener.Addr().String()}
 }
 
-// tunnel opens one and has it echo.
+// tunnel opens a tunnel and checks that it echoes.
 func (r loopRig) tunnel(t *testing.T) {
 	t.Helper()
 	conn, err := net.Dial("tcp", r.addr)
@@ -62,7 +62,8 @@ func (r loopRig) tunnel(t *testing.T) {
 	require.Equal(t, "hello", string(got[len(got)-len("hello"):]), "%q", got)
 }
 
-// A tunnel that the upstream had switched ended, with the client's 101 unsent.
+// Before, a tunnel ended after the upstream's 101 and before the client got
+// one.
 func TestATunnelThatEpollRefusesUsesThePortableRelay(t *testing.T) {
 	r := newLoopRig(t)
 	var broken []*loop

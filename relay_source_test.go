@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// newWaiter returns one that reads what is written to far.
+// newWaiter returns a waiter that reads the bytes written to far.
 func newWaiter(t *testing.T) (w *waiter, far net.Conn) {
 	near, far := net.Pipe()
 	t.Cleanup(func() {
@@ -25,7 +25,7 @@ func newWaiter(t *testing.T) (w *waiter, far net.Conn) {
 
 func TestAWakeInterruptsOneRead(t *testing.T) {
 	one := make([]byte, 1)
-	t.Run("that waits", func(t *testing.T) {
+	t.Run("a pending read", func(t *testing.T) {
 		w, _ := newWaiter(t)
 		require.True(t, w.begin())
 		go w.wake()
@@ -33,7 +33,7 @@ func TestAWakeInterruptsOneRead(t *testing.T) {
 		assert.ErrorIs(t, err, os.ErrDeadlineExceeded)
 		assert.True(t, w.end())
 	})
-	t.Run("that is still to come", func(t *testing.T) {
+	t.Run("a later read", func(t *testing.T) {
 		w, _ := newWaiter(t)
 		w.wake()
 		w.wake()
@@ -41,7 +41,7 @@ func TestAWakeInterruptsOneRead(t *testing.T) {
 		assert.True(t, w.begin(), "a read later is not to wait")
 		assert.False(t, w.end())
 	})
-	t.Run("that has bytes", func(t *testing.T) {
+	t.Run("a read with bytes", func(t *testing.T) {
 		w, far := newWaiter(t)
 		require.True(t, w.begin())
 		go far.Write([]byte("ab"))
@@ -76,8 +76,8 @@ func TestAForeignDeadlineIsNotAWake(t *testing.T) {
 	}
 }
 
-// Wakes come while reads begin, wait, return bytes and end. None may make an
-// error of its deadline, or leave one behind.
+// Wakes come while reads begin, wait, return bytes and end. No wake may turn
+// its deadline into an error or leave a deadline set.
 func TestWakesAtAnyTimeLoseNoBytes(t *testing.T) {
 	w, far := newWaiter(t)
 	const size = 5_000
@@ -119,7 +119,7 @@ func TestWakesAtAnyTimeLoseNoBytes(t *testing.T) {
 	close(stop)
 	wakers.Wait()
 	assert.Equal(t, size, read)
-	w.wake() // without a read that waits it leaves no deadline
+	w.wake() // sets no deadline, because no read is waiting
 	assert.False(t, w.begin())
 	w.conn.SetReadDeadline(time.Time{})
 }

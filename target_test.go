@@ -118,8 +118,8 @@ func TestTLSConfigsAreClonedAndLimitedToHTTP1(t *testing.T) {
 	assert.Nil(t, plain.tls, "no TLS toward an http target")
 }
 
-// A target that is accepted can be dialed and sent; one that is not is named
-// in an error of the package's.
+// An accepted target can be dialed and sent. A refused target is named in the
+// error.
 func FuzzParseTarget(f *testing.F) {
 	for _, s := range []string{
 		"", "http://localhost:3000", "https://localhost/base?x", "ws://[::1]:80/a%2Fb", "wss://192.0.2.1", "http://unix:/run/app.sock:/base?x", "http://unix:/a:", "https://unix:",

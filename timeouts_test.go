@@ -39,7 +39,8 @@ func TestTheTimerStopsWithTheLastTunnel(t *testing.T) {
 			assert.False(t, p.tunnels.timer.Stop(), "the timer runs on without tunnels")
 		}
 
-		// A sweep that fires as the last tunnel goes must not set it again.
+		// A sweep that fires while the last tunnel ends must not start the
+		// timer again.
 		last := addTunnel(t, p)
 		p.tunnels.remove(last)
 		p.tunnels.sweep()
@@ -55,7 +56,7 @@ func TestATunnelAddedAfterTheLastOneEndedIsTimed(t *testing.T) {
 			tunnel := addTunnel(t, p)
 			one := make([]byte, 1)
 			start := time.Now()
-			_, err := tunnel.relay.(*connRelay).client.conn.Read(one) // until the sweeper cuts it
+			_, err := tunnel.relay.(*connRelay).client.conn.Read(one) // until the sweeper closes it
 			require.Error(t, err)
 			assert.Equal(t, time.Minute, time.Since(start))
 			assert.Equal(t, ReasonReadTimeout, tunnel.reason)
@@ -100,7 +101,7 @@ func TestAnAtomicStampKeepsTheFirst(t *testing.T) {
 	assert.False(t, a.Load().isSet())
 }
 
-// reasonOf returns why t ends, 0 if it does not.
+// reasonOf returns why t ends, or 0 if it does not end.
 func reasonOf(t *Tunnel) Reason {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -117,7 +118,7 @@ func TestASweepAfterAPauseChecksAgainBeforeItEndsTunnels(t *testing.T) {
 				require.NoError(t, err)
 				tunnel := addTunnel(t, p)
 				tunnel.fromClient.t, tunnel.fromUpstream.t = tunnel, tunnel
-				p.tunnels.timer.Stop() // nothing runs in a pause
+				p.tunnels.timer.Stop() // no timer runs in a pause
 				time.Sleep(2 * time.Minute)
 
 				p.tunnels.sweep()

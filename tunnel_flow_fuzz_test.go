@@ -30,7 +30,7 @@ func fuzzStreams() [][]byte {
 	return append(streams, nil, []byte("GET / HTTP/1.1\r\n\r\n"), bytes.Repeat([]byte{0xff}, 40))
 }
 
-// chunker makes chunk sizes of a fuzzer's bytes.
+// chunker derives chunk sizes from a fuzzer's bytes.
 func chunker(sizes []byte) func() int {
 	at := -1
 	return func() int {
@@ -42,8 +42,8 @@ func chunker(sizes []byte) func() int {
 	}
 }
 
-// boundaries returns where the whole frames of stream end. That a Scanner finds
-// them is for internal/frame to test.
+// boundaries returns where the complete frames of stream end. internal/frame
+// tests that a Scanner finds them.
 func boundaries(stream []byte, masked, strict bool) (ends []int) {
 	s := frame.Scanner{Masked: masked, Strict: strict}
 	for at := 0; at < len(stream) && !s.Off; {
@@ -55,7 +55,7 @@ func boundaries(stream []byte, masked, strict bool) (ends []int) {
 	return ends
 }
 
-// A sinkTo takes what a flow writes.
+// A sinkTo collects the bytes that a flow writes.
 type sinkTo struct{ bytes.Buffer }
 
 func (s *sinkTo) write(p []byte) error {
@@ -66,8 +66,8 @@ func (s *sinkTo) write(p []byte) error {
 func (s *sinkTo) closeWrite() bool { return true }
 func (s *sinkTo) reset()           {}
 
-// newTestFlow is the flow from the client, or the upstream, of a tunnel whose
-// connections nobody uses.
+// newTestFlow returns the flow from the client, or from the upstream, of a
+// tunnel whose connections are not used.
 func newTestFlow(fromClient bool, limit int64) (*flow, *sinkTo) {
 	p := new(Proxy)
 	p.tunnels.sweeper.init(timeouts{})
@@ -86,10 +86,10 @@ func newTestFlow(fromClient bool, limit int64) (*flow, *sinkTo) {
 	return f, out
 }
 
-// What a flow forwards is what came, byte for byte, with the proxy's own frames
-// at boundaries alone and nothing after its Close frame. With a limit nothing
-// passes of the frame that exceeds it, of a malformed frame, or after the peer's
-// Close frame.
+// A flow forwards every byte it reads. It adds the proxy's own frames only at
+// frame boundaries and writes nothing after its Close frame. With a limit it
+// forwards nothing of the frame that exceeds it, of a malformed frame, or after
+// the peer's Close frame.
 func FuzzAFlowForwardsEveryByteAndAddsFramesBetweenFrames(f *testing.F) {
 	for i, stream := range fuzzStreams() {
 		f.Add(stream, i%2 == 0, []byte{1}, []byte{0, 1}, uint16(0))
@@ -111,7 +111,7 @@ func FuzzAFlowForwardsEveryByteAndAddsFramesBetweenFrames(f *testing.F) {
 				flow.t.goAway(ReasonKilled, 4000, "")
 			}
 			if err = flow.forward(stream[at : at+n]); err == nil && flow.asked.Load() != 0 {
-				err = flow.add() // as run does before it reads
+				err = flow.add() // as run does before each read
 			}
 			at += n
 		}
@@ -123,7 +123,8 @@ func FuzzAFlowForwardsEveryByteAndAddsFramesBetweenFrames(f *testing.F) {
 	})
 }
 
-// checkForwarded goes through what a flow has written next to what came.
+// checkForwarded compares the bytes that a flow has written with the bytes that
+// it read.
 func checkForwarded(t *testing.T, stream, out []byte, f *flow, ended bool) {
 	masked := f.scan.Masked
 	ends := append([]int{0}, boundaries(stream, masked, f.scan.Strict)...)
@@ -134,8 +135,8 @@ func checkForwarded(t *testing.T, stream, out []byte, f *flow, ended bool) {
 	}
 	for s, rest := (frame.Scanner{Masked: masked, Strict: f.scan.Strict, Limit: f.scan.Limit}), out; len(rest) > 0 && !s.Off; {
 		rest = rest[s.Frame(rest):]
-		require.False(t, s.Over(), "a frame over the limit passes")
-		require.False(t, s.Off && f.scan.Strict, "a malformed frame passes in spite of the limit")
+		require.False(t, s.Over(), "a frame over the limit is forwarded")
+		require.False(t, s.Off && f.scan.Strict, "a malformed frame is forwarded in spite of the limit")
 	}
 	at, closed := 0, false // of stream
 	for _, end := range ends {
@@ -156,7 +157,7 @@ func checkForwarded(t *testing.T, stream, out []byte, f *flow, ended bool) {
 		return
 	}
 	if !ended {
-		require.True(t, bytes.Equal(stream[at:], out), "behind the last whole frame %x passes as %x", stream[at:], out)
+		require.True(t, bytes.Equal(stream[at:], out), "after the last whole frame %x is forwarded as %x", stream[at:], out)
 		return
 	}
 	for _, payload := range []string{"\x0f\xa0", "\x03\xf1message too big", "\x03\xeamalformed frame"} {
@@ -171,7 +172,7 @@ func checkForwarded(t *testing.T, stream, out []byte, f *flow, ended bool) {
 	require.Empty(t, out, "what follows the Close frame")
 }
 
-// isOwn reports whether b begins with that frame of the proxy's.
+// isOwn reports whether b begins with the proxy's own frame.
 func isOwn(b []byte, opcode byte, payload string, masked bool) bool {
 	header := 2
 	if masked {

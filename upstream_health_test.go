@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// downAll takes every server of u down.
+// downAll marks every server of u down.
 func downAll(u *Upstream) {
 	for _, c := range u.set.Load().all {
 		l, _ := c.take(false, false)
@@ -17,8 +17,8 @@ func downAll(u *Upstream) {
 	}
 }
 
-// Before, a set whose servers were all down was 503 for everybody until one of
-// them was due for a probe.
+// Before, while all servers were down, every client got 503 until a server was
+// due for a probe.
 func TestAllServersAreTriedWhenAllAreDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := newTestUpstream(t, RoundRobin(), Server{Addr: "a:1"}, Server{Addr: "b:1"}, fallback)
@@ -26,9 +26,9 @@ func TestAllServersAreTriedWhenAllAreDown(t *testing.T) {
 		require.Equal(t, "a:1", try(u, failed))
 		require.Equal(t, "b:1", try(u, abandoned))
 		require.Equal(t, "a:1", try(u, succeeded), "in turn, the primaries only")
-		require.True(t, u.Servers()[0].Available, "a success takes it up")
+		require.True(t, u.Servers()[0].Available, "a success marks it up")
 		require.False(t, u.Servers()[1].Available)
-		require.Equal(t, "a:1", try(u, succeeded), "nobody fails open while a server is up")
+		require.Equal(t, "a:1", try(u, succeeded), "no request fails open while a server is up")
 
 		require.Equal(t, "a:1", try(u, failed))
 		r := route{upstream: u}
@@ -52,12 +52,12 @@ func TestABackupThatIsUpIsTriedBeforePrimariesThatAreDown(t *testing.T) {
 		_, ok := r.nextUp()
 		require.False(t, ok)
 		l, ok = r.next()
-		require.True(t, ok, "all that are left are down")
+		require.True(t, ok, "all remaining servers are down")
 		assert.Equal(t, "a:1", l.Addr())
 	})
 }
 
-// A busy proxy would put the probe off for ever.
+// A busy proxy would delay the probe for ever.
 func TestAFailureWhileAllAreDownDoesNotDelayTheProbe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := newTestUpstream(t, RoundRobin(), Server{Addr: "a:1"}, Server{Addr: "b:1"})
@@ -104,7 +104,7 @@ func TestFailingOpenSkipsServersThatAreFullOrMarkedDown(t *testing.T) {
 	})
 }
 
-// A policy that refuses servers that are up is not asked about others.
+// A policy that refuses the available servers is not asked about the others.
 func TestAPolicyThatRefusesDoesNotFailOpen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := newTestUpstream(t, policyFunc(func(servers []*Candidate) *Candidate {
@@ -118,7 +118,7 @@ func TestAPolicyThatRefusesDoesNotFailOpen(t *testing.T) {
 	})
 }
 
-// try settles one request to u and returns where it went.
+// try settles one request to u and returns the server's address.
 func try(u *Upstream, v verdict) string {
 	l, ok := (&route{upstream: u}).next()
 	if !ok {
@@ -128,7 +128,8 @@ func try(u *Upstream, v verdict) string {
 	return l.Addr()
 }
 
-// fallback is a server that every test of health has, so that none is single.
+// fallback is an extra server in every health test, because a set's only server
+// is never marked down.
 var fallback = Server{Addr: "fallback:1", Backup: true}
 
 func TestFailuresWithinTheWindowMarkAServerDown(t *testing.T) {
@@ -163,7 +164,7 @@ func TestOneProbeAWindowDecidesWhetherAServerIsUp(t *testing.T) {
 			probe, _ := (&route{upstream: u}).next()
 			require.Equal(t, "a:1", probe.Addr())
 			require.Equal(t, "fallback:1", next(u), "while the probe is under way")
-			late.settle(failed) // it was sent before the server went down
+			late.settle(failed) // it was sent before the server was marked down
 			late.settle(succeeded)
 			require.Equal(t, "fallback:1", next(u), "still")
 			probe.settle(failed)

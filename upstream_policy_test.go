@@ -20,7 +20,7 @@ func newTestUpstream(t testing.TB, policy Policy, servers ...Server) *Upstream {
 	return u
 }
 
-// numbered returns n servers.
+// numbered returns n numbered servers.
 func numbered(n int) []Server {
 	servers := make([]Server, n)
 	for i := range servers {
@@ -29,7 +29,8 @@ func numbered(n int) []Server {
 	return servers
 }
 
-// next picks one server for a plain request, or "".
+// next picks a server for a plain request and returns its address, or "" for
+// none.
 func next(u *Upstream) string {
 	l, ok := (&route{upstream: u}).next()
 	if !ok {
@@ -91,7 +92,7 @@ func TestLeastTunnelsRotatesAmongTies(t *testing.T) {
 	u := newTestUpstream(t, LeastTunnels(), numbered(4)...)
 	count := map[string]int{}
 	for range 400 {
-		count[next(u)]++ // plain requests leave no tunnel behind
+		count[next(u)]++ // plain requests open no tunnel
 	}
 	for addr, n := range count {
 		assert.Equal(t, 100, n, addr)
@@ -119,7 +120,7 @@ func TestTwoChoicesFollowTheWeights(t *testing.T) {
 	assert.InDelta(t, 9000, u.Servers()[0].Tunnels, 10)
 }
 
-// byKey returns who gets each of n keys.
+// byKey returns the server of each of n keys.
 func byKey(u *Upstream, n int) []string {
 	owners := make([]string, n)
 	for i := range owners {
@@ -175,7 +176,8 @@ func TestRendezvousMovesOnlyTheKeysOfARemovedServer(t *testing.T) {
 }
 
 func TestAllReplicasHashAKeyToTheSameServer(t *testing.T) {
-	// Fixed values: another build, machine or order of servers gives the same.
+	// The values are fixed: every build, machine and order of servers gives the
+	// same.
 	servers := numbered(5)
 	u := newTestUpstream(t, byHost(), servers[4], servers[2], servers[0], servers[3], servers[1])
 	assert.Equal(t, byKey(newTestUpstream(t, byHost(), servers...), 1000), byKey(u, 1000))
@@ -197,8 +199,9 @@ func TestAClientKeepsItsServer(t *testing.T) {
 	assert.NotEmpty(t, next(u), "a client without an address has a server too")
 }
 
-// An empty key is a key: replicas agree on its server too, and so that one has
-// all requests without one. The doc comments did not say.
+// An empty key is a key like any other: all replicas choose the same server for
+// it, so one server gets all requests without a key. The doc comments did not
+// say so.
 func TestRequestsWithAnEmptyKeyShareOneServer(t *testing.T) {
 	u := newTestUpstream(t, HashBy(func(r *http.Request) string { return r.URL.Query().Get("room") }), numbered(5)...)
 	owners := map[string]bool{}

@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// beaten is a policy whose first choice another request is faster to take.
+// A beaten policy lets another request take its first choice first.
 type beaten struct {
 	Policy
 	taken *bool
@@ -50,7 +50,7 @@ func TestAProbeUsesUpItsWindowEvenIfItIsNeverSettled(t *testing.T) {
 			_, ok := c.take(false, false)
 			require.False(t, ok, "before the window is over")
 			time.Sleep(10 * time.Second)
-			probe, ok := c.take(false, false) // and is never heard of again
+			probe, ok := c.take(false, false) // it is never settled
 			require.True(t, ok && probe.by == asProbe, "one probe a window")
 		}
 	})
@@ -58,9 +58,9 @@ func TestAProbeUsesUpItsWindowEvenIfItIsNeverSettled(t *testing.T) {
 
 func TestServersWithoutAnAlternativeAreAlwaysUp(t *testing.T) {
 	for name, test := range map[string]struct{ before, after []Server }{
-		"the only one not marked Down":   {[]Server{{Addr: "a:1"}, {Addr: "b:1", Down: true}}, nil},
-		"one that becomes NeverDown":     {[]Server{{Addr: "a:1"}, {Addr: "b:1"}}, []Server{{Addr: "a:1", MaxFails: NeverDown}, {Addr: "b:1"}}},
-		"one whose last sibling is gone": {[]Server{{Addr: "a:1"}, {Addr: "b:1"}}, []Server{{Addr: "a:1"}}},
+		"the only one not marked Down":       {[]Server{{Addr: "a:1"}, {Addr: "b:1", Down: true}}, nil},
+		"one that becomes NeverDown":         {[]Server{{Addr: "a:1"}, {Addr: "b:1"}}, []Server{{Addr: "a:1", MaxFails: NeverDown}, {Addr: "b:1"}}},
+		"one whose last sibling was removed": {[]Server{{Addr: "a:1"}, {Addr: "b:1"}}, []Server{{Addr: "a:1"}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			u := newTestUpstream(t, RoundRobin(), test.before...)

@@ -21,7 +21,7 @@ func TestServersThatSetServersKeepsRetainTheirCountsAndHealth(t *testing.T) {
 	require.NoError(t, u.SetServers(Server{Addr: "b:1", Weight: 2}, fallback))
 	require.False(t, u.Servers()[0].Available, "b is still down")
 	require.NoError(t, u.SetServers(Server{Addr: "a:1", MaxTunnels: 1}, Server{Addr: "b:1"}))
-	require.Equal(t, 1, u.Servers()[0].Tunnels, "a was gone for a while, its tunnel not")
+	require.Equal(t, 1, u.Servers()[0].Tunnels, "a was removed for a while, its tunnel was not")
 	require.False(t, u.Servers()[0].Available, "and is still full")
 	held.release()
 	require.Zero(t, u.Servers()[0].Tunnels)

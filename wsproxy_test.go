@@ -15,8 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The five nginx recipes that wsproxy replaces, a test each. The packages in
-// internal/tests cover the details.
+// The five nginx recipes that wsproxy replaces, one test for each. The packages
+// in internal/tests cover the details.
 
 func TestMain(m *testing.M) { testkit.Main(m) }
 
@@ -136,8 +136,8 @@ func TestTheProxyTerminatesTLSForAnAppAndItsWebSockets(t *testing.T) {
 	assert.Equal(t, "tomcat got GET server.example.com ", testkit.Body(t, client.Response(t)))
 }
 
-// The outer proxy ends TLS and sends no Host of the client's, so that the inner
-// one finds its virtual host. Both have
+// The outer proxy terminates TLS and sends the inner one's host name instead of
+// the client's Host, which selects the virtual host. Both have
 //
 //	proxy_read_timeout 300s;
 //	proxy_send_timeout 300s;

@@ -55,7 +55,7 @@ func TestAHeaderIsParsedOnceItIsComplete(t *testing.T) {
 		assert.Equal(t, test.payload, string(payload), test.name)
 		for cut := range size {
 			h, need, ok := Parse([]byte(test.wire[:cut]))
-			assert.False(t, ok, "%s cut at %d", test.name, cut)
+			assert.False(t, ok, "%s split at %d", test.name, cut)
 			assert.Zero(t, h)
 			if cut < 2 {
 				assert.Equal(t, 2, need)
@@ -90,7 +90,7 @@ func TestMaskingFollowsTheKeyAtEveryLength(t *testing.T) {
 	}
 }
 
-// What is parsed and appended again is the same, whatever the bytes.
+// Any bytes that are parsed and appended again stay the same.
 func FuzzAParsedHeaderRoundTrips(f *testing.F) {
 	for _, test := range examples {
 		f.Add([]byte(test.wire))

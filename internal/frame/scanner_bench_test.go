@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// The cost of following frames that come in pieces of a relay's buffer.
+// The cost of scanning frames that arrive in pieces of a relay buffer's size.
 func BenchmarkScanner(b *testing.B) {
 	for _, size := range []int{16, 128, 4096} {
 		for _, masked := range []bool{true, false} {

@@ -25,7 +25,7 @@ func fuzzStreams() [][]byte {
 	return append(streams, nil, []byte("GET / HTTP/1.1\r\n\r\n"), bytes.Repeat([]byte{0xff}, 40))
 }
 
-// chunker makes chunk sizes of a fuzzer's bytes.
+// chunker derives chunk sizes from a fuzzer's bytes.
 func chunker(sizes []byte) func() int {
 	at := -1
 	return func() int {
@@ -37,7 +37,7 @@ func chunker(sizes []byte) func() int {
 	}
 }
 
-// scanByTheBook is RFC 6455, section 5.2, read off a whole stream.
+// scanByTheBook applies RFC 6455, section 5.2, to a whole stream.
 func scanByTheBook(b []byte, masked bool) (got seen) {
 	at, fragmented := 0, false
 	for {

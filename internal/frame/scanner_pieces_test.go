@@ -14,7 +14,7 @@ func TestAFrameHeaderMayComeInPieces(t *testing.T) {
 			s.All(stream[:first])
 			s.All(stream[first:second])
 			s.All(stream[second:])
-			assert.True(t, s.Boundary() && s.messages == 1, "cut at %d and %d", first, second)
+			assert.True(t, s.Boundary() && s.messages == 1, "split at %d and %d", first, second)
 		}
 	}
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// wire is a frame with the shortest length that holds its payload.
+// wire returns a frame with the shortest length field that fits its payload.
 func wire(first byte, masked bool, payload string) []byte {
 	form := 0
 	switch n := len(payload); {
@@ -24,8 +24,8 @@ func wire(first byte, masked bool, payload string) []byte {
 	return wireWithLength(first, masked, form, payload)
 }
 
-// wireWithLength is a frame whose length has 7 bits (form 0), 16 (126) or 64
-// (127).
+// wireWithLength returns a frame whose length field has 7 bits (form 0), 16
+// (126) or 64 (127).
 func wireWithLength(first byte, masked bool, form int, payload string) []byte {
 	mask := byte(0)
 	if masked {
@@ -43,7 +43,7 @@ func wireWithLength(first byte, masked bool, form int, payload string) []byte {
 	if !masked {
 		return append(b, payload...)
 	}
-	key := []byte{0x81, 0, 0xff, 0x88} // much like a header itself
+	key := []byte{0x81, 0, 0xff, 0x88} // similar to a header
 	b = append(b, key...)
 	for i := range len(payload) {
 		b = append(b, payload[i]^key[i&3])
@@ -51,7 +51,7 @@ func wireWithLength(first byte, masked bool, form int, payload string) []byte {
 	return b
 }
 
-// A seen is what a scanner tells of a stream.
+// A seen is what a scanner reports about a stream.
 type seen struct {
 	off        bool
 	closed     bool
@@ -61,7 +61,7 @@ type seen struct {
 	open       bool // within a frame at the end
 }
 
-// scanChunks scans stream cut into chunks, whose sizes next tells.
+// scanChunks scans stream in chunks of the sizes that next returns.
 func scanChunks(stream []byte, masked bool, next func() int) seen {
 	s := Scanner{Masked: masked}
 	var got seen
@@ -112,7 +112,7 @@ func TestEveryFrameLengthIsFollowedInAnyChunking(t *testing.T) {
 			for cut := 1; cut < min(20, len(stream)); cut++ {
 				cuts := []int{cut, len(stream)}
 				got := scanChunks(stream, masked, func() int { n := cuts[0]; cuts = cuts[1:]; return n })
-				require.Equal(t, want, got, "%d bytes of payload cut at %d", size, cut)
+				require.Equal(t, want, got, "%d bytes of payload split at %d", size, cut)
 			}
 		}
 	})
@@ -124,7 +124,7 @@ func TestANonMinimalLengthIsFollowed(t *testing.T) {
 			stream := slices.Concat(wireWithLength(0x82, masked, form, "short"), wire(0x81, masked, "next"))
 			for step := 1; step <= len(stream); step++ {
 				got := scanStep(stream, masked, step)
-				if !got.off { // the scanner may take it for malformed, but not guess
+				if !got.off { // the scanner may report it as malformed, but must not guess
 					require.Equal(t, int64(2), got.messages)
 					require.Len(t, got.boundaries, 2)
 				}
@@ -166,7 +166,7 @@ func TestTheCodeOfAPeersCloseFrameIsReported(t *testing.T) {
 	bothMasks(t, func(t *testing.T, masked bool) {
 		for payload, want := range map[string]int{
 			"":                                     1005,
-			"\x03":                                 1005, // malformed, but for the other peer to say
+			"\x03":                                 1005, // malformed; the other peer reports that
 			"\x03\xe8":                             1000,
 			"\x03\xe9going away":                   1001,
 			"\x0f\xa0" + strings.Repeat("x", 123):  4000,
@@ -220,7 +220,7 @@ func TestAMalformedStreamStopsTheTracking(t *testing.T) {
 			valid := slices.Concat(f(0x81, "valid"), f(0x88, "\x03\xe8"))
 			whole := slices.Concat(valid, stream, f(0x81, "after"))
 			if name == "a message within a message" || name == "a continuation after the end" {
-				continue // those begin with valid frames of their own; see below
+				continue // these begin with valid frames; see below
 			}
 			for _, step := range []int{1, 2, 3, 5, 100, len(whole)} {
 				got := scanStep(whole, masked, step)
@@ -235,8 +235,8 @@ func TestAMalformedStreamStopsTheTracking(t *testing.T) {
 	})
 }
 
-// RFC 6455, section 5.5: a control frame's length has 7 bits. Read as if it had
-// them although it has not, the code would come from the wrong bytes.
+// RFC 6455, section 5.5: a control frame's length has 7 bits. If a longer
+// length were read as 7 bits, the code would come from the wrong bytes.
 func TestACloseFrameWithALongLengthGivesNoWrongCode(t *testing.T) {
 	bothMasks(t, func(t *testing.T, masked bool) {
 		for _, form := range []int{126, 127} {
@@ -248,7 +248,8 @@ func TestACloseFrameWithALongLengthGivesNoWrongCode(t *testing.T) {
 	})
 }
 
-// What one message may be, the scanner only says; size is over all fragments.
+// The scanner only reports a message over the limit. The size counts all
+// fragments.
 func TestTheScannerReportsTheFrameThatExceedsTheMessageLimit(t *testing.T) {
 	huge := []byte{0x82, 0x7f, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
 	for _, test := range []struct {
@@ -295,7 +296,7 @@ func TestTheScannerNeverAllocates(t *testing.T) {
 	})
 }
 
-// closeCodeOf is the code that s has seen, 0 before any.
+// closeCodeOf returns the code that s has read, or 0.
 func closeCodeOf(s Scanner) int {
 	if !s.closed {
 		return 0
@@ -303,8 +304,8 @@ func closeCodeOf(s Scanner) int {
 	return s.CloseCode()
 }
 
-// What a read of a relay touches is what a message costs it with thousands of
-// tunnels.
+// With thousands of tunnels, the memory that a relay's read touches determines
+// the cost of a message.
 func TestAScannerFitsACacheLine(t *testing.T) {
 	assert.LessOrEqual(t, unsafe.Sizeof(Scanner{}), uintptr(64))
 }

@@ -18,7 +18,7 @@ import (
 	"nhooyr.io/websocket"
 )
 
-// A recording keeps what crosses a connection.
+// A recording keeps the bytes that cross a connection.
 type recording struct {
 	net.Conn
 	mu       sync.Mutex
@@ -40,7 +40,7 @@ func (r *recording) Write(b []byte) (int, error) {
 	return r.Conn.Write(b)
 }
 
-// frames returns what followed the handshake each way.
+// frames returns the bytes after the handshake in each direction.
 func (r *recording) frames(t *testing.T) (sent, received []byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -51,9 +51,9 @@ func (r *recording) frames(t *testing.T) (sent, received []byte) {
 	return sent, received
 }
 
-// talk has two nhooyr ends exchange n messages, with Pings in between, and
-// close with code 3210. Each message comes back. It returns how many messages
-// went each way: n, and those that waited for a Pong.
+// talk makes two ends of nhooyr's library exchange n messages and Pings, and
+// close with code 3210. Each message is echoed. It returns how many messages
+// went in each direction: n, plus those that waited for a Pong.
 func talk(t *testing.T, rng *rand.Rand, mode websocket.CompressionMode, n int) (tape *recording, messages int) {
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{CompressionMode: mode})
@@ -85,7 +85,7 @@ func talk(t *testing.T, rng *rand.Rand, mode websocket.CompressionMode, n int) (
 	for i := range n {
 		message := make([]byte, rng.IntN(1<<rng.IntN(18)))
 		for at := range message {
-			message[at] = byte(rng.IntN(4)) // something to compress
+			message[at] = byte(rng.IntN(4)) // compressible
 		}
 		write := conn.Write
 		if i%2 == 0 {
@@ -100,7 +100,8 @@ func talk(t *testing.T, rng *rand.Rand, mode websocket.CompressionMode, n int) (
 		require.NoError(t, err)
 		require.True(t, bytes.Equal(message, back), "what comes back")
 		messages++
-		// A Ping behind the Close frame would make the server reset the connection.
+		// A Ping after the Close frame would make the server reset the
+		// connection.
 		for waiting := true; waiting; {
 			select {
 			case err := <-pinged:

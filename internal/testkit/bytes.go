@@ -2,7 +2,7 @@ package testkit
 
 import "math/rand/v2"
 
-// Zeros is a reader of zeros without end.
+// Zeros is an endless reader of zeros.
 type Zeros struct{}
 
 func (Zeros) Read(b []byte) (int, error) {
@@ -10,7 +10,7 @@ func (Zeros) Read(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// Noise returns n bytes, other ones for each seed.
+// Noise returns n pseudo-random bytes, different ones for each seed.
 func Noise(seed byte, n int) []byte {
 	b := make([]byte, n)
 	rand.NewChaCha8([32]byte{seed}).Read(b)

@@ -18,7 +18,7 @@ type End struct {
 	Client bool
 }
 
-// Ends returns both ends of a tunnel as those that speak frames.
+// Ends returns both ends of a tunnel as Ends.
 func Ends(client, server *Peer) (End, End) {
 	return End{client, true}, End{server, false}
 }
@@ -79,9 +79,9 @@ func (e End) ExpectNothing(t testing.TB, d time.Duration) {
 	e.SetReadDeadline(time.Time{})
 }
 
-// AnswerPings answers each Ping and Close frame in kind until the connection
-// ends, as a browser's tab does without its page. It returns a channel for the
-// number of Pings.
+// AnswerPings replies to each Ping and Close frame until the connection ends,
+// as a browser does without help from the page. It returns a channel that
+// receives the number of Pings.
 func (e End) AnswerPings() <-chan int {
 	n := make(chan int, 1)
 	go func() {
@@ -109,7 +109,7 @@ func (e End) AnswerPings() <-chan int {
 }
 
 // AnswerClose makes each end read the proxy's Close frame, which must have the
-// code and a reason, and answer it with the same code.
+// code and a reason, and reply with the same code.
 func AnswerClose(t testing.TB, code int, ends ...End) {
 	t.Helper()
 	for _, end := range ends {
@@ -120,7 +120,7 @@ func AnswerClose(t testing.TB, code int, ends ...End) {
 	}
 }
 
-// Sent returns the flow of ending that e sent.
+// Sent returns the counts of the flow that e sent.
 func (e End) Sent(ending wsproxy.Ending) wsproxy.FlowStats {
 	if e.Client {
 		return ending.FromClient

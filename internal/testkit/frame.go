@@ -65,7 +65,7 @@ func ClosePayload(code int, reason string) string {
 	return string(binary.BigEndian.AppendUint16(nil, uint16(code))) + reason
 }
 
-// frameLength returns the length of the frame that b begins with, if b has its
+// frameLength returns the length of the frame at the start of b, if b has its
 // whole header.
 func frameLength(b []byte) (length int, ok bool) {
 	h, size, ok := frame.Parse(b)

@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// A Link is what connects a proxy with the ends of its tunnels. The zero Link
-// is plain TCP.
+// A Link says how a proxy is connected to the ends of its tunnels. The zero
+// Link is plain TCP.
 type Link struct {
 	Name                   string
 	TLSClient, TLSUpstream bool

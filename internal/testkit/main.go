@@ -23,7 +23,7 @@ func Main(m *testing.M) {
 		f.Value.Set("8") // the command line, which is parsed later, overrides it
 	}
 	if l, err := net.Listen("tcp", "127.0.0.1:0"); err == nil {
-		l.Close() // makes the runtime's poller open its own descriptors, once
+		l.Close() // makes the runtime's poller open its descriptors
 	}
 	before := takeInventory()
 	code := m.Run()
@@ -37,7 +37,7 @@ func Main(m *testing.M) {
 	os.Exit(code)
 }
 
-// fuzzing reports whether the run is one of the fuzzer's, whose workers have
+// fuzzing reports whether the run is a fuzzer's. The fuzzer's workers have
 // goroutines and descriptors that outlive the tests.
 func fuzzing() bool {
 	f := flag.Lookup("test.fuzz")
@@ -58,12 +58,13 @@ func LeavesNothing(t testing.TB, test func()) {
 	}
 }
 
-// An inventory is what the process has at one moment.
+// An inventory counts what the process holds at one moment.
 type inventory struct{ goroutines, descriptors int }
 
 func takeInventory() inventory { return inventory{runtime.NumGoroutine(), Descriptors()} }
 
-// restored waits until the process has no more than before.
+// restored waits until the process holds no more than before, and reports
+// whether it does.
 func (before inventory) restored() bool {
 	for deadline := time.Now().Add(Patience); ; time.Sleep(time.Millisecond) {
 		now := takeInventory()
@@ -76,8 +77,8 @@ func (before inventory) restored() bool {
 	}
 }
 
-// Descriptors returns how many descriptors the process has open, or 0 if the
-// system does not tell.
+// Descriptors returns how many descriptors the process has open, or 0 if that
+// is unknown.
 func Descriptors() int {
 	entries, err := os.ReadDir("/proc/self/fd")
 	if err != nil {

@@ -20,7 +20,7 @@ type MemRig struct {
 	Proxy     *wsproxy.Proxy
 	Listener  *MemListener // of the proxy's server
 	Ended     Endings
-	Upstreams chan *Peer // the upstream's ends, not yet taken
+	Upstreams chan *Peer // the upstream's ends, in the order of the dials
 }
 
 // NewMemRig serves a new proxy in memory, with server if that is not nil.
@@ -116,8 +116,8 @@ func StaysFor(t *testing.T, r *MemRig, d time.Duration) {
 	}
 }
 
-// OnTime checks that it is the time at which a tunnel is to end, in a synctest
-// bubble. The portable relay may take a millisecond to tell a reset from an
+// OnTime checks that a tunnel ends at the expected time, in a synctest bubble.
+// The portable relay may take a millisecond more to tell a reset from an
 // orderly end.
 func OnTime(t testing.TB, end time.Time) {
 	t.Helper()

@@ -17,7 +17,7 @@ import (
 type Upstream struct {
 	URL   string
 	Addr  string
-	Conns chan *Peer // accepted and not yet taken
+	Conns chan *Peer // connections for Accept to return
 }
 
 // NewUpstream listens on loopback.
@@ -32,8 +32,8 @@ func NewUpstream(t testing.TB) *Upstream {
 	return u
 }
 
-// acceptFrom fills u.Conns from l. The test's end closes l, and resets the
-// connections that nobody took.
+// acceptFrom fills u.Conns from l. When the test ends it closes l and resets
+// the connections that the test has not accepted.
 func (u *Upstream) acceptFrom(t testing.TB, l net.Listener) {
 	u.Conns = make(chan *Peer, 4096)
 	done := make(chan struct{})

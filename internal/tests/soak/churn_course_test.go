@@ -22,21 +22,21 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A way is how one tunnel, or the attempt at one, comes to its end. The
-// upstream's part runs after the handshake; the client's after its answer.
+// A way is one way for a tunnel, or a handshake, to end. upstream runs after
+// the request has been read, client after the response.
 type way struct {
 	name     string
 	opts     []wsproxy.Option
-	timeout  func(time.Duration) wsproxy.Option // an option more, for the course's timeout
-	answer   string                             // instead of sampleSwitch
+	timeout  func(time.Duration) wsproxy.Option // one more option, with the course's timeout
+	response string                             // the upstream's response; default: SampleSwitch
 	upstream func(conn *testkit.Peer)
-	client   func(conn *testkit.Peer, s *stand)
-	own      bool // needs a proxy of its own
-	either   bool // may come before the client has its 101
-	unopened bool // may come before the upstream's 101
+	client   func(conn *testkit.Peer, s *fixture)
+	own      bool // needs a separate proxy
+	either   bool // the tunnel may end before the client has its 101
+	unopened bool // it may end before the upstream's 101
 
-	reasons []wsproxy.Reason // of the ending: one of them
-	cut     bool             // an end does not close by itself
+	reasons []wsproxy.Reason // the ending has one of them
+	cut     bool             // the proxy closes an end that does not close by itself
 }
 
 func readAll(conn *testkit.Peer)  { io.Copy(io.Discard, conn) }
@@ -52,7 +52,7 @@ func sayAndHalfClose(conn *testkit.Peer) {
 	halfClose(conn)
 }
 
-// talkOn does not close when the other end does.
+// talkOn keeps sending after the other end has closed.
 func talkOn(conn *testkit.Peer) {
 	readAll(conn)
 	for {
@@ -63,8 +63,8 @@ func talkOn(conn *testkit.Peer) {
 	}
 }
 
-func clientDoes(act func(*testkit.Peer)) func(*testkit.Peer, *stand) {
-	return func(conn *testkit.Peer, _ *stand) { act(conn) }
+func clientDoes(act func(*testkit.Peer)) func(*testkit.Peer, *fixture) {
+	return func(conn *testkit.Peer, _ *fixture) { act(conn) }
 }
 
 var (
@@ -74,7 +74,8 @@ var (
 	cutSoon       = wsproxy.WithCloseTimeout(2 * time.Millisecond)
 )
 
-// aThird is for a timeout that does not bound the handshake.
+// aThird returns timeout for a third of the time, for a timeout that does not
+// bound the handshake.
 func aThird(timeout func(time.Duration) wsproxy.Option) func(time.Duration) wsproxy.Option {
 	return func(d time.Duration) wsproxy.Option { return timeout(d / 3) }
 }
@@ -97,53 +98,53 @@ var ways = []way{
 	{name: "max lifetime", timeout: aThird(wsproxy.WithMaxLifetime), opts: []wsproxy.Option{cutSoon}, client: clientDoes(readAll), upstream: readAll,
 		either: true, reasons: []wsproxy.Reason{wsproxy.ReasonMaxLifetime}, cut: true},
 	{name: "close timeout", opts: []wsproxy.Option{cutSoon}, client: clientDoes(halfClose), upstream: talkOn, reasons: clientFirst, cut: true},
-	{name: "context", client: func(conn *testkit.Peer, s *stand) { s.end(); readAll(conn) }, upstream: readAll, own: true,
+	{name: "context", client: func(conn *testkit.Peer, s *fixture) { s.end(); readAll(conn) }, upstream: readAll, own: true,
 		reasons: []wsproxy.Reason{wsproxy.ReasonContextDone}},
-	{name: "Shutdown", client: func(conn *testkit.Peer, s *stand) { s.p.Shutdown(testkit.EndedContext()); readAll(conn) }, upstream: readAll, own: true,
+	{name: "Shutdown", client: func(conn *testkit.Peer, s *fixture) { s.p.Shutdown(testkit.EndedContext()); readAll(conn) }, upstream: readAll, own: true,
 		reasons: []wsproxy.Reason{wsproxy.ReasonShutdown}},
-	{name: "Close", client: func(conn *testkit.Peer, s *stand) { s.p.Close(); readAll(conn) }, upstream: readAll, own: true,
+	{name: "Close", client: func(conn *testkit.Peer, s *fixture) { s.p.Close(); readAll(conn) }, upstream: readAll, own: true,
 		reasons: []wsproxy.Reason{wsproxy.ReasonKilled}},
-	{name: "refusal", answer: "HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno", client: clientDoes(readAll), upstream: readAll},
-	{name: "wrong accept", answer: strings.Replace(testkit.SampleSwitch, testkit.SampleAccept, testkit.SampleKey, 1), client: clientDoes(readAll), upstream: readAll},
-	{name: "no answer", answer: " ", client: clientDoes(readAll), upstream: (*testkit.Peer).Reset},
+	{name: "refusal", response: "HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno", client: clientDoes(readAll), upstream: readAll},
+	{name: "wrong accept", response: strings.Replace(testkit.SampleSwitch, testkit.SampleAccept, testkit.SampleKey, 1), client: clientDoes(readAll), upstream: readAll},
+	{name: "no response", response: " ", client: clientDoes(readAll), upstream: (*testkit.Peer).Reset},
 }
 
-// A stand is a proxy and what a way needs to end its tunnels.
-type stand struct {
+// A fixture is a proxy, and what a way needs to end the proxy's tunnels.
+type fixture struct {
 	p   *wsproxy.Proxy
 	ctx context.Context
-	end func() // of the context, and of tunnels that it does not concern
+	end func() // cancels the context, and closes tunnels that it does not end
 }
 
-// A course runs ways through one server, which finds the stand by the path,
-// and one upstream, which finds the way by it.
+// A course runs ways through one server and one upstream. The server finds the
+// fixture, and the upstream the way, by the path of the request.
 type course struct {
 	server   string
-	tls      *tls.Config // of clients, nil without TLS
+	tls      *tls.Config // for clients, nil without TLS
 	timeout  time.Duration
 	patience time.Duration
 	upstream net.Listener
 	handlers sync.WaitGroup
 
-	mu     sync.Mutex
-	stands map[string]*stand
-	next   int
-	counts []wayCount // of each way
-	wrong  []string   // endings that are not as they are to be
+	mu       sync.Mutex
+	fixtures map[string]*fixture
+	next     int
+	counts   []wayCount // by way
+	wrong    []string   // unexpected endings
 }
 
 type wayCount struct{ tried, opened, ended int }
 
-// newCourse returns a course, over TLS where l has it for the client, on which
-// the timeouts that end a tunnel are timeout.
+// newCourse returns a course whose ways use timeout to end tunnels. Its server
+// uses TLS if l has TLS for the client.
 func newCourse(t *testing.T, l testkit.Link, timeout time.Duration) *course {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	c := &course{upstream: listener, stands: map[string]*stand{}, timeout: timeout,
+	c := &course{upstream: listener, fixtures: map[string]*fixture{}, timeout: timeout,
 		patience: testkit.Patience * time.Duration(testkit.Scale(1, 3)), counts: make([]wayCount, len(ways))}
 	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c.mu.Lock()
-		s := c.stands[r.URL.Path]
+		s := c.fixtures[r.URL.Path]
 		c.mu.Unlock()
 		s.p.ServeHTTP(w, r.WithContext(s.ctx))
 	}))
@@ -161,7 +162,7 @@ func newCourse(t *testing.T, l testkit.Link, timeout time.Duration) *course {
 			if err != nil {
 				return
 			}
-			c.handlers.Go(func() { c.answer(testkit.NewPeer(conn)) })
+			c.handlers.Go(func() { c.serve(testkit.NewPeer(conn)) })
 		}
 	})
 	t.Cleanup(func() {
@@ -173,8 +174,8 @@ func newCourse(t *testing.T, l testkit.Link, timeout time.Duration) *course {
 	return c
 }
 
-// answer is the upstream's part of one tunnel.
-func (c *course) answer(conn *testkit.Peer) {
+// serve plays the upstream in one tunnel.
+func (c *course) serve(conn *testkit.Peer) {
 	defer conn.Close()
 	conn.SetDeadline(time.Now().Add(c.patience))
 	r, err := http.ReadRequest(conn.Reader)
@@ -183,19 +184,19 @@ func (c *course) answer(conn *testkit.Peer) {
 	}
 	var w, id int
 	fmt.Sscanf(r.URL.Path, "/%d/%d", &w, &id)
-	answer := ways[w].answer
-	if answer == "" {
-		answer = testkit.SampleSwitch
+	response := ways[w].response
+	if response == "" {
+		response = testkit.SampleSwitch
 	}
-	io.WriteString(conn, answer)
-	if answer == testkit.SampleSwitch {
+	io.WriteString(conn, response)
+	if response == testkit.SampleSwitch {
 		io.ReadFull(conn, make([]byte, len("go")))
 	}
 	ways[w].upstream(conn)
 }
 
-// newStand returns a stand for a way and its path.
-func (c *course) newStand(t *testing.T, w int, detached bool) (*stand, string) {
+// newFixture returns a fixture for a way, and its path.
+func (c *course) newFixture(t *testing.T, w int, detached bool) (*fixture, string) {
 	way := ways[w]
 	opts := append([]wsproxy.Option{c.count(w, detached)}, way.opts...)
 	if way.timeout != nil {
@@ -204,7 +205,7 @@ func (c *course) newStand(t *testing.T, w int, detached bool) (*stand, string) {
 	if detached {
 		opts = append(opts, wsproxy.WithDetached())
 	}
-	s := &stand{p: testkit.NewProxy(t, "http://"+c.upstream.Addr().String(), opts...)}
+	s := &fixture{p: testkit.NewProxy(t, "http://"+c.upstream.Addr().String(), opts...)}
 	var cancel context.CancelFunc
 	s.ctx, cancel = context.WithCancel(context.Background())
 	t.Cleanup(cancel)
@@ -218,15 +219,15 @@ func (c *course) newStand(t *testing.T, w int, detached bool) (*stand, string) {
 	defer c.mu.Unlock()
 	c.next++
 	path := fmt.Sprintf("/%d/%d", w, c.next)
-	c.stands[path] = s
+	c.fixtures[path] = s
 	return s, path
 }
 
-// count has a proxy note how the tunnels of a way end.
+// count returns an option that records how the tunnels of a way end.
 func (c *course) count(w int, detached bool) wsproxy.Option {
 	way, reasons := ways[w], ways[w].reasons
 	if detached && slices.Contains(reasons, wsproxy.ReasonContextDone) {
-		reasons = []wsproxy.Reason{wsproxy.ReasonKilled} // as the context is not to end it
+		reasons = []wsproxy.Reason{wsproxy.ReasonKilled} // the context does not end a detached tunnel
 	}
 	return wsproxy.WithHooks(wsproxy.Hooks{
 		OnOpen: func(*wsproxy.Tunnel, *http.Request) {
@@ -245,33 +246,33 @@ func (c *course) count(w int, detached bool) wsproxy.Option {
 	})
 }
 
-// awaitRest waits until no tunnel is left.
-func (c *course) awaitRest(t *testing.T) {
+// awaitEndings waits until no tunnel is open.
+func (c *course) awaitEndings(t *testing.T) {
 	t.Helper()
-	for path, s := range c.stands {
+	for path, s := range c.fixtures {
 		gone := func() bool { return s.p.Stats().Live+s.p.Stats().Handshakes == 0 }
 		if !gone() {
-			testkit.Eventually(t, gone, "%s: a tunnel is left", path)
+			testkit.Eventually(t, gone, "%s: a tunnel is still open", path)
 		}
 	}
 }
 
-// allRight reports whether all tunnels that have ended did so as they were to.
+// allRight reports whether all tunnels so far ended as expected.
 func (c *course) allRight() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return len(c.wrong) == 0
 }
 
-// judge checks, once no tunnel is left, that each way had its tunnels and that
-// they ended as they were to.
+// judge checks, once no tunnel is open, that each way had its tunnels and that
+// they ended as expected.
 func (c *course) judge(t *testing.T) {
 	t.Helper()
 	for w, way := range ways {
 		n := c.counts[w]
 		assert.Equal(t, n.opened, n.ended, "%s: endings", way.name)
 		switch {
-		case way.answer != "":
+		case way.response != "":
 			assert.Zero(t, n.opened, "%s: tunnels", way.name)
 		case way.unopened:
 			assert.Positive(t, n.opened, "%s: tunnels, of %d", way.name, n.tried)
@@ -283,9 +284,9 @@ func (c *course) judge(t *testing.T) {
 	assert.Empty(t, c.wrong, "endings, %d of them wrong", len(c.wrong))
 }
 
-// run is the client's part of one tunnel. ready is called between the answer
-// and the end.
-func (c *course) run(w int, s *stand, path string, ready func()) error {
+// run plays the client in one tunnel. It calls ready between the response and
+// the end.
+func (c *course) run(w int, s *fixture, path string, ready func()) error {
 	c.mu.Lock()
 	c.counts[w].tried++
 	c.mu.Unlock()
@@ -300,8 +301,8 @@ func (c *course) run(w int, s *stand, path string, ready func()) error {
 		return nil
 	case err != nil:
 		return fmt.Errorf("%s: %w", ways[w].name, err)
-	case switched != (ways[w].answer == ""):
-		return fmt.Errorf("%s: answered %s", ways[w].name, res.Status)
+	case switched != (ways[w].response == ""):
+		return fmt.Errorf("%s: status %s", ways[w].name, res.Status)
 	case switched:
 		io.WriteString(conn, "go")
 	}

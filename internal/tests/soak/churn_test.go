@@ -14,17 +14,17 @@ func TestTunnelsOneAfterAnotherLeaveNothingBehind(t *testing.T) {
 	n := testkit.Scale(300, 10_000)
 	for _, detached := range []bool{false, true} {
 		t.Run(fmt.Sprintf("detached %t", detached), func(t *testing.T) {
-			c := newCourse(t, testkit.PlainLink, 10*time.Millisecond) // long enough for a handshake, as a rule
-			stands, paths := make([]*stand, len(ways)), make([]string, len(ways))
+			c := newCourse(t, testkit.PlainLink, 10*time.Millisecond) // usually long enough for a handshake
+			fixtures, paths := make([]*fixture, len(ways)), make([]string, len(ways))
 			testkit.LeavesNothing(t, func() {
 				for i := 0; i < n/2 && c.allRight(); i++ {
 					w := i % len(ways)
-					if stands[w] == nil || ways[w].own {
-						stands[w], paths[w] = c.newStand(t, w, detached)
+					if fixtures[w] == nil || ways[w].own {
+						fixtures[w], paths[w] = c.newFixture(t, w, detached)
 					}
-					require.NoError(t, c.run(w, stands[w], paths[w], func() {}), ways[w].name)
+					require.NoError(t, c.run(w, fixtures[w], paths[w], func() {}), ways[w].name)
 				}
-				c.awaitRest(t)
+				c.awaitEndings(t)
 			})
 			c.judge(t)
 		})
@@ -44,10 +44,10 @@ func TestTunnelsSideBySideLeaveNothingBehind(t *testing.T) {
 				testkit.Missing(t, "%d tunnels at once need more descriptors than the limit of %d", test.n, limit)
 			}
 			c := newCourse(t, test.link, time.Second)
-			var stands [2][]*stand
+			var fixtures [2][]*fixture
 			var paths [2][]string
-			for i := range stands {
-				stands[i], paths[i] = make([]*stand, len(ways)), make([]string, len(ways))
+			for i := range fixtures {
+				fixtures[i], paths[i] = make([]*fixture, len(ways)), make([]string, len(ways))
 			}
 			testkit.LeavesNothing(t, func() {
 				var all, open sync.WaitGroup
@@ -55,10 +55,10 @@ func TestTunnelsSideBySideLeaveNothingBehind(t *testing.T) {
 				errs := make(chan error, test.n)
 				for i := range test.n {
 					w, detached := i%len(ways), i/len(ways)%2
-					if stands[detached][w] == nil || ways[w].own {
-						stands[detached][w], paths[detached][w] = c.newStand(t, w, detached == 1)
+					if fixtures[detached][w] == nil || ways[w].own {
+						fixtures[detached][w], paths[detached][w] = c.newFixture(t, w, detached == 1)
 					}
-					s, path := stands[detached][w], paths[detached][w]
+					s, path := fixtures[detached][w], paths[detached][w]
 					all.Go(func() {
 						errs <- c.run(w, s, path, func() {
 							open.Done()
@@ -71,7 +71,7 @@ func TestTunnelsSideBySideLeaveNothingBehind(t *testing.T) {
 				for err := range errs {
 					require.NoError(t, err)
 				}
-				c.awaitRest(t)
+				c.awaitEndings(t)
 			})
 			c.judge(t)
 		})

@@ -14,7 +14,7 @@ import (
 	"example.com/wsproxy/internal/testkit"
 )
 
-// A soakBuffer is of one end for the life of its tunnel.
+// A soakBuffer holds the buffers of one end while its tunnel is open.
 type soakBuffer struct {
 	out       [64 << 10]byte
 	got, want [16 << 10]byte
@@ -22,45 +22,45 @@ type soakBuffer struct {
 
 var soakBuffers = sync.Pool{New: func() any { return new(soakBuffer) }}
 
-// A soakFault is what no way to end a tunnel excuses.
+// A soakFault is an error that is wrong however the tunnel ends.
 type soakFault string
 
 func (f soakFault) Error() string { return string(f) }
 
-// A soakEnd is one end of a tunnel: a goroutine that writes its script, after
-// what it waits for, and one that reads and compares the other's.
+// A soakEnd is one end of a tunnel. One goroutine writes its script, frame by
+// frame, and another reads the other end's script and compares it.
 type soakEnd struct {
 	*testkit.Peer
 	of      *soakTunnel
 	client  bool
 	out, in *soakScript
-	lead    int64 // frame i waits until i+lead have come
-	actAt   int64 // after so many frames, both ways together, it acts; -1: never
+	lead    int64 // frame i is sent after i+lead frames have arrived
+	actAt   int64 // acts after so many frames in both directions together; -1: never
 	stallAt int64 // frame before which it stops reading for a while
 	stall   time.Duration
-	dice    *rand.Rand // of the writer
-	narrow  bool       // has a small buffer to read into
+	dice    *rand.Rand // for the writer
+	narrow  bool       // has a small receive buffer
 
-	buffer   *soakBuffer
-	pending  []byte
-	mute     bool // has said its last word
-	steps    atomic.Int64
-	received atomic.Int64  // frames of in
-	pinged   atomic.Bool   // by the proxy, and is to answer
-	closed   atomic.Int64  // code of the Close frame that came
-	news     chan struct{} // for the writer: one of these has changed
-	gone     chan struct{} // the reader is
-	done     chan struct{} // both are
+	buffer    *soakBuffer
+	pending   []byte
+	closeSent bool // has sent its Close frame
+	steps     atomic.Int64
+	received  atomic.Int64  // frames of in that have arrived
+	pinged    atomic.Bool   // the proxy sent a Ping that needs a Pong
+	closed    atomic.Int64  // code of the Close frame that arrived
+	news      chan struct{} // tells the writer that one of these has changed
+	gone      chan struct{} // closed when the reader has ended
+	done      chan struct{} // closed when reader and writer have ended
 
-	// To be read once done:
+	// Valid once done is closed:
 	readErr, writeErr         error
-	sent, got                 int64 // bytes after the handshake, got without what the proxy may have added
+	sent, got                 int64 // bytes after the handshake; got excludes the proxy's own frames
 	sentMessages, gotMessages int64
 	pings                     int64
 }
 
-// run plays the end, whose first words are given, until its connection is
-// closed. open reads what comes before the frames.
+// run sends first, then plays the end until its connection is closed. open
+// reads the bytes before the first frame.
 func (e *soakEnd) run(first string, open func() error) {
 	defer close(e.done)
 	e.SetDeadline(time.Now().Add(soakPatience))
@@ -72,7 +72,7 @@ func (e *soakEnd) run(first string, open func() error) {
 	e.pending = append(e.buffer.out[:0], first...)
 	e.sent = -int64(len(first))
 	if e.dice.IntN(2) == 0 {
-		e.flush() // else it comes glued to the first frames
+		e.flush() // otherwise it is sent together with the first frames
 	}
 	written := make(chan struct{})
 	go func() {
@@ -96,18 +96,19 @@ func (e *soakEnd) run(first string, open func() error) {
 	}
 }
 
-// step counts a frame and tells whether it is the one at which to act.
+// step counts a frame and reports whether the end must act at it.
 func (e *soakEnd) step() bool { return e.steps.Add(1)-1 == e.actAt }
 
-// act does what the tunnel is to end by, once it stands at both ends.
+// act ends the tunnel in its way, once the tunnel is open at both ends.
 func (e *soakEnd) act() {
-	if e.stands() {
+	if e.opened() {
 		e.of.way.act(e)
 	}
 }
 
-// stands waits until the client has its 101.
-func (e *soakEnd) stands() bool {
+// opened waits until the client has its 101. It returns false if the reader
+// ends first.
+func (e *soakEnd) opened() bool {
 	select {
 	case <-e.of.open:
 		return true
@@ -116,15 +117,15 @@ func (e *soakEnd) stands() bool {
 	}
 }
 
-// tell has the writer look again.
-func (e *soakEnd) tell() {
+// wake makes the writer check its conditions again.
+func (e *soakEnd) wake() {
 	select {
 	case e.news <- struct{}{}:
 	default:
 	}
 }
 
-// write sends the script and what is to follow it.
+// write sends the script and then ends this side.
 func (e *soakEnd) write() {
 	way := e.of.way
 	for i := int64(0); ; i++ {
@@ -133,7 +134,7 @@ func (e *soakEnd) write() {
 			break
 		}
 		if !e.await(i + e.lead) {
-			e.lastWord()
+			e.finish()
 			return
 		}
 		e.sentMessages += f.completes()
@@ -153,26 +154,27 @@ func (e *soakEnd) write() {
 			e.flush()
 		}
 	}
-	if way.last != nil && e.client == (e.of.by == soakClient) && e.flush() && e.stands() {
+	if way.last != nil && e.client == (e.of.by == soakClient) && e.flush() && e.opened() {
 		way.last(e)
 	}
-	e.lastWord()
+	e.finish()
 }
 
-// told tells whether the proxy has asked the end to close: at once, where a
-// Close frame of the other end's leaves it to send the rest.
-func (e *soakEnd) told() bool { return e.of.way.byProxy && e.closed.Load() != 0 }
+// closedByProxy reports whether the proxy has asked the end to close at once.
+// After a Close frame of the other end, the end still sends the rest.
+func (e *soakEnd) closedByProxy() bool { return e.of.way.byProxy && e.closed.Load() != 0 }
 
-// await answers Pings until so many frames have come. It is false where no more
-// will, or no more are to be sent.
+// await replies to Pings until so many frames have arrived. It returns false if
+// no more will arrive, or if the end must send no more.
 func (e *soakEnd) await(frames int64) bool {
-	return e.until(func() bool { return e.told() || e.received.Load() >= frames }) && !e.told()
+	return e.until(func() bool { return e.closedByProxy() || e.received.Load() >= frames }) && !e.closedByProxy()
 }
 
-// until answers Pings until something is so, or the reader has gone first.
+// until replies to Pings until so returns true. It returns false if the reader
+// ends first.
 func (e *soakEnd) until(so func() bool) bool {
 	for !so() {
-		if e.pinged.Swap(false) && !e.mute && e.closed.Load() == 0 {
+		if e.pinged.Swap(false) && !e.closeSent && e.closed.Load() == 0 {
 			e.control(testkit.Pong, soakPing)
 		}
 		if !e.flush() {
@@ -187,22 +189,23 @@ func (e *soakEnd) until(so func() bool) bool {
 	return true
 }
 
-// lastWord waits for the other side to end and answers its Close frame.
-func (e *soakEnd) lastWord() {
-	if e.until(func() bool { return e.closed.Load() != 0 }) && !e.mute {
-		e.sayClose(int(e.closed.Load()))
+// finish waits for the other side's Close frame and replies to it.
+func (e *soakEnd) finish() {
+	if e.until(func() bool { return e.closed.Load() != 0 }) && !e.closeSent {
+		e.sendClose(int(e.closed.Load()))
 	}
 }
 
-// sayClose sends a Close frame, after which nothing may come.
-func (e *soakEnd) sayClose(code int) {
+// sendClose sends a Close frame. The end must send nothing after it.
+func (e *soakEnd) sendClose(code int) {
 	e.control(testkit.Close, testkit.ClosePayload(code, ""))
 	e.flush()
-	e.mute = true
+	e.closeSent = true
 }
 
-// read compares all that comes with the other end's script. It returns nil at a
-// Close frame where the connection is this end's to close: the upstream's.
+// read compares all bytes that arrive with the other end's script. At a Close
+// frame it returns nil on the upstream's end, which closes its connection
+// first.
 func (e *soakEnd) read() error {
 	for i := int64(0); ; {
 		if i == e.stallAt {
@@ -235,7 +238,7 @@ func (e *soakEnd) read() error {
 		}
 		i++
 		e.received.Store(i)
-		e.tell()
+		e.wake()
 	}
 }
 
@@ -243,8 +246,8 @@ func (e *soakEnd) faulty(frame int64, format string, args ...any) error {
 	return soakFault(fmt.Sprintf("got, as frame %d, ", frame) + fmt.Sprintf(format, args...))
 }
 
-// readControl takes a control frame: one of the script's, a Close frame, or
-// what the proxy's Pings bring.
+// readControl reads a control frame: one of the script, a Close frame, or a
+// Ping or Pong caused by the proxy.
 func (e *soakEnd) readControl(i int64) (scripted bool, err error) {
 	head, _ := e.Reader.Peek(2)
 	if head[0] < testkit.Close || head[1]&0x7f > 125 || head[1]&0x80 != 0 == e.client {
@@ -258,12 +261,12 @@ func (e *soakEnd) readControl(i int64) (scripted bool, err error) {
 	switch {
 	case f.First == testkit.Close && len(f.Payload) >= 2:
 		e.closed.Store(int64(binary.BigEndian.Uint16([]byte(f.Payload))))
-		e.tell()
+		e.wake()
 		return false, nil
 	case f.First == testkit.Ping && f.Payload == soakPing && framed:
 		e.pings++
 		e.pinged.Store(true)
-		e.tell()
+		e.wake()
 		return false, nil
 	case f.First == testkit.Pong && f.Payload == soakPing && framed:
 		return false, nil
@@ -283,7 +286,7 @@ func (e *soakEnd) readControl(i int64) (scripted bool, err error) {
 	return true, nil
 }
 
-// readData takes a frame of a message, piece by piece.
+// readData reads a frame of a message, piece by piece.
 func (e *soakEnd) readData(i int64, first byte) error {
 	f, more := e.in.next()
 	if !more {

@@ -1,5 +1,5 @@
-// Package soak_test runs many tunnels that end in every way, and checks that each byte
-// arrives and that nothing is left behind.
+// Package soak_test runs many tunnels that end in every way. It checks that
+// each byte arrives and that no goroutine, descriptor or memory is left behind.
 package soak_test
 
 import (

@@ -14,17 +14,17 @@ import (
 const (
 	soakPatience = time.Minute // bounds every wait of one tunnel
 	soakLimit    = 1 << 20     // the largest message
-	soakNarrow   = 32 << 10    // bytes of a socket's buffer that fills soon
-	soakPing     = "wsproxy!"  // what the proxy's own Pings carry
+	soakNarrow   = 32 << 10    // size of a socket buffer that fills quickly
+	soakPing     = "wsproxy!"  // payload of the proxy's own Pings
 )
 
-// A soakScript is what one end of a tunnel says: a function of its seed, so
-// that the other end can tell each byte and nobody keeps one.
+// A soakScript is the sequence of frames that one end sends. It depends only on
+// its seed, so the other end can compute each byte and no bytes are stored.
 type soakScript struct {
 	shape    *rand.Rand
 	content  *rand.ChaCha8
-	messages int         // still to come
-	parts    []soakFrame // of the message at hand
+	messages int         // not yet sent
+	parts    []soakFrame // frames of the current message
 }
 
 type soakFrame struct {
@@ -32,8 +32,8 @@ type soakFrame struct {
 	size  int
 }
 
-// soakEdges are the lengths at which the form of a header changes, and the ends
-// of the range.
+// soakEdges are the lengths at which the header's form changes, and the least
+// and greatest length.
 var soakEdges = []int{0, 1, 125, 126, 127, 65535, 65536, soakLimit - 1, soakLimit}
 
 func newSoakScript(seed, tunnel uint64, side, messages int) *soakScript {
@@ -44,12 +44,13 @@ func newSoakScript(seed, tunnel uint64, side, messages int) *soakScript {
 	return &soakScript{shape: rand.New(rand.NewPCG(seed+uint64(side), tunnel)), content: rand.NewChaCha8(key), messages: messages}
 }
 
-// logUniform returns a number from 1 to most, as likely of each length.
+// logUniform returns a number from 1 to most. Each number of bits is equally
+// likely.
 func logUniform(r *rand.Rand, most int) int {
 	return min(most, int(math.Exp(r.Float64()*math.Log(float64(most+1)))))
 }
 
-// next returns the next frame. Its content is the next of s.content.
+// next returns the next frame. Its payload is the next bytes of s.content.
 func (s *soakScript) next() (f soakFrame, more bool) {
 	if len(s.parts) == 0 {
 		if s.messages == 0 {
@@ -62,7 +63,7 @@ func (s *soakScript) next() (f soakFrame, more bool) {
 	return f, true
 }
 
-// compose makes a message: of one frame, or of several and with Pongs between.
+// compose makes a message of one frame, or of several with Pongs between them.
 func (s *soakScript) compose() {
 	left, pieces := logUniform(s.shape, soakLimit), 1
 	if s.shape.IntN(16) == 0 {
@@ -88,7 +89,7 @@ func (s *soakScript) compose() {
 	s.parts = append(s.parts, last)
 }
 
-// count uses the script up.
+// count consumes the script and returns its messages and bytes.
 func (s *soakScript) count() (frames int64) {
 	for _, more := s.next(); more; _, more = s.next() {
 		frames++
@@ -99,7 +100,7 @@ func (s *soakScript) count() (frames int64) {
 var soakKey = []byte{0x81, 0x00, 0xff, 0x8a}
 var soakPad = bytes.Repeat(soakKey, 16<<10/4+1)
 
-// completes is the number of messages that the frame is the last of.
+// completes returns 1 if the frame is the last one of a message, otherwise 0.
 func (f soakFrame) completes() int64 {
 	if f.first == testkit.Binary || f.first == testkit.Continuation {
 		return 1
@@ -107,7 +108,7 @@ func (f soakFrame) completes() int64 {
 	return 0
 }
 
-// header is the wire form of a frame up to its payload.
+// header appends the wire form of the frame's header to b.
 func (f soakFrame) header(b []byte, masked bool) []byte {
 	b, at := append(b, f.first), len(b)+1
 	switch {
@@ -125,7 +126,8 @@ func (f soakFrame) header(b []byte, masked bool) []byte {
 	return b
 }
 
-// soakRoom is what is always free of pending, for a header or control frame.
+// soakRoom is the free space that pending always keeps for a header or a
+// control frame.
 const soakRoom = 256
 
 // control adds a control frame.
@@ -133,7 +135,7 @@ func (e *soakEnd) control(first byte, payload string) {
 	e.pending = append(e.pending, testkit.End{Peer: e.Peer, Client: e.client}.Frame(first, payload)...)
 }
 
-// put adds a frame up to some byte of its payload.
+// put adds a frame with the first bytes of its payload.
 func (e *soakEnd) put(f soakFrame, upTo int) {
 	e.pending = f.header(e.pending, e.client)
 	for at := 0; at < upTo; {
@@ -155,10 +157,10 @@ func (e *soakEnd) put(f soakFrame, upTo int) {
 	}
 }
 
-// soakMask masks or unmasks what begins at byte at of a client's payload.
+// soakMask masks or unmasks b, which begins at byte at of a client's payload.
 func soakMask(b []byte, at int) { subtle.XORBytes(b, b, soakPad[at&3:]) }
 
-// flush sends what is pending, until a write has failed.
+// flush sends the pending bytes, unless an earlier write has failed.
 func (e *soakEnd) flush() bool {
 	if e.writeErr == nil && len(e.pending) > 0 {
 		var n int

@@ -30,7 +30,7 @@ func init() {
 		if soakFor, err = time.ParseDuration(value); err != nil {
 			return err
 		}
-		// Ten minutes are go test's limit too.
+		// Ten minutes are also the limit of go test.
 		limit := flag.Lookup("test.timeout").Value
 		if now, enough := limit.(flag.Getter).Get().(time.Duration), soakFor+5*time.Minute; 0 < now && now < enough {
 			err = limit.Set(enough.String())
@@ -41,15 +41,15 @@ func init() {
 
 const soakWorkers = 32
 
-// soakIsLong reports whether what depends on the collector and on which
-// goroutine runs first evens out. A short soak only logs it.
+// soakIsLong reports whether the run is long enough to even out the effects of
+// the garbage collector and the scheduler. A short soak only logs them.
 func soakIsLong() bool { return soakFor >= time.Minute }
 
-// A soak is many tunnels at once, of all kinds, over and over.
+// A soak runs many tunnels of all kinds at once, over and over.
 type soak struct {
 	seed    uint64
 	kinds   []*soakKind
-	tunnels sync.Map // uint64 to *soakTunnel, those that run
+	tunnels sync.Map // uint64 to *soakTunnel: the open tunnels
 	last    atomic.Uint64
 	closes  atomic.Int64
 
@@ -84,13 +84,13 @@ func TestSoak(t *testing.T) {
 				break
 			}
 		}
-		for range 3 { // the pools keep what they have for two
+		for range 3 { // a sync.Pool keeps items for two collections
 			runtime.GC()
 		}
 		now := takeSoakSample()
 		require.LessOrEqual(t, now.goroutines, goroutines, "goroutines at rest, seed %d", s.seed)
 		require.LessOrEqual(t, now.descriptors, descriptors, "descriptors at rest, seed %d", s.seed)
-		goroutines, descriptors = now.goroutines, now.descriptors // without what other tests had left
+		goroutines, descriptors = now.goroutines, now.descriptors // excludes what other tests left
 		return now
 	}
 
@@ -107,7 +107,7 @@ func TestSoak(t *testing.T) {
 	if soakIsLong() {
 		assert.LessOrEqual(t, after.alloc, before.alloc+2<<20, "live heap at rest, seed %d", s.seed)
 		assert.LessOrEqual(t, after.inuse, before.inuse+4<<20, "heap in use at rest, seed %d", s.seed)
-		// The portable relay has but a millisecond to tell the two apart.
+		// The portable relay has only a millisecond to tell the two apart.
 		assert.LessOrEqual(t, s.total.softened, 3+s.total.resets/50, "resets seen as an end in order, of %d, seed %d", s.total.resets, s.seed)
 	}
 	s.compareQuarters(t, samples)
@@ -161,12 +161,13 @@ func (s *soak) serve(t *testing.T, l testkit.Link, detached, framed bool) {
 	s.kinds = append(s.kinds, k)
 	go func() {
 		for conn := range k.Upstream.Conns {
-			go s.answer(conn)
+			go s.accept(conn)
 		}
 	}()
 }
 
-// dialNarrow has the proxy soon wait for an upstream that does not read.
+// dialNarrow dials with a small send buffer, so that the proxy soon waits for
+// an upstream that does not read.
 func dialNarrow(ctx context.Context, network, addr string) (net.Conn, error) {
 	conn, err := new(net.Dialer).DialContext(ctx, network, addr)
 	if tcp, ok := conn.(*net.TCPConn); ok {
@@ -175,8 +176,8 @@ func dialNarrow(ctx context.Context, network, addr string) (net.Conn, error) {
 	return conn, err
 }
 
-// answer is the upstream's end of a tunnel.
-func (s *soak) answer(conn *testkit.Peer) {
+// accept plays the upstream's end of a tunnel.
+func (s *soak) accept(conn *testkit.Peer) {
 	conn.SetDeadline(time.Now().Add(soakPatience))
 	r, err := http.ReadRequest(conn.Reader)
 	if err != nil {
@@ -195,7 +196,7 @@ func (s *soak) answer(conn *testkit.Peer) {
 	end.run(testkit.SampleSwitch, func() error { return nil })
 }
 
-// find returns a tunnel that runs, by its path.
+// find returns an open tunnel by its path.
 func (s *soak) find(path string) *soakTunnel {
 	var id uint64
 	fmt.Sscanf(path, "/%d", &id)
@@ -212,7 +213,7 @@ func (s *soak) fail(format string, args ...any) {
 	s.stop()
 }
 
-// run has workers open one tunnel after the other for some time, and takes
+// run makes workers open one tunnel after the other for some time, and takes
 // samples meanwhile.
 func (s *soak) run(t *testing.T, d time.Duration, sample func(soakSample)) {
 	t.Helper()

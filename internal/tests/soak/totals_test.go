@@ -15,7 +15,7 @@ import (
 	"github.com/stretchr/testify/assert"
 )
 
-// A soakTotal is what has been through.
+// A soakTotal counts what has crossed the proxy.
 type soakTotal struct {
 	tunnels, messages, bytes, pings int64
 	resets, softened                int64
@@ -56,11 +56,11 @@ func (total *soakTotal) String() string {
 	return b.String()
 }
 
-// A soakSample is what the process has at one moment.
+// A soakSample is the process's use of resources at one moment.
 type soakSample struct {
 	goroutines, descriptors   int
-	live, alloc, inuse, stack uint64 // bytes of heap, live as of the last collection
-	resident                  uint64 // 0 where the system does not tell
+	live, alloc, inuse, stack uint64 // bytes of heap; live: after the last collection
+	resident                  uint64 // 0 if unknown
 }
 
 func takeSoakSample() soakSample {
@@ -80,8 +80,8 @@ func (s soakSample) String() string {
 		s.goroutines, s.descriptors, s.live>>10, s.alloc>>10, s.inuse>>10, s.stack>>10, s.resident>>10)
 }
 
-// compareQuarters checks that a long run has no more at its end than it had at
-// its beginning.
+// compareQuarters checks that a long run uses no more resources at its end than
+// at its beginning.
 func (s *soak) compareQuarters(t *testing.T, samples []soakSample) {
 	n := len(samples) / 4
 	if n == 0 {

@@ -24,17 +24,17 @@ const (
 	soakEither
 )
 
-// A soakWay is how a tunnel comes to its end, and what that is to look like.
+// A soakWay is one way for a tunnel to end, and how the ending must look.
 type soakWay struct {
 	name    string
 	by      int
 	last    func(*soakEnd) // after the script
-	act     func(*soakEnd) // at some frame of either script
-	mid     bool           // in the middle of that frame
-	cuts    bool           // no end gets more than happens to be through
+	act     func(*soakEnd) // called at some frame of either script
+	mid     bool           // act is called in the middle of that frame
+	cuts    bool           // bytes under way may be lost
 	resets  bool
-	byProxy bool // both ends are told, and stop
-	code    int  // of the Close frames both ways, 0: there are none
+	byProxy bool // the proxy sends both ends a Close frame, and they stop
+	code    int  // code of the Close frames in both directions; 0: none
 	reason  wsproxy.Reason
 	fits    func(*soakKind) bool
 }
@@ -50,11 +50,11 @@ func soakWaysOf(by int, reason wsproxy.Reason) []soakWay {
 	leave := func(e *soakEnd) { e.Socket().Close() }
 	resets := func(e *soakEnd) { e.Peer.Reset() }
 	ways := []soakWay{
-		{name: "sends Close", last: func(e *soakEnd) { e.sayClose(1000) }, code: 1000},
-		{name: "half-closes", last: func(e *soakEnd) { e.flush(); e.CloseWrite(); e.mute = true }},
-		{name: "closes without a word", act: leave, cuts: true},
+		{name: "sends Close", last: func(e *soakEnd) { e.sendClose(1000) }, code: 1000},
+		{name: "half-closes", last: func(e *soakEnd) { e.flush(); e.CloseWrite(); e.closeSent = true }},
+		{name: "closes without a Close frame", act: leave, cuts: true},
 		{name: "resets", act: resets, cuts: true, resets: true},
-		{name: "is gone mid-message", act: leave, mid: true, cuts: true},
+		{name: "closes in the middle of a message", act: leave, mid: true, cuts: true},
 		{name: "is killed mid-message", act: resets, mid: true, cuts: true, resets: true},
 		{name: "sends too large a message", last: func(e *soakEnd) { e.put(soakFrame{testkit.Binary, soakLimit + 1}, soakLimit+1) },
 			byProxy: true, code: 1009, reason: wsproxy.ReasonLimit, fits: func(k *soakKind) bool { return k.framed }},
@@ -71,11 +71,11 @@ func soakWaysOf(by int, reason wsproxy.Reason) []soakWay {
 
 var soakSides = []string{"the client", "the upstream"}
 
-// soakModes are who talks.
+// soakModes say which end sends.
 var soakModes = []struct {
 	name           string
 	client, echoes bool
-	upstream       bool // says something of its own
+	upstream       bool // the upstream sends a script, too
 	oneByOne       bool // the client waits for each echo
 }{
 	{name: "echo, one by one", client: true, echoes: true, oneByOne: true},
@@ -85,7 +85,7 @@ var soakModes = []struct {
 	{name: "streams both ways", client: true, upstream: true},
 }
 
-// A soakKind is a served proxy.
+// A soakKind is one kind of served proxy.
 type soakKind struct {
 	*testkit.Rig
 	name             string
@@ -99,7 +99,7 @@ type soakTunnel struct {
 	way    *soakWay
 	by     int
 	name   string
-	part   float64 // of a frame: where its middle is
+	part   float64 // how much of a frame its middle is
 	ends   [2]*soakEnd
 	open   chan struct{} // closed when the client has its 101
 	ctx    context.Context
@@ -110,10 +110,11 @@ type soakTunnel struct {
 	ended  chan wsproxy.Ending
 }
 
-// partOf is how much of a frame passes before an end acts within it.
+// partOf returns how many bytes of a frame are sent before an end acts within
+// it.
 func (tun *soakTunnel) partOf(f soakFrame) int { return int(float64(f.size) * tun.part) }
 
-// plan makes a tunnel, which depends on the seed and its number alone.
+// plan makes a tunnel that depends only on the seed and its number.
 func (s *soak) plan(id uint64) *soakTunnel {
 	r := rand.New(rand.NewPCG(s.seed, id))
 	tun := &soakTunnel{id: id, kind: s.kinds[r.IntN(len(s.kinds))], part: r.Float64(),
@@ -162,7 +163,7 @@ func (s *soak) plan(id uint64) *soakTunnel {
 	return tun
 }
 
-// play runs a tunnel, of which it is the client's end, and returns its ending.
+// play opens a tunnel, plays the client's end, and returns the ending.
 func (tun *soakTunnel) play() (ending wsproxy.Ending, err error) {
 	defer tun.cancel()
 	conn, err := net.DialTimeout("tcp", tun.kind.Addr, soakPatience)
@@ -193,7 +194,7 @@ func (tun *soakTunnel) play() (ending wsproxy.Ending, err error) {
 	select {
 	case <-upstream.done:
 	case <-late:
-		return ending, errors.New("the upstream's end goes on for ever")
+		return ending, errors.New("the upstream's end does not end")
 	}
 	select {
 	case ending = <-tun.ended:
@@ -203,7 +204,8 @@ func (tun *soakTunnel) play() (ending wsproxy.Ending, err error) {
 	}
 }
 
-// judge compares what both ends and the proxy saw with the way it was to be.
+// judge compares what both ends and the proxy observed with what the way
+// requires.
 func (tun *soakTunnel) judge(ending wsproxy.Ending) error {
 	var errs []error
 	wrong := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
@@ -229,17 +231,17 @@ func (tun *soakTunnel) judge(ending wsproxy.Ending) error {
 	return errors.Join(errs...)
 }
 
-// reset tells whether an end was reset where that can pass, and whether the
-// other one saw an end in order instead. The kernel tells a reset but once, to
-// the reader or to the writer.
+// reset reports whether an end was reset over a link that forwards resets, and
+// whether the other end saw an orderly end instead. The kernel reports a reset
+// only once, to the reader or to the writer.
 func (tun *soakTunnel) reset() (reset, softened bool) {
 	other := tun.ends[1-tun.by]
 	reset = tun.way.resets && testkit.Resettable(tun.kind.link)
 	return reset, reset && other.readErr == io.EOF && !testkit.IsReset(other.writeErr) && !errors.Is(other.writeErr, syscall.EPIPE)
 }
 
-// judgeFlow compares what e sent with what to got, which what the proxy counted
-// must lie between.
+// judgeFlow compares what e sent with what to received. The proxy's counts must
+// lie between the two.
 func (e *soakEnd) judgeFlow(flow wsproxy.FlowStats, to *soakEnd, wrong func(format string, args ...any)) {
 	way, side := e.of.way, soakSides[soakUpstream]
 	if e.client {

@@ -17,14 +17,14 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// backendVariable makes the test binary a server at the address it holds.
+// backendVariable makes the test binary a server at the address in its value.
 const backendVariable = "WSPROXY_TEST_BACKEND"
 
-// runBackend serves until the test that started it is gone.
+// runBackend serves until the test that started it ends.
 func runBackend(addr string) {
 	l, err := net.Listen("tcp", addr)
 	for deadline := time.Now().Add(testkit.Patience); err != nil && time.Now().Before(deadline); l, err = net.Listen("tcp", addr) {
-		time.Sleep(10 * time.Millisecond) // its old port is somebody's for a moment
+		time.Sleep(10 * time.Millisecond) // another process holds its old port for a moment
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -62,32 +62,32 @@ type backend struct {
 	addr string
 }
 
-// startBackend runs a backend at addr, which may leave the port open. The
-// test's end kills it.
+// startBackend runs a backend at addr, whose port may be 0, and kills it when
+// the test ends.
 func startBackend(t testing.TB, addr string) *backend {
 	t.Helper()
 	b := &backend{Cmd: exec.Command(os.Args[0])}
 	b.Env = append(os.Environ(), backendVariable+"="+addr)
 	b.Stderr = os.Stderr
-	_, err := b.StdinPipe() // closes when this process ends, however it does
+	_, err := b.StdinPipe() // closed when this process ends in any way
 	require.NoError(t, err)
 	out, err := b.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, b.Start())
 	t.Cleanup(func() { b.kill() })
 	line, err := bufio.NewReader(out).ReadString('\n')
-	require.NoError(t, err, "the backend does not say where it listens")
+	require.NoError(t, err, "the backend does not print its address")
 	b.addr = strings.TrimSpace(line)
 	return b
 }
 
-// kill ends the process at once and waits until it is gone.
+// kill kills the process and waits until it has ended.
 func (b *backend) kill() {
 	b.Process.Kill()
 	b.Wait()
 }
 
-// set changes how the backend answers: "healthy", "slow" or "503".
+// set changes how the backend responds: "healthy", "slow" or "503".
 func (b *backend) set(t testing.TB, mode string) {
 	t.Helper()
 	res, err := http.Get("http://" + b.addr + "/mode/" + mode)

@@ -16,8 +16,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A zone is a DNS server: srv SRV records for the first name it is asked for,
-// and for every other addrs addresses, each answer after a while.
+// A zone is a DNS server. It has srv SRV records for the first name in a query
+// and addrs addresses for every other name, and delays each answer.
 type zone struct {
 	srv, addrs int
 	after      time.Duration
@@ -72,7 +72,7 @@ func (z zone) answer(query []byte) []byte {
 	return res
 }
 
-// resolver asks z, over connections that are made by connect.
+// resolver returns a Resolver that queries z over connections made by connect.
 func (z zone) resolver(connect func() (near, far net.Conn)) *wsproxy.DNSResolver {
 	r := wsproxy.DNSSRV("", "", "_ws._tcp.chat.example.", 0)
 	r.Resolver = &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
@@ -83,8 +83,8 @@ func (z zone) resolver(connect func() (near, far net.Conn)) *wsproxy.DNSResolver
 	return r
 }
 
-// Before, a DNS server could have the proxy look up, one after the other, and
-// then look at for each request, as many servers as it liked.
+// Before, a DNS server could return any number of servers. The proxy looked up
+// one after the other, and then walked all of them for each request.
 func TestDNSSRVReturnsAtMost1024Servers(t *testing.T) {
 	for _, test := range []struct {
 		zone zone
@@ -105,14 +105,14 @@ func TestDNSSRVReturnsAtMost1024Servers(t *testing.T) {
 	}
 }
 
-// Before, each lookup had a timeout of its own, and a Resolve as many as there
-// were records.
+// Before, each lookup had its own timeout, so one Resolve could take one
+// timeout for each record.
 func TestOneTimeoutBoundsAllLookupsOfAResolve(t *testing.T) {
 	connect := func() (net.Conn, net.Conn) {
 		near, far := testkit.NewMemConns(testkit.Room)
 		return near, far
 	}
-	_, _, err := zone{srv: 1, addrs: 1}.resolver(connect).Resolve(t.Context()) // has net read its configuration outside the bubble
+	_, _, err := zone{srv: 1, addrs: 1}.resolver(connect).Resolve(t.Context()) // net reads its configuration outside the bubble
 	require.NoError(t, err)
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
@@ -120,6 +120,6 @@ func TestOneTimeoutBoundsAllLookupsOfAResolve(t *testing.T) {
 		require.ErrorContains(t, err, "wsproxy: the lookups took more than 30s: ")
 		assert.Equal(t, 30*time.Second, time.Since(start))
 		assert.Equal(t, 5*time.Second, again)
-		time.Sleep(time.Minute) // the servers of what was asked last
+		time.Sleep(time.Minute) // DNS servers for the names queried last
 	})
 }

@@ -22,14 +22,14 @@ func (f resolverFunc) Resolve(ctx context.Context) ([]wsproxy.Server, time.Durat
 	return f(ctx)
 }
 
-// A lookup is what a Resolver returns.
+// A lookup is one result of a Resolver.
 type lookup struct {
 	servers []wsproxy.Server
 	again   time.Duration
 	err     error
 }
 
-// addrs names the servers of u.
+// addrs returns the addresses of u's servers.
 func addrs(u *wsproxy.Upstream) []string {
 	var got []string
 	for _, s := range u.Servers() {

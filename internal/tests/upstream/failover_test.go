@@ -18,7 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// faults are the ways in which a server fails before the 101 at once.
+// faults are the ways in which a server fails at once, before the 101.
 func faults(t testing.TB) map[string]string {
 	return map[string]string{
 		"refuses":       testkit.RefusingAddr(t),
@@ -38,14 +38,14 @@ func TestARequestThatFailsBeforeThe101GoesToTheNextServer(t *testing.T) {
 			p, proxy := testkit.ServeProxy(t, "http://app.example", wsproxy.WithUpstream(u))
 			client := testkit.Dial(t, proxy)
 			client.Send(t, testkit.SampleRequest)
-			res, _ := finalAnswer(t, client)
+			res, _ := finalResponse(t, client)
 			tookOver(t, p, u, client, res)
 		})
 	}
 }
 
-// tookOver checks that the second of two servers, which is healthy, has the
-// tunnel that the first failed to open, and ends it.
+// tookOver checks that the healthy second server has the tunnel that the first
+// one failed to open, and ends the tunnel.
 func tookOver(t testing.TB, p *wsproxy.Proxy, u *wsproxy.Upstream, client *testkit.Peer, res *http.Response) {
 	t.Helper()
 	require.Equal(t, http.StatusSwitchingProtocols, res.StatusCode)
@@ -72,7 +72,7 @@ func TestTheLastServersResponseReachesTheClient(t *testing.T) {
 	require.Equal(t, "busy", res.Header.Get("X-From"))
 	require.Equal(t, "busy", testkit.Body(t, res))
 	testkit.Eventually(t, func() bool { return u.Servers()[0].Tunnels+u.Servers()[1].Tunnels == 0 }, "a place is still taken")
-	require.True(t, u.Servers()[1].Available, "a status is no failure")
+	require.True(t, u.Servers()[1].Available, "a status is not a failure")
 }
 
 func TestAnErrorNamesEveryServerTried(t *testing.T) {
@@ -173,13 +173,13 @@ func TestPlainRequestsAreRetriedOnlyIfThatIsSafe(t *testing.T) {
 	}{
 		{"GET, refused", get, testkit.RefusingAddr(t), 200, "healthy got GET h.example:1 ", 1},
 		{"GET, 503", get, testkit.ServeResponse(t, busy), 503, "busy", 0},
-		{"GET, cut", get, testkit.ServeResponse(t, "HTTP/1.1 200"), 200, "healthy got GET h.example:1 ", 1},
+		{"GET, truncated", get, testkit.ServeResponse(t, "HTTP/1.1 200"), 200, "healthy got GET h.example:1 ", 1},
 		{"GET, 101", get, testkit.ServeResponse(t, testkit.SampleSwitch), 200, "healthy got GET h.example:1 ", 1},
 		{"POST, refused", post, testkit.RefusingAddr(t), 200, "healthy got POST h.example:1 body", 1},
 		{"POST, 503", post, testkit.ServeResponse(t, busy), 503, "busy", 0},
-		{"POST, cut", post, testkit.ServeResponse(t, "HTTP/1.1 200"), 502, "Bad Gateway\n", 1},
-		{"POST with a key, cut", keyed, testkit.ServeResponse(t, "HTTP/1.1 200"), 200, "healthy got POST h.example:1 ", 1},
-		{"PUT, cut", put, testkit.ServeResponse(t, "HTTP/1.1 200"), 502, "Bad Gateway\n", 1},
+		{"POST, truncated", post, testkit.ServeResponse(t, "HTTP/1.1 200"), 502, "Bad Gateway\n", 1},
+		{"POST with a key, truncated", keyed, testkit.ServeResponse(t, "HTTP/1.1 200"), 200, "healthy got POST h.example:1 ", 1},
+		{"PUT, truncated", put, testkit.ServeResponse(t, "HTTP/1.1 200"), 502, "Bad Gateway\n", 1},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			u := testkit.Servers(t, wsproxy.RoundRobin(), wsproxy.Server{Addr: test.addr}, wsproxy.Server{Addr: testkit.Serve(t, testkit.Echo("healthy"))})

@@ -1,5 +1,5 @@
-// Package upstream_test shows how the proxy chooses among several servers, and what
-// it does when some of them fail.
+// Package upstream_test shows how the proxy chooses among several servers,
+// finds them by DNS, and what it does when some of them fail.
 package upstream_test
 
 import (

@@ -41,7 +41,8 @@ func TestWithRetryStatusRetriesReplayableRequests(t *testing.T) {
 	}
 }
 
-// A response is better than what a server that is down has to offer.
+// If the next server is down, the client gets the response that the first one
+// gave.
 func TestAResponseIsKeptIfTheNextServerIsDown(t *testing.T) {
 	busy := testkit.ServeResponse(t, "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nbusy")
 	u := testkit.Servers(t, wsproxy.RoundRobin(), wsproxy.Server{Addr: testkit.RefusingAddr(t)}, wsproxy.Server{Addr: busy})
@@ -87,8 +88,8 @@ func TestWithMaxTriesLimitsTheServersForOneRequest(t *testing.T) {
 	}
 }
 
-// Before, everybody got 503 while all servers were down, though they might have
-// been back.
+// Before, every client got 503 while all servers were marked down, even if they
+// had recovered.
 func TestServersThatRecoverServeAtOnce(t *testing.T) {
 	var broken atomic.Bool
 	var servers []wsproxy.Server
@@ -119,7 +120,8 @@ func TestServersThatRecoverServeAtOnce(t *testing.T) {
 	}
 }
 
-// A server may close a kept connection just when a request is sent over it.
+// A server may close an idle keep-alive connection just when a request is sent
+// over it.
 func TestABrokenKeepAliveConnectionCausesNoFailure(t *testing.T) {
 	first := testkit.NewUpstream(t)
 	u := testkit.Servers(t, wsproxy.RoundRobin(), wsproxy.Server{Addr: first.Addr}, wsproxy.Server{Addr: testkit.RefusingAddr(t), Backup: true})

@@ -15,12 +15,12 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// What one client asks for must not take a server from the others.
+// One client's requests must not mark a server down for all others.
 
 const anyGet = "GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
-// Before, the first request for such a room took all four servers down, and
-// everybody got 503 for ten seconds.
+// Before, the first request for such a path marked all four servers down, and
+// every client got 503 for ten seconds.
 func TestAPathThatResponds503MarksNoServerDown(t *testing.T) {
 	for name, request := range map[string]string{
 		"plain": "GET /room HTTP/1.1\r\nHost: a\r\n\r\n", "WebSocket": strings.Replace(testkit.SampleRequest, "/chat", "/room", 1),
@@ -65,7 +65,7 @@ func allUp(t testing.TB, u *wsproxy.Upstream) {
 	}
 }
 
-// refuseUnread answers a request with a status before it has read the rest, and
+// refuseUnread responds with a status before it has read the whole request, and
 // closes, which resets the connection.
 func refuseUnread(status string) func(net.Conn) {
 	return func(conn net.Conn) {
@@ -74,7 +74,7 @@ func refuseUnread(status string) func(net.Conn) {
 	}
 }
 
-// upload sends a header and n bytes of body while it reads the answer.
+// upload sends a header and n bytes of body while it reads the response.
 func upload(t testing.TB, addr, header string, n int64) *http.Response {
 	t.Helper()
 	client := testkit.Dial(t, addr)
@@ -82,7 +82,7 @@ func upload(t testing.TB, addr, header string, n int64) *http.Response {
 	go func() {
 		defer close(sent)
 		io.WriteString(client, header)
-		io.CopyN(client.Conn, testkit.Zeros{}, n) // fails as soon as the proxy closes
+		io.CopyN(client.Conn, testkit.Zeros{}, n) // fails when the proxy closes
 	}()
 	res, err := http.ReadResponse(client.Reader, nil)
 	require.NoError(t, err)
@@ -92,8 +92,8 @@ func upload(t testing.TB, addr, header string, n int64) *http.Response {
 	return res
 }
 
-// Before, the proxy took the write that such a server ends for the server's
-// failure, and after 17 uploads to three servers a handshake got 503.
+// Before, the proxy counted the write error as the server's failure. After 17
+// uploads to three servers a handshake got 503.
 func TestAnEarlyResponseToAnUploadIsForwardedAndItsServerStaysUp(t *testing.T) {
 	t.Parallel()
 	const size = 8 << 20
@@ -138,8 +138,8 @@ func TestAnEarlyResponseToAnUploadIsForwardedAndItsServerStaysUp(t *testing.T) {
 	}
 }
 
-// Before, a header that the server did not read to its end was a 502, and took
-// one server after another down.
+// Before, a header that the server did not read completely caused a 502 and
+// marked one server after another down.
 func TestAnEarlyResponseToALargeHeaderIsForwardedAndItsServerStaysUp(t *testing.T) {
 	cookie := "\r\nCookie: a=" + strings.Repeat("x", 900_000) + "\r\n\r\n" // more than the buffers between two sockets hold
 	for name, request := range map[string]string{"plain": anyGet, "WebSocket": testkit.SampleRequest} {
@@ -202,7 +202,7 @@ func TestABrokenConnectionCountsAsAFailureOnlyForASmallRequest(t *testing.T) {
 				io.WriteString(client, test.request)
 				io.CopyN(client.Conn, testkit.Zeros{}, test.body)
 			}()
-			res, _ := finalAnswer(t, client)
+			res, _ := finalResponse(t, client)
 			assert.Equal(t, 502, res.StatusCode)
 			assert.Equal(t, test.fails, u.Servers()[0].Fails)
 			client.Close()

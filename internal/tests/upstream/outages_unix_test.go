@@ -23,7 +23,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// dialCounts notes when each address was dialed.
+// dialCounts records when each address was dialed.
 type dialCounts struct {
 	mu    sync.Mutex
 	times map[string][]time.Time
@@ -42,14 +42,14 @@ func (d *dialCounts) of(addr string) []time.Time {
 	return slices.Clone(d.times[addr])
 }
 
-// roundTrip opens a tunnel, and has the server echo a word.
+// roundTrip opens a tunnel and reads the echo of a word.
 func roundTrip(addr string) error {
 	conn, err := net.Dial("tcp", addr)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	conn.(*net.TCPConn).SetLinger(0) // no port is to wait for a peer of a test
+	conn.(*net.TCPConn).SetLinger(0) // leaves no port in TIME_WAIT
 	conn.SetDeadline(time.Now().Add(testkit.Patience))
 	if _, err := io.WriteString(conn, testkit.SampleRequest+"hello"); err != nil {
 		return err
@@ -63,17 +63,18 @@ func roundTrip(addr string) error {
 		return errHung
 	}
 	if res.StatusCode != http.StatusSwitchingProtocols {
-		return fmt.Errorf("answered %s", res.Status)
+		return fmt.Errorf("status %s", res.Status)
 	}
-	br.Discard(len("hello")) // fails where the server is killed just now
+	br.Discard(len("hello")) // fails if the server is killed meanwhile
 	return nil
 }
 
-// errHung is a 504: of the requests that a server has when it hangs.
-var errHung = errors.New("answered 504")
+// errHung is a 504, which requests to a hung server get.
+var errHung = errors.New("status 504")
 
-// Servers are killed, come back, hang (the kernel accepts for a stopped
-// process), recover, answer 503 and are slow, all in processes of their own.
+// Servers in separate processes are killed and restarted, hang (the kernel
+// accepts connections for a stopped process), recover, respond with 503, and
+// are slow.
 func TestNoClientSeesAnErrorWhileOneHealthyServerIsLeft(t *testing.T) {
 	t.Parallel()
 	clients := testkit.Scale(50, 200)
@@ -87,11 +88,11 @@ func TestNoClientSeesAnErrorWhileOneHealthyServerIsLeft(t *testing.T) {
 	for _, b := range []*backend{killed, stopped, busy, slow, healthy} {
 		servers = append(servers, wsproxy.Server{Addr: b.addr, FailTimeout: failTimeout})
 	}
-	servers[4].MaxFails = wsproxy.NeverDown // a machine at its limits is no fault of the healthy one
+	servers[4].MaxFails = wsproxy.NeverDown // a slow machine must not mark the healthy server down
 	u := testkit.Servers(t, wsproxy.RoundRobin(), servers...)
 	dials := &dialCounts{times: map[string][]time.Time{}}
 	_, proxy := testkit.ServeProxy(t, "http://app.example", wsproxy.WithUpstream(u), wsproxy.WithDialContext(dials.dial),
-		wsproxy.WithReadTimeout(testkit.Scale(2*time.Second, 4*time.Second)), // the hung server is to take it, no other
+		wsproxy.WithReadTimeout(testkit.Scale(2*time.Second, 4*time.Second)), // only the hung server may exceed it
 		wsproxy.WithRetryStatus(503))
 
 	ctx, cancel := context.WithCancel(t.Context())
@@ -126,7 +127,7 @@ func TestNoClientSeesAnErrorWhileOneHealthyServerIsLeft(t *testing.T) {
 	slow.set(t, "slow")
 
 	testkit.Eventually(t, func() bool { return u.Servers()[0].Tunnels == 0 }, "a client that took the dead server for well keeps it")
-	since := time.Now() // from here on who dials it is a probe
+	since := time.Now() // later dials to it are probes
 
 	const windows = 4
 	var probes []time.Time
@@ -182,7 +183,7 @@ func TestServersCanChangeWhileTunnelsOpenAndEnd(t *testing.T) {
 		all.Go(func() {
 			for round := range rounds {
 				if err := echoTunnel(proxy, func() {
-					if round == 0 { // all at once, and then each for itself
+					if round == 0 { // first all at once, then independently
 						open.Done()
 						open.Wait()
 					}
@@ -203,7 +204,8 @@ func TestServersCanChangeWhileTunnelsOpenAndEnd(t *testing.T) {
 	t.Logf("%d changes of the servers", n)
 }
 
-// echoTunnel opens a tunnel, calls opened, and has it echo before and after.
+// echoTunnel opens a tunnel, reads an echo, calls opened, and reads another
+// echo.
 func echoTunnel(addr string, opened func()) error {
 	once := sync.OnceFunc(opened)
 	defer once()
@@ -223,7 +225,7 @@ func echoTunnel(addr string, opened func()) error {
 		return err
 	}
 	if res.StatusCode != http.StatusSwitchingProtocols {
-		return fmt.Errorf("answered %s", res.Status)
+		return fmt.Errorf("status %s", res.Status)
 	}
 	once()
 	if _, err := io.WriteString(conn, "late"); err != nil {

@@ -17,14 +17,15 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// pickFunc is a policy of a user's.
+// A pickFunc is a user's Policy.
 type pickFunc func(servers []*wsproxy.Candidate) *wsproxy.Candidate
 
 func (f pickFunc) Pick(_ *http.Request, _ netip.Addr, servers []*wsproxy.Candidate) *wsproxy.Candidate {
 	return f(servers)
 }
 
-// busyServers are two that answer 503 and tell of each request.
+// busyServers returns two servers that respond with 503 and report each
+// request.
 func busyServers(t *testing.T) (servers []wsproxy.Server, requests chan string) {
 	t.Helper()
 	requests = make(chan string, 100)
@@ -48,7 +49,7 @@ func TestANonIdempotentUpgradeIsSentToOneServer(t *testing.T) {
 	assert.Equal(t, "POST tcp", <-requests)
 
 	res, _ = testkit.Do(t, addr, testkit.SampleRequest)
-	assert.Equal(t, http.StatusServiceUnavailable, res.StatusCode, "the last one's answer")
+	assert.Equal(t, http.StatusServiceUnavailable, res.StatusCode, "the last server's response")
 	assert.Len(t, requests, 2)
 }
 
@@ -88,13 +89,13 @@ func testStarved(t *testing.T, want error) {
 func TestAPolicyThatPanicsDuringARetryLeaksNoSlot(t *testing.T) {
 	servers, requests := busyServers(t)
 	u, err := wsproxy.NewUpstream(pickFunc(func(servers []*wsproxy.Candidate) *wsproxy.Candidate {
-		return servers[1] // and of one server there is no second
+		return servers[1] // with one server this panics
 	}), servers...)
 	require.NoError(t, err)
 	p, addr := testkit.ServeProxy(t, "http://group", wsproxy.WithUpstream(u), wsproxy.WithRetryStatus(503))
 	client := testkit.Dial(t, addr)
 	client.Send(t, testkit.SampleRequest)
-	client.ExpectEOF(t, "") // net/http's answer to a panic
+	client.ExpectEOF(t, "") // net/http closes the connection after a panic
 	assert.Len(t, requests, 1)
 	testkit.Eventually(t, func() bool { return p.Stats() == wsproxy.Stats{} }, "the handshake is still counted")
 	for _, s := range u.Servers() {

@@ -28,8 +28,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// writeFrame sends a short frame, masked with a key of zeros where the sender
-// is a client.
+// writeFrame sends a short frame. A client's frame is masked with a key of
+// zeros.
 func writeFrame(w io.Writer, opcode byte, payload []byte, masked bool) error {
 	b := []byte{0x80 | opcode, byte(len(payload))}
 	if masked {
@@ -119,8 +119,8 @@ func startReplica(t testing.TB, addr string, u *wsproxy.Upstream) *replica {
 	return r
 }
 
-// stop drains the replica as docs/scaling.md has it: no new connections, and
-// a Close frame for every tunnel.
+// stop drains the replica as docs/scaling.md describes: it accepts no new
+// connections and sends a Close frame through every tunnel.
 func (r *replica) stop(t testing.TB) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), testkit.Patience)
@@ -128,11 +128,11 @@ func (r *replica) stop(t testing.TB) {
 	drained := make(chan error, 1)
 	r.server.RegisterOnShutdown(func() { drained <- r.proxy.Shutdown(ctx) })
 	require.NoError(t, r.server.Shutdown(ctx))
-	require.NoError(t, <-drained, "tunnels had to be cut")
+	require.NoError(t, <-drained, "tunnels were closed at the deadline")
 }
 
-// startHAProxy runs HAProxy as a layer 4 balancer of the replicas, on a socket
-// that it inherits, and returns the address.
+// startHAProxy runs HAProxy as a layer 4 load balancer for the replicas, on an
+// inherited socket, and returns its address.
 func startHAProxy(t testing.TB, replicas []*replica) string {
 	t.Helper()
 	program, err := exec.LookPath("haproxy")
@@ -172,7 +172,7 @@ func startHAProxy(t testing.TB, replicas []*replica) string {
 	return l.Addr().String()
 }
 
-// connect opens a tunnel through the balancer, or says why it did not.
+// connect opens a tunnel through the balancer.
 func connect(addr string) (net.Conn, *bufio.Reader, error) {
 	conn, err := net.Dial("tcp", addr)
 	if err != nil {
@@ -194,8 +194,8 @@ func connect(addr string) (net.Conn, *bufio.Reader, error) {
 	return conn, br, nil
 }
 
-// A chatter sends one message after another, each until it is acknowledged,
-// and connects again whenever it is told to go.
+// A chatter sends one message after another, repeats each until it is
+// acknowledged, and reconnects when it receives a Close frame.
 type chatter struct {
 	name             string
 	acked, goneAway  atomic.Int64
@@ -205,7 +205,7 @@ type chatter struct {
 func (c *chatter) run(ctx context.Context, addr string) error {
 	for resend := false; ctx.Err() == nil; resend = true {
 		conn, br, err := connect(addr)
-		if err != nil { // the moment between a closed port and the balancer's check
+		if err != nil { // the port is closed and the balancer has not yet checked it
 			c.refused.Add(1)
 			continue
 		}
@@ -221,7 +221,7 @@ func (c *chatter) run(ctx context.Context, addr string) error {
 	return nil
 }
 
-// talk returns nil once the connection was closed in order.
+// talk returns nil once the connection has been closed with a Close frame.
 func (c *chatter) talk(ctx context.Context, conn net.Conn, br *bufio.Reader) error {
 	pace := time.NewTicker(20 * time.Millisecond)
 	defer pace.Stop()
@@ -304,7 +304,7 @@ func TestARollingRestartBehindHAProxyLosesNoMessage(t *testing.T) {
 
 	var acked, goneAway, refused, resent, again int64
 	for _, c := range chatters {
-		assert.Positive(t, c.goneAway.Load(), "%s was never told to go", c.name)
+		assert.Positive(t, c.goneAway.Load(), "%s never received a Close frame", c.name)
 		acked += c.acked.Load()
 		goneAway += c.goneAway.Load()
 		refused += c.refused.Load()

@@ -14,8 +14,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A memNet is servers in memory by their address, for a synctest bubble. At any
-// other address is a host that answers nothing.
+// A memNet is a set of in-memory servers by address, for a synctest bubble. A
+// dial of any other address gets no reply.
 type memNet map[string]*testkit.MemListener
 
 func (n memNet) dial(ctx context.Context, _, addr string) (net.Conn, error) {
@@ -29,7 +29,7 @@ func (n memNet) dial(ctx context.Context, _, addr string) (net.Conn, error) {
 	return near, nil
 }
 
-// serve adds a server that answers as switching does.
+// serve adds a server that responds with SampleSwitch.
 func (n memNet) serve(t *testing.T, addr, name string) {
 	n[addr] = testkit.NewMemListener()
 	s := &http.Server{Handler: testkit.Echo(name)}
@@ -41,14 +41,14 @@ func (n memNet) serve(t *testing.T, addr, name string) {
 	})
 }
 
-// silence adds a server that keeps silent after what it is given.
+// silence adds a server that sends response and nothing more.
 func (n memNet) silence(t *testing.T, addr, response string) {
 	n[addr] = testkit.NewMemListener()
 	testkit.ServeConns(t, n[addr], testkit.ThenSilent(response))
 }
 
-// rig is a memRig whose proxy tries these servers in turn, and the last one
-// only when the others have failed.
+// rig returns a MemRig whose proxy tries these servers in turn, the last one
+// only after the others have failed.
 func (n memNet) rig(t *testing.T, opts []wsproxy.Option, addrs ...string) (*testkit.MemRig, *wsproxy.Upstream) {
 	var servers []wsproxy.Server
 	for i, addr := range addrs {
@@ -59,8 +59,8 @@ func (n memNet) rig(t *testing.T, opts []wsproxy.Option, addrs ...string) (*test
 		append(opts, wsproxy.WithUpstream(u), wsproxy.WithDialContext(n.dial))...), u
 }
 
-// finalAnswer reads answers up to the first that is not a hint.
-func finalAnswer(t testing.TB, p *testkit.Peer) (res *http.Response, hints int) {
+// finalResponse reads responses up to the first one that is not informational.
+func finalResponse(t testing.TB, p *testkit.Peer) (res *http.Response, hints int) {
 	t.Helper()
 	for res = p.Response(t); res.StatusCode == http.StatusEarlyHints; res = p.Response(t) {
 		hints++
@@ -70,8 +70,8 @@ func finalAnswer(t testing.TB, p *testkit.Peer) (res *http.Response, hints int) 
 
 const earlyHints = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
 
-// Before, the request went from one server to the next, and each was down
-// then: one path that hangs took them all.
+// Before, the request went from one server to the next and marked each one
+// down. One path that hangs took all servers down.
 func TestASilentServerCauses504AndNoOtherServerIsTried(t *testing.T) {
 	const get, post = "GET / HTTP/1.1\r\nHost: h\r\n\r\n", "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nbody"
 	for name, test := range map[string]struct {
@@ -94,7 +94,7 @@ func TestASilentServerCauses504AndNoOtherServerIsTried(t *testing.T) {
 				servers.serve(t, "healthy:80", "healthy")
 				r, u := servers.rig(t, []wsproxy.Option{wsproxy.WithReadTimeout(7 * time.Second)}, "silent:80", "healthy:80")
 				start := time.Now()
-				res, hints := finalAnswer(t, r.Send(t, test.request))
+				res, hints := finalResponse(t, r.Send(t, test.request))
 				assert.Equal(t, 7*time.Second, time.Since(start), "the response comes after")
 				assert.Equal(t, test.hints, hints, "hints that the client gets")
 				require.Equal(t, 504, res.StatusCode)
@@ -103,7 +103,7 @@ func TestASilentServerCauses504AndNoOtherServerIsTried(t *testing.T) {
 				assert.Zero(t, u.Servers()[1].Fails)
 
 				client := r.Send(t, testkit.SampleRequest)
-				res, _ = finalAnswer(t, client)
+				res, _ = finalResponse(t, client)
 				tookOver(t, r.Proxy, u, client, res)
 			})
 		})
