@@ -21,7 +21,7 @@ type bench struct {
 	ctx                 context.Context
 	dir                 string // temporary
 	cert                certificate
-	files               int // that a process may have open
+	files               int // limit on open files of a process
 	proxyCore, loadCore int // -1: not pinned
 	upstream, load      *child
 	upstreamAddr        string
@@ -101,7 +101,7 @@ func (b *bench) rounds() (failures int, err error) {
 			for _, group := range groups(b.selected(), b.quick) {
 				for _, p := range rotate(peers, round) {
 					if p.command == nil && transport == "tls" {
-						continue // the upstream speaks none
+						continue // the upstream has no TLS
 					}
 					b.progress(round, transport, group, p)
 					samples := b.sample(p, transport, group)
@@ -150,7 +150,7 @@ func (b *bench) await(p *child, addr string) error {
 	return p.failed(errors.New("does not listen after 10s"))
 }
 
-// chooseCores pins to the last and the first of the cores there are.
+// chooseCores chooses the last core for the proxy and the first for the load.
 func (b *bench) chooseCores() {
 	var set unix.CPUSet
 	if unix.SchedGetaffinity(0, &set) != nil || set.Count() < 2 {
@@ -165,7 +165,8 @@ func (b *bench) chooseCores() {
 	b.loadCore, b.proxyCore = cores[0], cores[len(cores)-1]
 }
 
-// raiseFiles lets this process and its children open all files they may.
+// raiseFiles raises the limit on open files of this process and its children to
+// the maximum.
 func raiseFiles() (int, error) {
 	var limit syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
@@ -183,11 +184,11 @@ func (b *bench) tunnels(n int) int {
 	return min(n, (b.files-500)/2)
 }
 
-// freeAddr returns an address of this machine that nobody listens at.
+// freeAddr returns a free loopback address.
 func freeAddr() string {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		return "127.0.0.1:0" // starting there fails with more to say
+		return "127.0.0.1:0" // starting there fails with a better error
 	}
 	defer l.Close()
 	return l.Addr().String()

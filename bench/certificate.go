@@ -14,10 +14,10 @@ import (
 	"time"
 )
 
-// A certificate is where a certificate for 127.0.0.1 and its key lie.
+// A certificate names the files of a certificate for 127.0.0.1 and its key.
 type certificate struct{ cert, key, both string }
 
-// newCertificate makes a self-signed one, P-256, valid for a day.
+// newCertificate makes a self-signed P-256 certificate that is valid for a day.
 func newCertificate(dir string) (c certificate, err error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

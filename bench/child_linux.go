@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A child is a process that the bench has started. It dies with the context it
-// was started under, and with the bench.
+// A child is a process that the bench has started. It ends with its context and
+// with the bench.
 type child struct {
 	name   string
 	cmd    *exec.Cmd
@@ -26,17 +26,17 @@ type child struct {
 	out    *json.Decoder
 }
 
-// A command is how to start a child.
+// A command says how to start a child.
 type command struct {
 	name   string
 	args   []string
 	env    []string
-	signal os.Signal // that ends it, and all its children
-	ours   bool      // it takes and answers lines of JSON
-	core   int       // to pin it to, -1: any
+	signal os.Signal // ends it and all its children
+	ours   bool      // it reads and writes lines of JSON
+	core   int       // to pin it to; -1: any
 }
 
-// role is the command for this same program in a role.
+// role returns the command that runs this program in a role.
 func role(name string, core int, args ...string) command {
 	self, err := os.Executable()
 	if err != nil {
@@ -87,7 +87,7 @@ func start(ctx context.Context, c command) (*child, error) {
 	}
 	go func() {
 		defer close(p.gone)
-		cmd.Wait() // how it ended is told where it was asked something
+		cmd.Wait() // ask reports how it ended
 		cancel()
 	}()
 	return p, nil
@@ -96,13 +96,13 @@ func start(ctx context.Context, c command) (*child, error) {
 // askLimit bounds every exchange with a child.
 const askLimit = 2 * time.Minute
 
-// ask sends a child of ours a line and reads its answer.
-func (p *child) ask(question, answer any) error {
+// ask sends one of our children a line and reads its reply.
+func (p *child) ask(question, reply any) error {
 	defer time.AfterFunc(askLimit, p.cancel).Stop()
 	if err := p.in.Encode(question); err != nil {
 		return p.failed(err)
 	}
-	if err := p.out.Decode(answer); err != nil {
+	if err := p.out.Decode(reply); err != nil {
 		return p.failed(err)
 	}
 	return nil
@@ -112,13 +112,13 @@ func (p *child) failed(err error) error {
 	return fmt.Errorf("%s: %w; it said: %s", p.name, err, p.said.String())
 }
 
-// stop ends the child and waits until it is gone.
+// stop ends the child and waits for its end.
 func (p *child) stop() {
 	p.cancel()
 	<-p.gone
 }
 
-// A tail keeps the end of what is written to it.
+// A tail keeps the last bytes written to it.
 type tail struct {
 	mu   sync.Mutex
 	text []byte

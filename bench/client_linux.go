@@ -14,7 +14,7 @@ import (
 )
 
 // A client is one WebSocket of the load generator. It starts as an ordinary
-// connection; after detach it never waits for anything to read.
+// connection; after detach its reads never block.
 type client struct {
 	net.Conn
 	socket *socket
@@ -55,12 +55,12 @@ func (c *client) upgrade(addr, path string) error {
 	for !bytes.HasSuffix(head[:n], []byte("\r\n\r\n")) {
 		got, err := c.Read(head[n:])
 		if n += got; err != nil {
-			return fmt.Errorf("reading the answer to a handshake: %w", err)
+			return fmt.Errorf("reading the response to a handshake: %w", err)
 		}
 	}
-	answer := string(head[:n])
-	if !bytes.HasPrefix(head[:], []byte("HTTP/1.1 101 ")) || headerField(answer, "Sec-WebSocket-Accept") != acceptFor(clientKey) {
-		return fmt.Errorf("not a handshake's answer: %.200q", answer)
+	reply := string(head[:n])
+	if !bytes.HasPrefix(head[:], []byte("HTTP/1.1 101 ")) || headerField(reply, "Sec-WebSocket-Accept") != acceptFor(clientKey) {
+		return fmt.Errorf("not a handshake's response: %.200q", reply)
 	}
 	return nil
 }
@@ -84,7 +84,7 @@ func (c *client) expect(want []byte) error {
 	return nil
 }
 
-// hangUp closes as RFC 6455 has it: after the server.
+// hangUp closes after the server, as RFC 6455 requires.
 func (c *client) hangUp() error {
 	defer c.socket.Close()
 	if _, err := c.Write(frame.AppendControl(nil, frame.OpClose, nil, true)); err != nil {
@@ -99,7 +99,7 @@ func (c *client) hangUp() error {
 	return nil
 }
 
-// abort resets the connection, which leaves no port waiting.
+// abort resets the connection, which leaves no port in TIME_WAIT.
 func (c *client) abort() {
 	if tcp, ok := c.socket.Conn.(*net.TCPConn); ok && c.socket.fd < 0 {
 		tcp.SetLinger(0)
@@ -130,14 +130,14 @@ func (c *client) detach() error {
 	return nil
 }
 
-// A socket is a connection until it is detached, and then a descriptor whose
-// reads return errAgain where they would wait.
+// A socket is a connection until it is detached. Then it is a descriptor whose
+// reads return errAgain instead of blocking.
 type socket struct {
 	net.Conn
 	fd int // -1 before
 }
 
-// errAgain is a net.Error that a tls.Conn forgets and reads on after.
+// errAgain is a net.Error after which a tls.Conn can read again.
 var errAgain error = again{}
 
 type again struct{}
@@ -157,8 +157,8 @@ func (s *socket) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Write waits where it must. The other ends never wait for this thread, so
-// that ends.
+// Write blocks until all is written. The other ends never wait for this thread,
+// so this ends.
 func (s *socket) Write(p []byte) (int, error) {
 	if s.fd < 0 {
 		return s.Conn.Write(p)

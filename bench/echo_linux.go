@@ -12,8 +12,8 @@ import (
 
 // The upstream's paths.
 const (
-	echoPath   = "/echo"   // every message comes back
-	answerPath = "/answer" // every message is thrown away unread, and answered with serverFrame of its size
+	echoPath   = "/echo"   // every message is echoed
+	replyPath  = "/reply"  // every message is discarded, and serverFrame of its size is sent back
 	streamPath = "/stream" // the first message starts an endless stream of streamFrame
 )
 
@@ -21,29 +21,29 @@ const (
 const streamFrame = 64 << 10
 
 // An upstream is the server behind the proxies: one thread over epoll, which
-// copies no message that it does not have to.
+// avoids copying messages.
 type upstream struct {
 	epoll, listener int
 	conns           []*upstreamConn // by descriptor
 	buf             []byte
-	stream          []byte         // several frames, so that a write takes much
-	answers         map[int][]byte // by size
+	stream          []byte         // several frames, so that one write sends many bytes
+	replies         map[int][]byte // by size
 }
 
 type upstreamConn struct {
 	fd    int
 	serve func(*upstreamConn) error
-	in    []byte // what is not a whole request or message yet
-	left  int    // of a message that is thrown away
+	in    []byte // an incomplete request or message
+	left  int    // bytes left of a message to discard
 	size  int    // of that message
-	out   []byte // what the socket did not take
+	out   []byte // bytes that the socket did not accept
 	at    int    // in upstream.stream
 }
 
 // runUpstream is the role of the upstream. It listens at the address args[0]
-// and takes one-line commands: "reset" resets all connections.
+// and reads one-line commands: "reset" resets all connections.
 func runUpstream(args []string) error {
-	u := &upstream{buf: make([]byte, 256<<10), answers: map[int][]byte{}}
+	u := &upstream{buf: make([]byte, 256<<10), replies: map[int][]byte{}}
 	u.stream = bytes.Repeat(serverFrame(streamFrame), 8)
 	var err error
 	if u.listener, err = listen(args[0]); err != nil {
@@ -103,7 +103,7 @@ func (u *upstream) watch(op, fd int, events uint32) error {
 	return unix.EpollCtl(u.epoll, op, fd, &unix.EpollEvent{Events: events, Fd: int32(fd)})
 }
 
-// command obeys the parent, whose end is the upstream's end too.
+// command runs the parent's commands. The upstream ends when the parent ends.
 func (u *upstream) command() error {
 	n, err := unix.Read(0, u.buf)
 	if err != nil || n == 0 {
@@ -149,8 +149,8 @@ func (u *upstream) close(c *upstreamConn) {
 	unix.Close(c.fd)
 }
 
-// handle serves a connection that is ready, to read or to take what is left
-// for it: never both, so that nothing piles up.
+// handle serves a ready connection: it either reads, or writes the pending
+// bytes. It never does both, so that pending bytes do not accumulate.
 func (u *upstream) handle(c *upstreamConn) {
 	var err error
 	if len(c.out) > 0 {
@@ -167,7 +167,8 @@ func (u *upstream) handle(c *upstreamConn) {
 	}
 }
 
-// write sends p, which the connection keeps where the socket is full.
+// write sends p. The connection keeps the bytes that the socket does not
+// accept.
 func (u *upstream) write(c *upstreamConn, p []byte) error {
 	n, err := rawWrite(c.fd, p)
 	if err != nil && err != unix.EAGAIN {
@@ -180,7 +181,7 @@ func (u *upstream) write(c *upstreamConn, p []byte) error {
 	return nil
 }
 
-// request answers the handshake.
+// request responds to the handshake.
 func (u *upstream) request(c *upstreamConn) error {
 	n, err := rawRead(c.fd, u.buf)
 	if err != nil {
@@ -197,8 +198,8 @@ func (u *upstream) request(c *upstreamConn) error {
 	switch path {
 	case echoPath:
 		c.serve = u.echo
-	case answerPath:
-		c.serve = u.answer
+	case replyPath:
+		c.serve = u.reply
 	case streamPath:
 		c.serve = u.startStream
 	default:
@@ -208,8 +209,8 @@ func (u *upstream) request(c *upstreamConn) error {
 		"Sec-WebSocket-Accept: "+acceptFor(headerField(request, "Sec-WebSocket-Key"))+"\r\n\r\n"))
 }
 
-// echo sends the next message back from where it was received: the header
-// without a mask is shorter, and fits before the payload.
+// echo sends the next message back from the buffer where it was received: the
+// header without a mask is shorter and fits before the payload.
 func (u *upstream) echo(c *upstreamConn) error {
 	n, err := rawRead(c.fd, u.buf)
 	if err != nil {
@@ -237,7 +238,7 @@ func (u *upstream) echo(c *upstreamConn) error {
 	if err := u.write(c, b[start:]); err != nil {
 		return err
 	}
-	if h.Opcode == frame.OpClose { // it is the server that closes first
+	if h.Opcode == frame.OpClose { // the server closes first
 		return fmt.Errorf("closed")
 	}
 	if len(c.out) > 0 {
@@ -247,8 +248,8 @@ func (u *upstream) echo(c *upstreamConn) error {
 	return nil
 }
 
-// answer throws a message away and sends the prepared one of the same size.
-func (u *upstream) answer(c *upstreamConn) error {
+// reply discards a message and sends a prepared one of the same size.
+func (u *upstream) reply(c *upstreamConn) error {
 	if c.left == 0 {
 		b := u.buf[:frame.MaxHeader-len(c.in)]
 		n, err := rawRead(c.fd, b)
@@ -262,7 +263,7 @@ func (u *upstream) answer(c *upstreamConn) error {
 		}
 		c.in = c.in[:0]
 		if size != frame.MaxHeader {
-			return fmt.Errorf("a message too small for " + answerPath)
+			return fmt.Errorf("a message too small for " + replyPath)
 		}
 		c.left, c.size = int(h.Length), int(h.Length)
 	}
@@ -273,15 +274,15 @@ func (u *upstream) answer(c *upstreamConn) error {
 	if c.left -= n; c.left > 0 {
 		return nil
 	}
-	answer := u.answers[c.size]
-	if answer == nil {
-		answer = serverFrame(c.size)
-		u.answers[c.size] = answer
+	reply := u.replies[c.size]
+	if reply == nil {
+		reply = serverFrame(c.size)
+		u.replies[c.size] = reply
 	}
-	return u.write(c, answer)
+	return u.write(c, reply)
 }
 
-// startStream waits for the message that asks for the stream.
+// startStream waits for the message that starts the stream.
 func (u *upstream) startStream(c *upstreamConn) error {
 	if _, err := rawRead(c.fd, u.buf); err != nil {
 		return err
@@ -290,7 +291,7 @@ func (u *upstream) startStream(c *upstreamConn) error {
 	return u.watch(unix.EPOLL_CTL_MOD, c.fd, unix.EPOLLOUT)
 }
 
-// streamOn writes once what the socket takes.
+// streamOn writes once, as many bytes as the socket accepts.
 func (u *upstream) streamOn(c *upstreamConn) error {
 	n, err := rawWrite(c.fd, u.stream[c.at:])
 	if err != nil {

@@ -20,7 +20,7 @@ func clientFrame(n int) []byte {
 	return frame.Append(nil, frame.Header{Fin: true, Opcode: frame.OpBinary, Masked: true, Key: maskKey}, payload(n))
 }
 
-// serverFrame returns what answers clientFrame(n).
+// serverFrame returns the echo of clientFrame(n).
 func serverFrame(n int) []byte {
 	return frame.Append(nil, frame.Header{Fin: true, Opcode: frame.OpBinary}, payload(n))
 }

@@ -18,7 +18,7 @@ func TestAClientFrameIsTheMaskedServerFrame(t *testing.T) {
 		frame.Mask(got[size:], h.Key)
 		h.Masked = false
 		if !bytes.Equal(append(h.Append(nil), got[size:]...), serverFrame(n)) {
-			t.Errorf("%d bytes unmasked are not the answer", n)
+			t.Errorf("%d bytes: unmasked, they are not the server's frame", n)
 		}
 	}
 }

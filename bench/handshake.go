@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// clientKey is the Sec-WebSocket-Key of every client, that of RFC 6455.
+// clientKey is the Sec-WebSocket-Key of every client, from RFC 6455.
 const clientKey = "dGhlIHNhbXBsZSBub25jZQ=="
 
 // headerField returns a field of a message's head, or "".
@@ -19,7 +19,8 @@ func headerField(head, name string) string {
 	return ""
 }
 
-// acceptFor is the answer to a Sec-WebSocket-Key (RFC 6455, section 4.2.2).
+// acceptFor returns the accept value for a Sec-WebSocket-Key (RFC 6455, section
+// 4.2.2).
 func acceptFor(key string) string {
 	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
 	return base64.StdEncoding.EncodeToString(sum[:])

@@ -11,11 +11,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// roundTrips has every client send a message as soon as the last one is back.
+// roundTrips makes every client send a message as soon as the last one has been
+// echoed.
 func (l *load) roundTrips() (res result, err error) {
 	path := echoPath
 	if l.Size >= 1<<16 {
-		path = answerPath
+		path = replyPath
 		if err := l.checkEcho(); err != nil {
 			return res, err
 		}
@@ -29,9 +30,9 @@ func (l *load) roundTrips() (res result, err error) {
 	if err != nil {
 		return res, err
 	}
-	message, answer := clientFrame(l.Size), serverFrame(l.Size)
-	size := len(answer)
-	header := answer[:size-l.Size]
+	message, reply := clientFrame(l.Size), serverFrame(l.Size)
+	size := len(reply)
+	header := reply[:size-l.Size]
 	left, sent := make([]int, len(l.clients)), make([]time.Time, len(l.clients))
 	send := func(i int, now time.Time) error {
 		left[i], sent[i] = size, now
@@ -57,7 +58,7 @@ func (l *load) roundTrips() (res result, err error) {
 				return fmt.Errorf("a wrong frame came back")
 			}
 			if left[i] -= n; left[i] > 0 && !l.TLS && n > shortRead {
-				return nil // epoll tells when there is more
+				return nil // epoll reports more bytes
 			}
 		}
 		now := time.Now()
@@ -75,11 +76,11 @@ func (l *load) roundTrips() (res result, err error) {
 
 const (
 	smallMessage = 4 << 10
-	shortRead    = 64 // has a frame's header
+	shortRead    = 64 // holds a frame's header
 )
 
-// take reads up to left bytes of a message, into buf where it is TLS or the
-// message's start, and otherwise anywhere.
+// take reads up to left bytes of a message. It reads into buf for TLS, for a
+// small message and at a message's start, and otherwise discards the bytes.
 func (c *client) take(buf []byte, left int, first bool) (int, error) {
 	switch {
 	case c.secure || left <= smallMessage:
@@ -95,7 +96,7 @@ func (c *client) take(buf []byte, left int, first bool) (int, error) {
 	}
 }
 
-// checkEcho has one message of the size come back byte for byte.
+// checkEcho checks that one message of the size is echoed byte for byte.
 func (l *load) checkEcho() error {
 	c, err := open(l.Addr, echoPath, l.config)
 	if err != nil {
@@ -105,7 +106,7 @@ func (l *load) checkEcho() error {
 	return c.exchange(clientFrame(l.Size), serverFrame(l.Size))
 }
 
-// negotiated names the version and the cipher of TLS.
+// negotiated returns the names of the TLS version and cipher.
 func (l *load) negotiated() string {
 	if len(l.clients) == 0 || !l.TLS {
 		return ""
@@ -114,7 +115,7 @@ func (l *load) negotiated() string {
 	return tls.VersionName(state.Version) + " " + tls.CipherSuiteName(state.CipherSuite) + " " + state.CurveID.String()
 }
 
-// stream counts what an endless stream brings.
+// stream counts the bytes of an endless stream.
 func (l *load) stream() (res result, err error) {
 	if err := l.openAll(streamPath); err != nil {
 		return res, err
@@ -125,7 +126,7 @@ func (l *load) stream() (res result, err error) {
 		return res, err
 	}
 	err = l.drive(epoll, &res, func(i int, measured bool) error {
-		for range 64 { // TLS: what is left of the last record as well
+		for range 64 { // TLS: also read the rest of the last record
 			n, err := l.clients[i].take(l.buf, 1<<20, false)
 			if err == errAgain {
 				return nil

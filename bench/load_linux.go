@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A job is what the parent asks of the load generator, one line of JSON.
+// A job is the parent's request to the load generator, one line of JSON.
 type job struct {
 	Kind string // see load.do
 	Addr string
@@ -22,15 +22,15 @@ type job struct {
 	// Conns is the number of connections, or of concurrent handshakes.
 	Conns        int
 	Warm, Window time.Duration
-	PIDs         []int // whose CPU to take
+	PIDs         []int // processes whose CPU time to measure
 }
 
-// A result answers a job.
+// A result is the reply to a job.
 type result struct {
 	Count    int64 // of round trips, handshakes or reads
 	Bytes    int64
-	Window   time.Duration // as it was
-	CPU      time.Duration // of PIDs in the window
+	Window   time.Duration // as measured
+	CPU      time.Duration // CPU time of PIDs in the window
 	P50, P99 time.Duration // of round trips
 	TLS      string        // what was negotiated
 	Error    string
@@ -54,7 +54,7 @@ func runLoad() error {
 	for {
 		l.job = job{}
 		if err := in.Decode(&l.job); err != nil {
-			return nil // the parent is gone
+			return nil // the parent has ended
 		}
 		res, err := l.do()
 		if err != nil {
@@ -69,8 +69,8 @@ func runLoad() error {
 func (l *load) do() (res result, err error) {
 	l.config = nil
 	if l.TLS {
-		// The same curve for all, which the oldest peer knows too; and no
-		// time for the certificate.
+		// All peers use the same curve, which the oldest one supports. The
+		// certificate is not verified, to save time.
 		l.config = &tls.Config{InsecureSkipVerify: true, CurvePreferences: []tls.CurveID{tls.X25519}}
 	}
 	if l.Kind == "close" {
@@ -100,8 +100,8 @@ func (l *load) closeAll() {
 	l.clients = l.clients[:0]
 }
 
-// openAll opens clients until there are Conns, and has each pass a message
-// there and back.
+// openAll opens clients until there are Conns, and sends an echoed message
+// through each.
 func (l *load) openAll(path string) error {
 	frame, want := clientFrame(max(l.Size, 1)), serverFrame(max(l.Size, 1))
 	if path == streamPath {
@@ -138,7 +138,7 @@ func (l *load) openAll(path string) error {
 	return failed
 }
 
-// stuck is how long a window may last beyond its time until something comes.
+// stuck is how long a window may wait for an event beyond its end.
 const stuck = 10 * time.Second
 
 var errStuck = errors.New("nothing came through")
@@ -157,7 +157,8 @@ func (l *load) end(res *result) (err error) {
 	return err
 }
 
-// watch detaches all clients and has them watched: events carry their index.
+// watch detaches all clients and adds them to epoll. Events carry a client's
+// index.
 func (l *load) watch() (epoll int, err error) {
 	if epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
 		return 0, err
@@ -173,8 +174,8 @@ func (l *load) watch() (epoll int, err error) {
 	return epoll, nil
 }
 
-// drive calls handle for clients that have something to read, through the
-// warm-up and the window, and says which of them it is.
+// drive calls handle for readable clients during the warm-up and the window,
+// and tells it which of the two it is.
 func (l *load) drive(epoll int, res *result, handle func(i int, measured bool) error) error {
 	start, measured := time.Now(), false
 	for {

@@ -59,7 +59,7 @@ func parseFlags(args []string) (settings, error) {
 		return s, err
 	}
 	if s.quick && s.out == flags.Lookup("out").DefValue {
-		s.out += "/quick" // not over figures that mean something
+		s.out += "/quick" // does not overwrite full results
 	}
 	s.peers = split(peers)
 	s.only = split(only)
@@ -86,7 +86,7 @@ func parseFlags(args []string) (settings, error) {
 	return s, nil
 }
 
-// split takes a list apart; an empty string is an empty list.
+// split splits a list. An empty string is an empty list.
 func split(list string) []string {
 	return strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == ' ' })
 }
@@ -124,7 +124,7 @@ func main() {
 	exit(err)
 }
 
-// exit ends the process, with a line where something failed.
+// exit ends the process and prints err, if any.
 func exit(err error) {
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)

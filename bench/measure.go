@@ -29,7 +29,7 @@ var (
 	roundtrip = []metric{rate, cpu, p50, p99, busy}
 )
 
-// The peers' figures hang on these sizes; -quick takes few of everything.
+// The figures depend on these sizes. -quick uses small ones.
 const (
 	fewTunnels  = 1000
 	manyTunnels = 9000
@@ -60,7 +60,7 @@ func measureNames() []string {
 	return names
 }
 
-// portablePeer is the peer that runs only when asked for.
+// portablePeer runs only if -peers names it.
 const portablePeer = "wsproxy-portable"
 
 // defaultPeers are the others, in the table's order.

@@ -13,23 +13,23 @@ import (
 	"syscall"
 )
 
-// A peer is a proxy that can be started.
+// A peer is a proxy that the bench can start.
 type peer struct {
 	name    string
 	version string
-	command func(place) (command, error) // nil: no proxy at all
+	command func(place) (command, error) // nil: no proxy
 }
 
-// A place is where a proxy is to listen, and where to send to.
+// A place says where a proxy listens and what it forwards to.
 type place struct {
 	addr, upstream string
 	cert           *certificate // nil without TLS
-	dir            string       // for files of its own
+	dir            string       // for its files
 	files          int          // that a process may have open
 	core           int          // to pin it to, -1: any
 }
 
-// findPeer returns a peer, or why it is left out.
+// findPeer returns a peer, or an error that says why it is left out.
 func findPeer(ctx context.Context, name, dir string) (peer, error) {
 	p := peer{name: name}
 	switch name {
@@ -73,7 +73,7 @@ func findPeer(ctx context.Context, name, dir string) (peer, error) {
 	return p, nil
 }
 
-// findProgram also looks where a user's PATH may not lead.
+// findProgram also looks in directories that a user's PATH may lack.
 func findProgram(name string) (string, error) {
 	for _, path := range []string{name, "/usr/sbin/" + name, "/usr/local/sbin/" + name} {
 		if found, err := exec.LookPath(path); err == nil {
@@ -104,7 +104,7 @@ func goProxy(name string, at place) command {
 	return c
 }
 
-// nginx is the well-known recipe, with one worker.
+// nginx runs the well-known recipe with one worker.
 func nginx(program string, at place) (command, error) {
 	user, listen := "", at.addr
 	if os.Geteuid() == 0 {
@@ -155,7 +155,7 @@ http {
 	}, err
 }
 
-// haproxy is a plain mode http, with one thread.
+// haproxy runs in mode http with one thread.
 func haproxy(program string, at place) (command, error) {
 	bind := at.addr
 	if at.cert != nil {

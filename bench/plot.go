@@ -72,7 +72,7 @@ var (
 	rule   = color.RGBA{0xd8, 0xdc, 0xe0, 0xff}
 )
 
-// plot draws all for which there are figures.
+// plot draws all plots for which there are figures.
 func (r *report) plot(dir string) error {
 	for _, d := range drawings() {
 		svg, err := r.draw(d)
@@ -91,7 +91,7 @@ func (r *report) plot(dir string) error {
 	return nil
 }
 
-// draw returns a drawing, or nil where no panel has a figure.
+// draw returns a drawing, or nil if no panel has a figure.
 func (r *report) draw(d drawing) ([]byte, error) {
 	var plots []*plot.Plot
 	rows := 0
@@ -132,7 +132,7 @@ func (r *report) draw(d drawing) ([]byte, error) {
 	if _, err := canvas.WriteTo(&svg); err != nil {
 		return nil, err
 	}
-	// Arial and Helvetica are as wide, where there is no Liberation.
+	// Arial and Helvetica have the same widths, for systems without Liberation.
 	return bytes.ReplaceAll(svg.Bytes(), []byte("font-family:Liberation Sans"), []byte("font-family:Liberation Sans,Arial,Helvetica,sans-serif")), nil
 }
 

@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// cpuTime returns the CPU that processes have used since they started, all
-// their threads, to the nanosecond.
+// cpuTime returns the CPU time of all threads of processes since they started,
+// to the nanosecond.
 func cpuTime(pids []int) (time.Duration, error) {
 	var sum time.Duration
 	for _, pid := range pids {
@@ -44,7 +44,7 @@ func memory(pids []int) (int64, error) {
 	return sum, nil
 }
 
-// family returns a process and all below it.
+// family returns a process and all its descendants.
 func family(pid int) []int {
 	pids := []int{pid}
 	tasks, _ := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))

@@ -65,13 +65,13 @@ func runProxy(args []string) error {
 	return settle()
 }
 
-// settle has every line of the parent's answered once this process has
-// returned its free memory, as idleness would make it in some minutes. It ends
-// with the parent's end.
+// settle replies to each line from the parent after returning the process's
+// free memory, as an idle process does after some minutes. It returns when the
+// parent ends.
 func settle() error {
 	lines := bufio.NewScanner(os.Stdin)
 	for lines.Scan() {
-		runtime.GC() // sync.Pool gives up in two steps
+		runtime.GC() // sync.Pool releases items in two steps
 		runtime.GC()
 		debug.FreeOSMemory()
 		if _, err := os.Stdout.WriteString("{}\n"); err != nil {

@@ -59,7 +59,7 @@ func (t *trial) start(p peer) (err error) {
 	if err := t.await(t.proxy, t.addr); err != nil {
 		return err
 	}
-	if p.name == "nginx" { // the master listens before there is a worker
+	if p.name == "nginx" { // the master listens before a worker has started
 		if err := t.do(&result{}, job{Kind: "open", Conns: 1, Size: 1}); err != nil {
 			return err
 		}
@@ -71,11 +71,11 @@ func (t *trial) start(p peer) (err error) {
 	return nil
 }
 
-// hangUp ends all tunnels, from the upstream's side: no port is left waiting,
-// and no proxy goes on to take a stream that has lost its client.
+// hangUp ends all tunnels from the upstream's side. This leaves no port in
+// TIME_WAIT, and no proxy keeps reading a stream whose client is gone.
 func (t *trial) hangUp() {
-	var answer struct{}
-	if t.upstream.ask("reset", &answer) == nil {
+	var reply struct{}
+	if t.upstream.ask("reset", &reply) == nil {
 		t.load.ask(job{Kind: "close"}, &result{})
 	}
 }
@@ -90,7 +90,7 @@ func (t *trial) stop() {
 	}
 }
 
-// do has the load generator do a job.
+// do runs a job on the load generator.
 func (t *trial) do(res *result, j job) error {
 	j.Addr, j.TLS, j.PIDs = t.addr, t.tls, t.pids
 	if err := t.load.ask(j, res); err != nil {
@@ -140,13 +140,13 @@ func (t *trial) take(m measure) (values map[string]float64, tls string, err erro
 	return values, res.TLS, nil
 }
 
-// idle opens tunnels, and takes the memory that they add and the CPU that they
-// cost while nothing happens.
+// idle opens tunnels and measures the memory that they add and the CPU that
+// they use while idle.
 func (t *trial) idle(m measure) (map[string]float64, error) {
 	if t.proxy == nil {
 		return map[string]float64{}, nil
 	}
-	// What the first tunnels ever make a proxy load is not theirs.
+	// Memory that the first tunnels make a proxy allocate once is not counted.
 	if err := t.do(&result{}, job{Kind: "open", Size: m.size, Conns: 8}); err != nil {
 		return nil, err
 	}
@@ -185,13 +185,13 @@ func (t *trial) idle(m measure) (map[string]float64, error) {
 	return values, err
 }
 
-// settled returns the proxy's memory, some time after all is quiet.
+// settled returns the proxy's memory some time after the last traffic.
 func (t *trial) settled() (int64, error) {
 	pause := t.window / 4
 	time.Sleep(pause)
 	if t.proxy.in != nil {
-		var answer struct{}
-		if err := t.proxy.ask("settle", &answer); err != nil {
+		var reply struct{}
+		if err := t.proxy.ask("settle", &reply); err != nil {
 			return 0, err
 		}
 		time.Sleep(pause)

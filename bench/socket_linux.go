@@ -11,13 +11,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The calls below are on non-blocking sockets, so the scheduler need not know
-// of them.
+// The calls below are on non-blocking sockets, so they bypass the scheduler.
 
 // rawRead reads once; the end of the stream is io.EOF.
 func rawRead(fd int, p []byte) (int, error) { return receive(fd, &p[0], len(p), 0) }
 
-// rawDiscard takes up to n bytes off a TCP socket without copying them.
+// rawDiscard removes up to n bytes from a TCP socket's buffer without copying
+// them.
 func rawDiscard(fd int, scratch []byte, n int) (int, error) {
 	return receive(fd, &scratch[0], n, unix.MSG_TRUNC)
 }
@@ -62,7 +62,7 @@ func sockaddr(addr string) (unix.Sockaddr, error) {
 	return &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()}, nil
 }
 
-// epollWait waits for events, which must come in time.
+// epollWait waits for events and returns an error if none arrives in time.
 func epollWait(epoll int, events []unix.EpollEvent, limit time.Duration) (int, error) {
 	for {
 		n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(epoll), uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), uintptr(limit.Milliseconds()), 0, 0)

@@ -22,7 +22,8 @@ func TestMedian(t *testing.T) {
 }
 
 func TestARatioIsOfTheSameRound(t *testing.T) {
-	// The machine got ten times slower in round 1, which must not show.
+	// The machine got ten times slower in round 1. The ratio must not show
+	// that.
 	a, b := series{0: 1, 1: 10, 2: 1}, series{0: 2, 1: 20, 2: 2}
 	if got, ok := ratio(a, b); got != 0.5 || !ok {
 		t.Errorf("the ratio is %v, %v, want 0.5", got, ok)

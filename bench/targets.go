@@ -1,7 +1,7 @@
 package main
 
-// A target is what wsproxy is held to: a ratio to a peer, or a bound of its
-// own where that is "".
+// A target is a bound for wsproxy: on its ratio to a peer, or on its own figure
+// if the peer is "".
 type target struct {
 	label                      string
 	transport, measure, metric string
@@ -21,7 +21,7 @@ func against(label, measure, metric string, least bool, bounds map[string]float6
 	return list
 }
 
-// targets returns all of them, in the table's order.
+// targets returns all targets in the table's order.
 func targets() []target {
 	type bounds = map[string]float64
 	var list []target
@@ -44,7 +44,7 @@ func targets() []target {
 	return list
 }
 
-// A verdict is a target and how it went.
+// A verdict is a target and its result.
 type verdict struct {
 	Target    string  `json:"target"`
 	Transport string  `json:"transport"`
@@ -55,7 +55,7 @@ type verdict struct {
 	Met       bool    `json:"met"`
 }
 
-// judge holds what was measured to the targets, leaving out those that lack
+// judge compares the figures with the targets. It leaves out targets without
 // figures.
 func judge(cells map[cell]series) []verdict {
 	var verdicts []verdict

@@ -1,5 +1,5 @@
-// Package browser_test has a real browser open WebSockets through wsproxy, from
-// a page of its own and from the demo page of cmd/wsproxy.
+// Package browser_test makes a real browser open WebSockets through wsproxy,
+// from a test page and from the demo page of cmd/wsproxy.
 package browser_test
 
 import (
@@ -18,7 +18,7 @@ import (
 
 func TestMain(m *testing.M) { testkit.Main(m) }
 
-// TestChromium is one test, so that all of it has one browser.
+// TestChromium is one test, so that all subtests share one browser.
 func TestChromium(t *testing.T) {
 	browser := start(t, testkit.Program(t, "chromium"))
 	program := build(t)
@@ -47,14 +47,14 @@ func TestChromium(t *testing.T) {
 	t.Run("opens a socket beside a page over HTTP/2", func(t *testing.T) { testHTTP2(t, browser) })
 }
 
-// start runs a browser until the test's end.
+// start runs a browser until the test ends.
 func start(t *testing.T, program string) context.Context {
 	t.Helper()
 	flags := []chromedp.ExecAllocatorOption{chromedp.ExecPath(program)}
 	for _, name := range []string{
 		"headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking",
 		"disable-component-update", "disable-sync", "disable-breakpad", "disable-dev-shm-usage",
-		"ignore-certificate-errors", // of this browser alone, which sees nothing but the tests' servers
+		"ignore-certificate-errors", // this browser visits only the tests' servers
 	} {
 		flags = append(flags, chromedp.Flag(name, true))
 	}
@@ -72,8 +72,8 @@ func start(t *testing.T, program string) context.Context {
 // A tab shows a page. Its methods are for the test's goroutine.
 type tab struct{ context.Context }
 
-// open shows url in a tab, until the test's end, and has the test fail if a
-// script of the page does.
+// open shows url in a tab until the test ends. The test fails if a script of
+// the page fails.
 func open(t *testing.T, browser context.Context, url string) *tab {
 	t.Helper()
 	ctx, cancel := chromedp.NewContext(browser)
@@ -100,7 +100,7 @@ func (page *tab) timeout() (context.Context, context.CancelFunc) {
 	return context.WithTimeoutCause(page, 3*testkit.Patience, errors.New("the browser takes too long"))
 }
 
-// do takes steps that have to succeed.
+// do runs actions that must succeed.
 func (page *tab) do(t *testing.T, steps ...chromedp.Action[chromedp.Void]) {
 	t.Helper()
 	ctx, cancel := page.timeout()
@@ -108,7 +108,7 @@ func (page *tab) do(t *testing.T, steps ...chromedp.Action[chromedp.Void]) {
 	require.NoError(t, chromedp.Do(ctx, steps...))
 }
 
-// call returns what an expression of the page, or its promise, comes to.
+// call returns the value of an expression in the page. It awaits promises.
 func call[T any](t *testing.T, page *tab, expression string) T {
 	t.Helper()
 	ctx, cancel := page.timeout()

@@ -52,7 +52,7 @@ func run(t *testing.T, program string, flags ...string) (process *os.Process, ur
 	return cmd.Process, fields[1]
 }
 
-// selfSigned returns flags for a certificate that nobody trusts: httptest's.
+// selfSigned returns flags for an untrusted certificate, httptest's.
 func selfSigned(t *testing.T) []string {
 	t.Helper()
 	s := httptest.NewUnstartedServer(http.NotFoundHandler())
@@ -101,7 +101,7 @@ func testDemo(t *testing.T, browser context.Context, program string, flags ...st
 	page.text(t, "#close", "Closed with 1001 – going away, reason “shutting down”, clean.")
 }
 
-// testDemoPlot has each echo of a probe add a dot.
+// testDemoPlot checks that each echo of a probe adds a dot.
 func testDemoPlot(t *testing.T, browser context.Context, program string) {
 	_, url := run(t, program)
 	page := open(t, browser, url)
@@ -134,7 +134,8 @@ func testDemoPlot(t *testing.T, browser context.Context, program string) {
 	assert.True(t, got.Ordered, "the newest is on the right")
 }
 
-// testDemoColours has the page light or dark as the browser is, and readable.
+// testDemoColours checks that the page follows the browser's light or dark
+// setting and is readable.
 func testDemoColours(t *testing.T, browser context.Context, program string) {
 	_, url := run(t, program)
 	page := open(t, browser, url)
@@ -143,7 +144,7 @@ func testDemoColours(t *testing.T, browser context.Context, program string) {
 
 	type look struct {
 		Background float64 `json:"background"` // from 0, black, to 1, white
-		Contrast   float64 `json:"contrast"`   // of the text, as WCAG 2 has it
+		Contrast   float64 `json:"contrast"`   // of the text, as defined by WCAG 2
 	}
 	looks := func(scheme string) map[string]look {
 		page.do(t, chromedp.Func(func(ctx context.Context, tab *chromedp.Target) error {
@@ -173,7 +174,7 @@ func testDemoColours(t *testing.T, browser context.Context, program string) {
 	for selector, inLight := range light {
 		assert.GreaterOrEqual(t, inLight.Contrast, 4.5, "%s in light", selector)
 		assert.GreaterOrEqual(t, dark[selector].Contrast, 4.5, "%s in dark", selector)
-		if selector != "#send" { // stands out from either
+		if selector != "#send" { // contrasts with both
 			assert.Greater(t, inLight.Background, .7, "%s in light", selector)
 			assert.Less(t, dark[selector].Background, .1, "%s in dark", selector)
 		}
@@ -236,7 +237,7 @@ const broken = `(() => {
 	return words;
 })()`
 
-// testDemoPhone shows the page on a phone that is 360 pixels wide.
+// testDemoPhone checks the page on a phone that is 360 pixels wide.
 func testDemoPhone(t *testing.T, browser context.Context, program string) {
 	_, url := run(t, program, "-header", "X-Long: "+strings.Repeat("x", 500))
 	page := open(t, browser, url)
@@ -261,7 +262,7 @@ func testDemoPhone(t *testing.T, browser context.Context, program string) {
 		assert.LessOrEqual(t, got.Page, 360, when)
 		assert.Equal(t, 360, got.Window, "%s: the browser zooms out", when)
 		assert.Empty(t, got.Beyond, when)
-		assert.Greater(t, got.Card, 320., "%s: cards stand side by side", when)
+		assert.Greater(t, got.Card, 320., "%s: cards are side by side", when)
 		assert.Zero(t, got.Aside, "%s: messages go on to the side", when)
 		assert.Empty(t, call[[]string](t, page, broken), "%s: words that a line break divides", when)
 	}

@@ -31,7 +31,7 @@ func withPage(proxy http.Handler) http.Handler {
 	return mux
 }
 
-// A closing is what the page's onclose and onerror saw.
+// A closing is what the page's onclose and onerror received.
 type closing struct {
 	Code     int    `json:"code"`
 	Reason   string `json:"reason"`
@@ -45,7 +45,7 @@ func show(t *testing.T, browser context.Context, scheme, upstream string, opts .
 	return f, open(t, browser, pageScheme(scheme)+strings.TrimPrefix(f.URL, scheme))
 }
 
-// pageScheme is that of a page whose sockets are of scheme.
+// pageScheme returns the scheme of a page whose sockets have scheme.
 func pageScheme(scheme string) string { return "http" + strings.TrimPrefix(scheme, "ws") }
 
 func testTalk(t *testing.T, browser context.Context, scheme string) {
@@ -98,7 +98,7 @@ func testDrain(t *testing.T, browser context.Context, scheme string) {
 	e := f.Ending(t, "/echo/waits")
 	assert.Equal(t, wsproxy.ReasonShutdown, e.Reason)
 	assert.NoError(t, e.Err)
-	assert.Equal(t, 1001, e.FromClient.CloseCode, "the browser's answer")
+	assert.Equal(t, 1001, e.FromClient.CloseCode, "the browser's reply")
 }
 
 func testDeadUpstream(t *testing.T, browser context.Context, scheme string) {
@@ -143,9 +143,9 @@ func testTwoHundred(t *testing.T, browser context.Context, scheme string) {
 	assert.Equal(t, 1001, f.Ending(t, "/echo/many").FromClient.CloseCode, "the code for a page that is closed")
 }
 
-// testHTTP2 has a server in front that prefers HTTP/2, which the browser takes
-// for the page. As the server does not offer RFC 8441, the browser opens a
-// connection with HTTP/1.1 for the socket.
+// testHTTP2 uses a front server that prefers HTTP/2, which the browser uses for
+// the page. The server does not offer RFC 8441, so the browser opens an
+// HTTP/1.1 connection for the socket.
 func testHTTP2(t *testing.T, browser context.Context) {
 	var mu sync.Mutex
 	protos := map[string]string{}

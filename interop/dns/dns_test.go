@@ -1,5 +1,5 @@
-// Package dns_test has wsproxy discover its servers from a real DNS server,
-// whose answers change while tunnels run.
+// Package dns_test makes wsproxy discover its servers from a real DNS server,
+// whose records change while tunnels are open.
 package dns_test
 
 import (
@@ -29,7 +29,7 @@ func TestMain(m *testing.M) { testkit.Main(m) }
 // A zone is a DNS server on the loopback interface.
 type zone struct {
 	mu      sync.Mutex
-	records []string // in the form of a zone file
+	records []string // in the syntax of a zone file
 	rcode   int
 	asked   int
 	addr    string
@@ -82,14 +82,14 @@ func (z *zone) ServeDNS(w dns.ResponseWriter, q *dns.Msg) {
 	w.WriteMsg(m)
 }
 
-// set changes what the zone answers.
+// set changes the records.
 func (z *zone) set(rcode int, records ...string) {
 	z.mu.Lock()
 	defer z.mu.Unlock()
 	z.rcode, z.records, z.asked = rcode, records, 0
 }
 
-// heard reports how many questions came since set.
+// heard returns how many queries arrived since set.
 func (z *zone) heard() int {
 	z.mu.Lock()
 	defer z.mu.Unlock()
@@ -111,7 +111,7 @@ func eventually(t *testing.T, cond func() bool, what string) {
 	}
 }
 
-// watch has u follow r until the test's end.
+// watch makes u follow r until the test ends.
 func watch(t *testing.T, u *wsproxy.Upstream, r wsproxy.Resolver) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error)
@@ -132,7 +132,7 @@ func describe(u *wsproxy.Upstream) string {
 	return b.String()
 }
 
-// server switches every request at ip:port, says who it is and echoes.
+// server serves ip:port. It switches every request, sends its name and echoes.
 func server(t *testing.T, ip string, port int) (actual int) {
 	t.Helper()
 	l, err := net.Listen("tcp", net.JoinHostPort(ip, strconv.Itoa(port)))
@@ -153,7 +153,7 @@ func server(t *testing.T, ip string, port int) (actual int) {
 	return l.Addr().(*net.TCPAddr).Port
 }
 
-// open opens a tunnel and returns its client's end and who switched.
+// open opens a tunnel and returns the client's end and the server's name.
 func open(t *testing.T, addr string) (net.Conn, string) {
 	t.Helper()
 	conn, err := net.Dial("tcp", addr)
@@ -220,7 +220,7 @@ func TestNewTunnelsFollowDNSAndOpenOnesStay(t *testing.T) {
 	}
 	for _, rcode := range []int{dns.RcodeServerFailure, dns.RcodeNameError, dns.RcodeSuccess} {
 		z.set(rcode)
-		eventually(t, func() bool { return z.heard() > 4 }, "nobody asks")
+		eventually(t, func() bool { return z.heard() > 4 }, "no query arrives")
 		if got := describe(u); got != second {
 			t.Fatalf("after rcode %d: %s", rcode, got)
 		}
@@ -228,7 +228,7 @@ func TestNewTunnelsFollowDNSAndOpenOnesStay(t *testing.T) {
 	echo()
 }
 
-// silence drops what Watch logs of lookups that are to fail.
+// silence discards what Watch logs about lookups that must fail.
 func silence(t *testing.T) {
 	was := slog.Default()
 	slog.SetDefault(slog.New(slog.DiscardHandler))

@@ -19,14 +19,15 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A client is a WebSocket's client, down to its frames and its socket.
+// A client is a WebSocket client that gives access to its frames and its
+// socket.
 type client struct {
 	net.Conn
 	tcp *net.TCPConn
 	r   io.Reader
 }
 
-// raw connects to the proxy, over TLS where it speaks that. Patience bounds
+// raw connects to the proxy, with TLS if the proxy has it. Patience bounds
 // every read and write.
 func (p *process) raw() (*client, error) {
 	conn, err := p.dial("tcp", p.addr)
@@ -47,7 +48,7 @@ func (p *process) raw() (*client, error) {
 	return c, nil
 }
 
-// open opens a WebSocket. An answer other than 101 is a ws.StatusError.
+// open opens a WebSocket. A response other than 101 is a ws.StatusError.
 func (p *process) open(path string) (*client, error) {
 	c, err := p.raw()
 	if err != nil {
@@ -68,7 +69,8 @@ func (c *client) upgrade(path string) error {
 	return err
 }
 
-// client is open for the test's goroutine; the test's end closes it.
+// client is open, for the test's goroutine. The client is closed when the test
+// ends.
 func (p *process) client(t testing.TB, path string) *client {
 	t.Helper()
 	c, err := p.open(path)
@@ -77,7 +79,7 @@ func (p *process) client(t testing.TB, path string) *client {
 	return c
 }
 
-// readFrame reads a frame as it is on the wire.
+// readFrame reads a frame and returns its bytes on the wire.
 func readFrame(r io.Reader) (f ws.Frame, err error) {
 	if f.Header, err = ws.ReadHeader(r); err != nil {
 		return f, err
@@ -106,7 +108,8 @@ func (c *client) expectText(t testing.TB, text string) {
 	require.True(t, text == string(f.Payload), "a message of %d bytes came back as other %d bytes", len(text), len(f.Payload))
 }
 
-// message reads the next frame that is not a Ping, which it answers, or a Pong.
+// message reads the next frame that is neither Ping nor Pong, and replies to
+// Pings.
 func (c *client) message() (ws.Frame, error) {
 	for {
 		f, err := readFrame(c.r)
@@ -119,7 +122,7 @@ func (c *client) message() (ws.Frame, error) {
 	}
 }
 
-// expectClose reads a Close frame, and answers it.
+// expectClose reads a Close frame and replies to it.
 func (c *client) expectClose(t testing.TB, code ws.StatusCode) {
 	t.Helper()
 	f, err := c.message()
@@ -130,8 +133,8 @@ func (c *client) expectClose(t testing.TB, code ws.StatusCode) {
 	c.Write(masked(ws.NewCloseFrame(ws.NewCloseFrameBody(code, ""))))
 }
 
-// expectEnd reads exactly want and then an end without a word: a reset, or
-// that of the stream.
+// expectEnd reads exactly want and then a reset or an EOF, without a Close
+// frame.
 func (c *client) expectEnd(t testing.TB, want []byte, reset bool) {
 	t.Helper()
 	got, err := io.ReadAll(c.r)
@@ -143,13 +146,13 @@ func (c *client) expectEnd(t testing.TB, want []byte, reset bool) {
 	}
 }
 
-// leave closes in good order.
+// leave closes the connection with a Close frame.
 func (c *client) leave(t testing.TB) {
 	t.Helper()
 	_, err := c.Write(masked(ws.NewCloseFrame(ws.NewCloseFrameBody(ws.StatusNormalClosure, ""))))
 	require.NoError(t, err)
 	f, err := c.message()
-	require.NoError(t, err, "the Close frame is not answered")
+	require.NoError(t, err, "no reply to the Close frame")
 	require.Equal(t, ws.OpClose, f.Header.OpCode)
 	c.Close()
 }
@@ -160,7 +163,7 @@ func (c *client) reset() {
 	c.tcp.Close()
 }
 
-// timedOut reports whether a read or write only came to its deadline.
+// timedOut reports whether a read or write ended at its deadline.
 func timedOut(err error) bool {
 	var timeout net.Error
 	return errors.As(err, &timeout) && timeout.Timeout()

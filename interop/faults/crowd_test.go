@@ -38,11 +38,11 @@ func TestACrowdThatConnectsAtOnceIsServedOrRefusedClearly(t *testing.T) {
 			}
 			p, up := startPair(t, c.role)
 			var served, refused atomic.Int64
-			var answered, all sync.WaitGroup
-			answered.Add(c.clients)
+			var responded, all sync.WaitGroup
+			responded.Add(c.clients)
 			begin := make(chan struct{})
 			one := func() error {
-				once := sync.OnceFunc(answered.Done)
+				once := sync.OnceFunc(responded.Done)
 				defer once()
 				<-begin
 				client, err := p.raw()
@@ -61,7 +61,7 @@ func TestACrowdThatConnectsAtOnceIsServedOrRefusedClearly(t *testing.T) {
 				}
 				served.Add(1)
 				once()
-				answered.Wait() // so that all tunnels stand at once
+				responded.Wait() // all tunnels are open at the same time
 				if _, err := client.Write(masked(ws.NewTextFrame([]byte("hello")))); err != nil {
 					return err
 				}
@@ -69,7 +69,7 @@ func TestACrowdThatConnectsAtOnceIsServedOrRefusedClearly(t *testing.T) {
 				if err == nil && string(f.Payload) != "hello" {
 					err = fmt.Errorf("echoed %q", f.Payload)
 				}
-				client.tcp.SetLinger(0) // no port is to wait for a peer of a test
+				client.tcp.SetLinger(0) // leaves no port in TIME_WAIT
 				return err
 			}
 			var errs atomic.Int64
@@ -82,11 +82,11 @@ func TestACrowdThatConnectsAtOnceIsServedOrRefusedClearly(t *testing.T) {
 			}
 			began := time.Now()
 			close(begin)
-			answered.Wait()
+			responded.Wait()
 			took := time.Since(began)
 			all.Wait()
 			t.Logf("%d served, %d refused after %v, all gone after %v", served.Load(), refused.Load(), took, time.Since(began))
-			require.Zero(t, errs.Load(), "clients with neither a tunnel nor an answer")
+			require.Zero(t, errs.Load(), "clients with neither a tunnel nor a response")
 			assert.EqualValues(t, c.allowed, served.Load(), "served")
 			assert.EqualValues(t, c.clients-c.allowed, refused.Load(), "refused with 503")
 			settled(t, p, up)

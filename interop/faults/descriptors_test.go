@@ -14,8 +14,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// What a proxy takes for a tunnel: the client's socket, the upstream's, a
-// duplicate of each, an epoll instance and an eventfd.
+// mostDescriptors is the number of descriptors that a tunnel uses: the client's
+// socket, the upstream's, a duplicate of each, an epoll instance and an
+// eventfd.
 const mostDescriptors = 6
 
 func TestWithoutFreeDescriptorsClientsWaitOrGet502(t *testing.T) {
@@ -50,8 +51,9 @@ func TestWithoutFreeDescriptorsClientsWaitOrGet502(t *testing.T) {
 					assert.Equal(t, "served", outcome, "with %d descriptors", spare+2)
 				}
 				if beforehand == 0 && !secure {
-					// Where there are too few for the event loop, of which each
-					// step fails once, the portable relay takes the tunnel.
+					// If there are too few for the event loop, the portable
+					// relay takes the tunnel. Each step of the event loop's
+					// setup fails once.
 					assert.Equal(t, []int{2, 2, 2, 2, 4, 4}, held[2:], "descriptors that the tunnel holds")
 				}
 				for _, c := range old {
@@ -63,8 +65,8 @@ func TestWithoutFreeDescriptorsClientsWaitOrGet502(t *testing.T) {
 	}
 }
 
-// starve has a client come while the proxy may open only so many descriptors
-// more. A client that waits is to be served when it may open any again.
+// starve connects a client while the proxy may open only a few more
+// descriptors. A waiting client must be served once the limit is lifted.
 func starve(t *testing.T, p *process, spare int) (outcome string, held int) {
 	t.Helper()
 	before := len(p.numbers())
@@ -84,7 +86,7 @@ func starve(t *testing.T, p *process, spare int) (outcome string, held int) {
 		eventually(t, func() bool {
 			return strings.Contains(p.ask(t, "report").Log[logged:], "accept4: too many open files")
 		}, "the server accepts without a descriptor")
-		require.Empty(t, came, "a client without a descriptor is answered")
+		require.Empty(t, came, "a client without a descriptor gets a response")
 		p.spare(t, -1)
 	}
 	var r result

@@ -14,26 +14,26 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A resolver is a DNS server that says, once it is told to answer, that a name
-// has the loopback address.
+// A resolver is a DNS server that maps every name to the loopback address once
+// its test allows it to respond.
 type resolver struct {
-	addr   string
-	asked  chan struct{} // closed by the first question
-	answer func()
+	addr    string
+	asked   chan struct{} // closed by the first query
+	respond func()
 }
 
 func newResolver(t *testing.T) *resolver {
 	t.Helper()
 	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
 	require.NoError(t, err)
-	answer := make(chan struct{})
-	r := &resolver{addr: conn.LocalAddr().String(), asked: make(chan struct{}), answer: sync.OnceFunc(func() { close(answer) })}
+	respond := make(chan struct{})
+	r := &resolver{addr: conn.LocalAddr().String(), asked: make(chan struct{}), respond: sync.OnceFunc(func() { close(respond) })}
 	asked := sync.OnceFunc(func() { close(r.asked) })
 	ready, served := make(chan struct{}), make(chan error, 1)
 	server := &dns.Server{PacketConn: conn, NotifyStartedFunc: func() { close(ready) },
 		Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
 			asked()
-			<-answer
+			<-respond
 			m := new(dns.Msg)
 			m.SetReply(q)
 			if q.Question[0].Qtype == dns.TypeA {
@@ -45,7 +45,7 @@ func newResolver(t *testing.T) *resolver {
 	go func() { served <- server.ActivateAndServe() }()
 	<-ready
 	t.Cleanup(func() {
-		r.answer()
+		r.respond()
 		server.Shutdown()
 		<-served
 	})
@@ -67,7 +67,7 @@ func TestASlowResolverWithinTheConnectTimeoutIsUsed(t *testing.T) {
 		p, up, names := startNamed(t, role{TLS: secure, Connect: patience})
 		const delay = 300 * time.Millisecond
 		began := time.Now()
-		time.AfterFunc(delay, names.answer)
+		time.AfterFunc(delay, names.respond)
 		c := p.client(t, "/echo")
 		assert.GreaterOrEqual(t, time.Since(began), delay)
 		c.sendText(t, "hello")
@@ -90,7 +90,7 @@ func TestAResolverThatNeverRespondsCauses504AfterTheConnectTimeout(t *testing.T)
 		log := p.ask(t, "report").Log
 		assert.Contains(t, log, "status=504")
 		assert.Contains(t, log, "lookup upstream.example")
-		names.answer()
+		names.respond()
 		settled(t, p, up)
 	})
 }
@@ -105,12 +105,13 @@ func TestAClientThatDisconnectsDoesNotWaitForTheResolver(t *testing.T) {
 		select {
 		case <-names.asked:
 		case <-time.After(patience):
-			require.Fail(t, "nobody asks for the upstream's address")
+			require.Fail(t, "no query for the upstream's address")
 		}
 		c.Close()
 		eventually(t, func() bool { return p.ask(t, "report").Handshakes == 0 }, "the handshake waits for the resolver")
-		// Go's resolver itself waits on, for the answer or its own 5 seconds.
-		names.answer()
+		// Go's resolver itself keeps waiting for the response, or for its own
+		// timeout of 5 seconds.
+		names.respond()
 		eventually(t, func() bool { return p.left(t) == "" }, "the lookup stays")
 		assert.Zero(t, up.ask(t, "report").Accepted, "connections to the upstream")
 		settled(t, p, up)

@@ -71,7 +71,7 @@ func TestBytesForAFrozenUpstreamArriveWhenItResumes(t *testing.T) {
 		c.expectText(t, "before")
 		up.signal(t, syscall.SIGSTOP)
 
-		message := string(random(16 << 20)) // more than sockets take, as a rule
+		message := string(random(16 << 20)) // usually more than the socket buffers hold
 		sent := make(chan error, 1)
 		go func() {
 			_, err := c.Write(masked(ws.NewTextFrame([]byte(message))))

@@ -21,9 +21,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// forward passes every packet between the interfaces "left" and "right", late
-// and with losses as r says. Where a kernel has netem that does the same; many
-// have none.
+// forward forwards every packet between the interfaces "left" and "right", with
+// the delay and losses of r. The kernel's netem does the same, but many kernels
+// lack it.
 func forward(r role) error {
 	var fds [2]int
 	for i, name := range []string{"left", "right"} {
@@ -35,7 +35,8 @@ func forward(r role) error {
 		if err != nil {
 			return err
 		}
-		// Checksums are left to the last interface, which packets have to tell.
+		// Packets must be marked so that the last interface computes their
+		// checksums.
 		if err := unix.SetsockoptInt(fds[i], unix.SOL_PACKET, unix.PACKET_VNET_HDR, 1); err != nil {
 			return err
 		}
@@ -62,7 +63,7 @@ func oneWay(r role, from, to int, random *rand.Rand) {
 	go func() {
 		for p := range queue {
 			time.Sleep(time.Until(p.due))
-			unix.Write(to, p.b) // a link that is down loses it
+			unix.Write(to, p.b) // a link that is down drops it
 		}
 	}()
 	b := make([]byte, 128<<10)
@@ -83,15 +84,15 @@ func oneWay(r role, from, to int, random *rand.Rand) {
 	}
 }
 
-// A network is a client's host, a proxy and an upstream, each in a network
-// namespace of its own, and so the links between them. A namespace lasts as
-// long as its process.
+// A network is a client's host, a proxy, an upstream and the links between
+// them, each in its own network namespace. A namespace lasts as long as its
+// process.
 type network struct {
 	proxy, upstream, client  *process
 	clientLink, upstreamLink cable
 }
 
-// A cable is a link that can be cut.
+// A cable is a link that can be switched off.
 type cable struct{ *process }
 
 func (c cable) set(t testing.TB, state string) {
@@ -101,7 +102,7 @@ func (c cable) set(t testing.TB, state string) {
 	}
 }
 
-// newNetwork has both links as link says.
+// newNetwork returns a network whose two links behave as link says.
 func newNetwork(t *testing.T, proxy, link role) *network {
 	t.Helper()
 	testkit.Program(t, "ip")
@@ -156,7 +157,7 @@ func plug(t testing.TB, c cable, a *process, aName, aAddr string, b *process, bN
 			testkit.Missing(t, "no pair of virtual interfaces: %v: %s", err, said)
 		}
 		end.host.ask(t, "ip", "addr", "add", end.addr, "dev", end.name)
-		// A loss is to be that of a packet, not of all that are sent at once.
+		// Each packet is lost separately, not a whole batch of segments.
 		end.host.ask(t, "ip", "link", "set", end.name, "up", "gso_max_segs", "1")
 	}
 	c.set(t, "up")
@@ -168,7 +169,7 @@ func (n *network) dial(network, addr string) (conn net.Conn, err error) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		runtime.LockOSThread() // for good: the thread ends with the goroutine
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
 		var ns *os.File
 		if ns, err = os.Open(fmt.Sprintf("/proc/%d/ns/net", n.client.Process.Pid)); err != nil {
 			return

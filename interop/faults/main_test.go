@@ -1,8 +1,8 @@
 //go:build linux
 
-// Package faults_test puts wsproxy, in a process of its own, between others
-// that are killed, stopped and starved, and on networks that lose, delay and
-// part.
+// Package faults_test runs wsproxy in a separate process, between processes
+// that are killed, frozen and starved, and on networks that lose packets, delay
+// them, and break.
 package faults_test
 
 import (
@@ -15,13 +15,13 @@ import (
 	"example.com/wsproxy/internal/testkit"
 )
 
-// roleVariable makes the test binary a process of the tests; it holds a role.
+// roleVariable makes the test binary play the role in its value.
 const roleVariable = "WSPROXY_FAULTS_ROLE"
 
-// A role is what a process is to do.
+// A role says what a process does.
 type role struct {
 	Kind   string // "proxy", "upstream", "host" or "link"
-	Listen string // the default is a free port of the loopback interface
+	Listen string // default: a free port on loopback
 	TLS    bool
 
 	Target                     string // of a proxy
@@ -37,13 +37,13 @@ type role struct {
 	Loss  float64
 }
 
-// A command is what a test asks of a process, which answers with a report.
+// A command is a test's request to a process, which replies with a report.
 type command struct {
 	Do   string // "report", "collect", "stacks", "ip" or "forward"
 	Args []string
 }
 
-// A report is how a process is.
+// A report describes the state of a process.
 type report struct {
 	Err         string // of the command
 	Addr        string
@@ -55,11 +55,11 @@ type report struct {
 	Live, Handshakes         int // of a proxy
 	Opened                   int64
 	FromClient, FromUpstream int64
-	Endings                  map[string]int // by reason, and what failed if anything
+	Endings                  map[string]int // by reason and error
 	Log                      string
 
 	Conns, Accepted int            // of an upstream
-	Ends            map[string]int // of its WebSockets, by how
+	Ends            map[string]int // of its WebSockets, by kind
 
 	Lost int64 // packets, of a link
 }

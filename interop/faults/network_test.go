@@ -19,7 +19,7 @@ func TestASilentlyBrokenLinkEndsTheTunnelOnBothSides(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		r      role
-		client bool // its link is cut, not the upstream's
+		client bool // the client's link breaks, not the upstream's
 		secure bool
 		how    string
 	}{

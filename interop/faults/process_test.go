@@ -24,11 +24,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// patience bounds every wait of a test that should not have to wait: there may
-// be dozens of processes on a small machine.
+// patience bounds every wait of a test. It is long because dozens of processes
+// may share a small machine.
 const patience = 4 * testkit.Patience
 
-// eventually waits for cond, which something else is about to make true.
+// eventually waits until cond returns true.
 func eventually(t testing.TB, cond func() bool, format string, args ...any) {
 	t.Helper()
 	for deadline := time.Now().Add(patience); !cond(); time.Sleep(5 * time.Millisecond) {
@@ -36,12 +36,12 @@ func eventually(t testing.TB, cond func() bool, format string, args ...any) {
 	}
 }
 
-// A process plays a role until the test's end.
+// A process plays a role until the test ends.
 type process struct {
 	*exec.Cmd
 	role
 	addr string
-	tls  *tls.Config // of clients, nil: plain
+	tls  *tls.Config // for clients; nil: no TLS
 	dial func(network, addr string) (net.Conn, error)
 
 	mu  sync.Mutex
@@ -50,7 +50,7 @@ type process struct {
 	bad bool
 
 	goroutines, descriptors int            // before the faults
-	endings                 map[string]int // of tunnels that are none of the fault's
+	endings                 map[string]int // of tunnels that the fault does not affect
 }
 
 func start(t testing.TB, r role) *process {
@@ -64,7 +64,7 @@ func launch(t testing.TB, r role, cmd *exec.Cmd) *process {
 	t.Helper()
 	encoded, err := json.Marshal(r)
 	require.NoError(t, err)
-	// A data race in the process is to end it, and with it the test.
+	// A data race ends the process, which fails the test.
 	cmd.Env = append(os.Environ(), roleVariable+"="+string(encoded), "GORACE=halt_on_error=1")
 	in, err := cmd.StdinPipe()
 	require.NoError(t, err)
@@ -92,7 +92,7 @@ func startPair(t testing.TB, r role) (proxy, up *process) {
 	return start(t, r), up
 }
 
-// ask has the process do something. It may be called from any goroutine.
+// ask makes the process run a command. It may be called from any goroutine.
 func (p *process) ask(t testing.TB, do string, args ...string) report {
 	t.Helper()
 	p.mu.Lock()
@@ -112,7 +112,7 @@ func (p *process) ask(t testing.TB, do string, args ...string) report {
 	return rep
 }
 
-// signal signals the process, and waits until that has stopped it or ended it.
+// signal sends a signal and waits until it has stopped or ended the process.
 func (p *process) signal(t testing.TB, s syscall.Signal) {
 	t.Helper()
 	require.NoError(t, p.Process.Signal(s))
@@ -121,7 +121,7 @@ func (p *process) signal(t testing.TB, s syscall.Signal) {
 	}
 }
 
-// numbers are the process's open descriptors.
+// numbers returns the process's open descriptors.
 func (p *process) numbers() []int {
 	entries, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.Process.Pid))
 	var numbers []int
@@ -133,8 +133,8 @@ func (p *process) numbers() []int {
 	return numbers
 }
 
-// spare lets the process have n more descriptors than it has open; negative:
-// as many as it likes.
+// spare limits the process to n more descriptors than it has open. If n is
+// negative it removes the limit.
 func (p *process) spare(t testing.TB, n int) {
 	t.Helper()
 	var limit unix.Rlimit
@@ -152,13 +152,14 @@ func (p *process) spare(t testing.TB, n int) {
 	require.NoError(t, unix.Prlimit(p.Process.Pid, unix.RLIMIT_NOFILE, &limit, nil))
 }
 
-// remember notes what nothing is to be left beyond.
+// remember records the resources that the process holds now, for left.
 func (p *process) remember(t testing.TB) {
 	t.Helper()
 	p.goroutines, p.descriptors = p.ask(t, "report").Goroutines, len(p.numbers())
 }
 
-// left tells what the process holds beyond what it did at first.
+// left returns what the process holds beyond the resources that remember
+// recorded.
 func (p *process) left(t testing.TB) (what string) {
 	rep := p.ask(t, "report")
 	if n := len(p.numbers()); n > p.descriptors {
@@ -173,8 +174,8 @@ func (p *process) left(t testing.TB) (what string) {
 	return what
 }
 
-// settled is how each fault ends: nothing is left over in any of the
-// processes, and the proxy, the first of them, serves the next client.
+// settled checks that every process has released its resources after a fault,
+// and that the proxy, the first of them, serves the next client.
 func settled(t testing.TB, ps ...*process) {
 	t.Helper()
 	clean := func(when string) {
@@ -200,7 +201,8 @@ func settled(t testing.TB, ps ...*process) {
 	ps[0].endings = ps[0].ask(t, "report").Endings
 }
 
-// ended waits until n tunnels of the proxy have ended, all in that way.
+// ended waits until n tunnels of the proxy have ended, all with the same
+// ending.
 func (p *process) ended(t testing.TB, n int, how string) {
 	t.Helper()
 	var endings map[string]int
@@ -220,8 +222,8 @@ func (p *process) ended(t testing.TB, n int, how string) {
 	require.Equal(t, map[string]int{how: n}, endings, "how the tunnels ended")
 }
 
-// bothKinds runs a test over plain TCP, which the event loops relay, and with
-// TLS from the client, which the portable relay does.
+// bothKinds runs a test over plain TCP, which uses the event loops, and with
+// TLS from the client, which uses the portable relay.
 func bothKinds(t *testing.T, test func(t *testing.T, secure bool)) {
 	t.Parallel()
 	for name, secure := range map[string]bool{"plain": false, "TLS": true} {

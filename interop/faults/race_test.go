@@ -2,5 +2,6 @@
 
 package faults_test
 
-// raceDetector has programs take many times the memory and time.
+// raceDetector reports whether the race detector is on. Programs then take many
+// times the memory and time.
 const raceDetector = true

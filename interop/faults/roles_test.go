@@ -24,11 +24,11 @@ import (
 	"example.com/wsproxy"
 )
 
-// An actor adds what its kind knows to a report.
+// An actor adds the state of its kind of process to a report.
 type actor func(*report)
 
-// play is the whole life of a process: it answers commands until the test
-// that started it is gone.
+// play runs a process. It replies to commands until the test that started it
+// ends.
 func play(r role) {
 	var act actor
 	var addr string
@@ -37,7 +37,7 @@ func play(r role) {
 	case "proxy", "upstream":
 		l, err := net.Listen("tcp", cmp.Or(r.Listen, "127.0.0.1:0"))
 		for deadline := time.Now().Add(patience); err != nil && time.Now().Before(deadline); l, err = net.Listen("tcp", r.Listen) {
-			time.Sleep(10 * time.Millisecond) // a killed server's port is somebody's for a moment
+			time.Sleep(10 * time.Millisecond) // another process holds a killed server's port for a moment
 		}
 		if err != nil {
 			panic(err)
@@ -97,7 +97,7 @@ func play(r role) {
 	}
 }
 
-// newProxy makes the Proxy that r describes.
+// newProxy returns the Proxy that r describes.
 func newProxy(r role, logged *lockedBuffer) (*wsproxy.Proxy, actor) {
 	var mu sync.Mutex
 	endings := map[string]int{}
@@ -154,7 +154,7 @@ func newProxy(r role, logged *lockedBuffer) (*wsproxy.Proxy, actor) {
 	}
 }
 
-// describe names the errors that tests ask for, without addresses.
+// describe returns the text of an error without addresses.
 func describe(err error) string {
 	switch {
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):

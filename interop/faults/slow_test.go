@@ -19,8 +19,8 @@ import (
 const slowHandshake = "GET /echo HTTP/1.1\r\nHost: example.com\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
 	"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 
-// trickle sends a byte every 20 ms until that fails, and returns how many were
-// taken.
+// trickle sends a byte every 20 ms until a write fails, and returns how many it
+// sent.
 func trickle(w io.Writer, s []byte) (n int) {
 	pace := time.NewTicker(20 * time.Millisecond)
 	defer pace.Stop()
@@ -48,7 +48,7 @@ func TestASlowHandshakeIsClosedByReadHeaderTimeoutAndNeverReachesTheUpstream(t *
 	})
 }
 
-// recorder has a TLS client's first flight.
+// A recorder records a TLS client's first flight.
 type recorder struct {
 	net.Conn
 	b bytes.Buffer
@@ -91,7 +91,7 @@ func TestTheServersReadAndWriteTimeoutsApplyToPlainRequestsAndNotToTunnels(t *te
 		assert.Less(t, trickle(c, make([]byte, 1000)), 1000, "bytes of a slow body that the server took")
 		_, err = io.ReadAll(c.r)
 		assert.False(t, timedOut(err), "the client is not told: %v", err)
-		eventually(t, func() bool { return time.Since(began) > 2*timeout }, "time stands still")
+		eventually(t, func() bool { return time.Since(began) > 2*timeout }, "time does not pass")
 
 		tunnel.sendText(t, "after both timeouts")
 		tunnel.expectText(t, "after both timeouts")
@@ -102,8 +102,8 @@ func TestTheServersReadAndWriteTimeoutsApplyToPlainRequestsAndNotToTunnels(t *te
 
 func TestASlowBodyArrivesIfTheServerHasNoTimeouts(t *testing.T) {
 	bothKinds(t, func(t *testing.T, secure bool) {
-		// The library's read timeout is for the answer. It runs out while the
-		// body still comes, which does not concern it.
+		// The library's read timeout applies to the response. It does not apply
+		// while the body is still arriving.
 		p, up := startPair(t, role{TLS: secure, Read: 1500 * time.Millisecond})
 		c, err := p.raw()
 		require.NoError(t, err)

@@ -14,12 +14,12 @@ import (
 	"github.com/gobwas/ws"
 )
 
-// An upstream is a server of WebSockets, by path:
+// An upstream is a WebSocket server with these paths:
 //
-//	/echo   sends every byte of a message back as soon as it comes
-//	/flood  sends without end and never reads
-//	/reset  resets the connection in the middle of its answer
-//	/body   is plain, and tells how long the request's body is
+//	/echo   echoes every byte of a message as soon as it arrives
+//	/flood  sends endlessly and never reads
+//	/reset  resets the connection in the middle of its response
+//	/body   is plain and returns the length of the request's body
 type upstream struct {
 	mu              sync.Mutex
 	conns, accepted int
@@ -35,7 +35,7 @@ func (u *upstream) report(r *report) {
 	}
 }
 
-// state counts connections until they are closed or hijacked.
+// state counts connections that are neither closed nor hijacked.
 func (u *upstream) state(_ net.Conn, s http.ConnState) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -55,7 +55,7 @@ func (u *upstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	u.mu.Lock()
-	u.conns++ // the server's own count ends at the upgrade
+	u.conns++ // the server stops counting a connection at its upgrade
 	u.mu.Unlock()
 	how := "not upgraded"
 	defer func() {
@@ -83,7 +83,7 @@ func (u *upstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			ws.WriteFrame(conn, ws.NewTextFrame([]byte("whole")))
 			ws.WriteHeader(conn, ws.Header{Fin: true, OpCode: ws.OpText, Length: 100})
 			conn.Write(make([]byte, 50))
-			_, err = readFrame(brw) // the client has the half of it
+			_, err = readFrame(brw) // the client has received half of it
 			conn.(*net.TCPConn).SetLinger(0)
 			how = "reset the other"
 		}

@@ -48,9 +48,9 @@ func apiserver(serve func(c *xnet.Conn)) http.Handler {
 	}
 }
 
-// kubectl opens a WebSocket with gorilla/websocket, as client-go does: with
-// buffers for a whole message, of which golang.org/x/net/websocket would take
-// each fragment for one.
+// kubectl opens a WebSocket with gorilla/websocket, as client-go does. Its
+// buffers hold a whole message, because golang.org/x/net/websocket treats each
+// fragment as a message.
 func (f *front) kubectl(t *testing.T, protocols ...string) *gorilla.Conn {
 	t.Helper()
 	d := gorilla.Dialer{TLSClientConfig: f.trust, Subprotocols: protocols, HandshakeTimeout: testkit.Patience, WriteBufferSize: 33 << 10}
@@ -121,7 +121,7 @@ func TestABrowsersChannelsAreForwardedInBase64(t *testing.T) {
 
 func TestKubectlFallsBackToSPDY(t *testing.T) {
 	bySocketAndTLS(t, func(t *testing.T, secure bool) {
-		f := newFront(t, secure, kubelet(echo)) // which knows no WebSocket
+		f := newFront(t, secure, kubelet(echo)) // it does not support WebSocket
 		d := gorilla.Dialer{TLSClientConfig: f.trust, Subprotocols: []string{"v5.channel.k8s.io"}, HandshakeTimeout: testkit.Patience}
 		_, res, err := d.Dial(f.url("ws", "/exec"), nil)
 		require.ErrorIs(t, err, gorilla.ErrBadHandshake)
@@ -138,7 +138,7 @@ func TestKubectlFallsBackToSPDY(t *testing.T) {
 	})
 }
 
-// Port forwarding is SPDY within a WebSocket, whose subprotocol is no token.
+// Port forwarding is SPDY within a WebSocket. Its subprotocol is not a token.
 func TestSPDYInsideAWebSocketIsForwarded(t *testing.T) {
 	const tunneled = "SPDY/3.1+portforward.k8s.io"
 	bySocketAndTLS(t, func(t *testing.T, secure bool) {

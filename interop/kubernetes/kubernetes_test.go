@@ -1,5 +1,5 @@
-// Package kubernetes_test has what kubectl and docker open through wsproxy:
-// SPDY, bare connections, and WebSockets that carry channels or SPDY.
+// Package kubernetes_test sends what kubectl and docker use through wsproxy:
+// SPDY, raw connections, and WebSockets that carry channels or SPDY.
 package kubernetes_test
 
 import (
@@ -23,12 +23,12 @@ func TestMain(m *testing.M) { testkit.Main(m) }
 type front struct {
 	*wsproxy.Proxy
 	addr    string
-	trust   *tls.Config // where it is https
+	trust   *tls.Config // if it is https
 	endings chan wsproxy.Ending
 }
 
-// newFront runs a proxy for api, which knows the upgrades that Kubernetes and
-// Docker use.
+// newFront runs a proxy for api that allows the upgrades of Kubernetes and
+// Docker.
 func newFront(t *testing.T, secure bool, api http.Handler, opts ...wsproxy.Option) *front {
 	f := &front{endings: make(chan wsproxy.Ending, 1)}
 	f.Proxy = testkit.NewProxy(t, "http://"+testkit.Serve(t, api), append([]wsproxy.Option{
@@ -43,14 +43,15 @@ func newFront(t *testing.T, secure bool, api http.Handler, opts ...wsproxy.Optio
 	return f
 }
 
-// bySocketAndTLS runs a test for a client on a plain socket, for which the
-// proxy uses its Linux relay where there is one, and for one on TLS.
+// bySocketAndTLS runs a test with a client on a plain socket, for which the
+// proxy uses its Linux relay if there is one, and with a client on TLS.
 func bySocketAndTLS(t *testing.T, test func(t *testing.T, secure bool)) {
 	t.Run("http", func(t *testing.T) { test(t, false) })
 	t.Run("https", func(t *testing.T) { test(t, true) })
 }
 
-// url is the front's address as a WebSocket's or other client wants it.
+// url returns the front's address with the scheme for a WebSocket or other
+// client.
 func (f *front) url(scheme, path string) string {
 	if f.trust != nil {
 		scheme += "s"
@@ -70,7 +71,7 @@ func (f *front) ending(t *testing.T) wsproxy.Ending {
 	}
 }
 
-// A stream is a connection that a bufio.Reader has begun to read.
+// A stream is a connection whose first bytes are in a bufio.Reader.
 type stream struct {
 	net.Conn
 	br *bufio.Reader
@@ -82,8 +83,8 @@ func (s *stream) CloseWrite() error {
 	return s.Conn.(interface{ CloseWrite() error }).CloseWrite()
 }
 
-// ask sends a request line with a header, given line by line, and a body, and
-// returns the answer and the connection.
+// ask sends a request line with a header, given line by line, and a body. It
+// returns the response and the connection.
 func (f *front) ask(t *testing.T, line string, header []string, body string) (*http.Response, *stream) {
 	t.Helper()
 	conn, err := net.Dial("tcp", f.addr)
@@ -104,8 +105,8 @@ func (f *front) ask(t *testing.T, line string, header []string, body string) (*h
 	return res, s
 }
 
-// switchTo answers 101 with a header, given line by line, and returns the
-// connection.
+// switchTo responds with a 101 and a header, given line by line, and returns
+// the connection.
 func switchTo(w http.ResponseWriter, status string, header ...string) (*stream, error) {
 	conn, brw, err := http.NewResponseController(w).Hijack()
 	if err != nil {

@@ -18,12 +18,12 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// exec is how kubectl asks for a command in a container.
+// exec is kubectl's request to run a command in a container.
 var exec = []string{"Connection: Upgrade", "Upgrade: SPDY/3.1", "Content-Length: 0",
 	"X-Stream-Protocol-Version: v4.channel.k8s.io", "X-Stream-Protocol-Version: v3.channel.k8s.io"}
 
-// kubelet switches to SPDY as it does, and hands each stream to a goroutine of
-// its own.
+// kubelet returns a handler that switches to SPDY as a kubelet does and serves
+// each stream in its own goroutine.
 func kubelet(serve func(s *spdystream.Stream)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		offered := r.Header["X-Stream-Protocol-Version"]
@@ -94,7 +94,7 @@ func (s *session) stream(kind string) *spdystream.Stream {
 	return stream
 }
 
-// end ends the session in order, which is no error to the proxy whichever side
+// end ends the session in order. The proxy reports no error, whichever side
 // closes its connection first.
 func (s *session) end(f *front) {
 	s.t.Helper()
@@ -145,7 +145,7 @@ func TestTheStreamsOfACommandAreForwarded(t *testing.T) {
 	})
 }
 
-// echo returns what comes until the stream is half-closed.
+// echo echoes a stream until it is half-closed.
 func echo(s *spdystream.Stream) {
 	io.Copy(s, s)
 	s.Close()
@@ -186,10 +186,10 @@ func TestAResetOfAStreamLeavesTheOthersOpen(t *testing.T) {
 		gone := make(chan error, 1)
 		f := newFront(t, secure, kubelet(func(s *spdystream.Stream) {
 			switch kind(s) {
-			case "stdin": // which the client resets
+			case "stdin": // the client resets this one
 				_, err := io.Copy(io.Discard, s)
 				gone <- err
-			case "stdout": // which the server resets
+			case "stdout": // the server resets this one
 				s.Reset()
 			default:
 				echo(s)

@@ -12,11 +12,11 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// attach is how docker asks for the terminal of a container.
+// attach is docker's request for the terminal of a container.
 var attach = []string{"Connection: Upgrade", "Upgrade: tcp", "Content-Type: text/plain", "Content-Length: 0"}
 
-// docker switches as its daemon does, to what the terminal does with the
-// connection.
+// docker returns a handler that switches as its daemon does and then gives the
+// connection to terminal.
 func docker(terminal func(s *stream)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodPost || r.Header.Get("Upgrade") != "tcp" || r.URL.RawQuery != "stream=1&stdin=1" {

@@ -10,12 +10,12 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// codes are all that a Close frame of RFC 6455 may have, and those that it may
-// not.
+// codes are Close codes that RFC 6455 allows, and codes that it does not allow.
 var codes = []int{noCode, 0xffff, 999, 1000, 1001, 1002, 1003, 1004, 1005, 1006, 1007, 1008, 1009, 1010, 1011, 1012,
 	1013, 1014, 1015, 1016, 2999, 3000, 3999, 4000, 4001, 4999, 5000}
 
-// reasonFor is of up to 123 bytes, the most that a Close frame has room for.
+// reasonFor returns a reason of up to 123 bytes, the most that fit into a Close
+// frame.
 func reasonFor(code int) string {
 	switch code {
 	case noCode, 1000:
@@ -42,7 +42,7 @@ func TestEveryCloseCodeIsForwardedUnchanged(t *testing.T) {
 	})
 }
 
-// closes has one end of a tunnel close it with a code.
+// closes makes one end of a tunnel close it with a code.
 func closes(t *testing.T, r *rig, from, to *end, code int, reason wsproxy.Reason) {
 	t.Helper()
 	by := fmt.Sprintf("%d, %s", code, reason)
@@ -58,7 +58,7 @@ func closes(t *testing.T, r *rig, from, to *end, code int, reason wsproxy.Reason
 	} else {
 		assert.ErrorContains(t, got.err, refusal, by)
 	}
-	answer := from.ended(t)
+	reply := from.ended(t)
 	e := r.ending(t)
 	there, back := e.FromClient, e.FromUpstream
 	if reason == wsproxy.ReasonUpstreamClosed {
@@ -67,15 +67,15 @@ func closes(t *testing.T, r *rig, from, to *end, code int, reason wsproxy.Reason
 	assert.Equal(t, reason, e.Reason, by)
 	assert.Equal(t, meant.code, there.CloseCode, by)
 	if from.hangsUp() {
-		return // and the answer comes to nobody
+		return // no one reads the reply
 	}
 	assert.NoError(t, e.Err, by)
 	if refused := from.refusal(back.CloseCode); refused == "" || back.CloseCode == 1005 {
-		assert.Equal(t, answer.code, back.CloseCode, "the answer to %s", by)
+		assert.Equal(t, reply.code, back.CloseCode, "the reply to %s", by)
 	} else {
-		assert.ErrorContains(t, answer.err, refused, "the answer to %s", by)
+		assert.ErrorContains(t, reply.err, refused, "the reply to %s", by)
 	}
 	if refusal != "" {
-		assert.Equal(t, 1002, back.CloseCode, "the answer to %s", by)
+		assert.Equal(t, 1002, back.CloseCode, "the reply to %s", by)
 	}
 }

@@ -50,7 +50,7 @@ func (coder) dial(url string, trust *tls.Config, o options, in *inbox) (conn, er
 		return nil, err
 	}
 	c.SetReadLimit(-1)
-	return &coderConn{c: c, in: in, answered: res.Header.Get("Sec-WebSocket-Extensions"), answer: make(chan closing, 1)}, nil
+	return &coderConn{c: c, in: in, negotiated: res.Header.Get("Sec-WebSocket-Extensions"), reply: make(chan closing, 1)}, nil
 }
 
 func (coder) accept(w http.ResponseWriter, r *http.Request, o options, in *inbox) (conn, error) {
@@ -65,7 +65,7 @@ func (coder) accept(w http.ResponseWriter, r *http.Request, o options, in *inbox
 		return nil, err
 	}
 	c.SetReadLimit(-1)
-	return &coderConn{c: c, in: in, answer: make(chan closing, 1)}, nil
+	return &coderConn{c: c, in: in, reply: make(chan closing, 1)}, nil
 }
 
 func coderMode(o options) websocket.CompressionMode {
@@ -76,15 +76,15 @@ func coderMode(o options) websocket.CompressionMode {
 }
 
 type coderConn struct {
-	c        *websocket.Conn
-	in       *inbox
-	answered string
-	leaves   atomic.Bool
-	answer   chan closing // to close's Close frame
+	c          *websocket.Conn
+	in         *inbox
+	negotiated string
+	leaves     atomic.Bool
+	reply      chan closing // the reply to the Close frame that close sends
 }
 
 func (c *coderConn) subprotocol() string { return c.c.Subprotocol() }
-func (c *coderConn) extensions() string  { return c.answered }
+func (c *coderConn) extensions() string  { return c.negotiated }
 func (c *coderConn) cut()                { c.c.CloseNow() }
 
 func coderType(text bool) websocket.MessageType {
@@ -127,11 +127,11 @@ func (c *coderConn) close(code int, reason string) error {
 	c.leaves.Store(true)
 	err := c.c.Close(websocket.StatusCode(code), reason)
 	closed := websocket.CloseError{Code: websocket.StatusCode(code)}
-	if err == nil || errors.As(err, &closed) { // with an answer of another code
-		c.answer <- closing{code: int(closed.Code)}
+	if err == nil || errors.As(err, &closed) { // the reply has another code
+		c.reply <- closing{code: int(closed.Code)}
 		return nil
 	}
-	c.answer <- closing{err: err}
+	c.reply <- closing{err: err}
 	return err
 }
 
@@ -147,7 +147,7 @@ func (c *coderConn) read() {
 		case errors.As(err, &closed):
 			c.in.closed <- closing{code: int(closed.Code), reason: closed.Reason}
 		case c.leaves.Load():
-			c.in.closed <- <-c.answer // which close has read instead
+			c.in.closed <- <-c.reply // close has read it instead
 		default:
 			c.in.closed <- closing{err: err}
 		}

@@ -19,8 +19,9 @@ import (
 	"github.com/gobwas/ws/wsutil"
 )
 
-// gobwas is github.com/gobwas/ws, whose frames are the user's own affair: it
-// sends what no other does, and tells of every Close frame what it held.
+// gobwas is github.com/gobwas/ws. Its user writes the frames, so it can send
+// frames that no other library sends, and it reports the exact content of every
+// Close frame.
 type gobwas struct{}
 
 func (gobwas) String() string          { return "gobwas" }
@@ -88,7 +89,7 @@ func (c *gobwasConn) extensions() string {
 	return b.String()
 }
 
-// Write keeps frames whole where two goroutines write.
+// Write keeps frames whole if two goroutines write.
 func (c *gobwasConn) Write(p []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -203,12 +204,12 @@ func (c *gobwasConn) read() {
 	}
 }
 
-// gobwasClosed is the error of a connection on which a Close frame came.
+// gobwasClosed is the error of a connection that received a Close frame.
 type gobwasClosed closing
 
 func (c gobwasClosed) Error() string { return fmt.Sprintf("closed with %d", c.code) }
 
-// control notes a control frame and has the library answer it.
+// control records a control frame and makes the library reply to it.
 func (c *gobwasConn) control(h ws.Header, r io.Reader) error {
 	payload, err := io.ReadAll(r)
 	if err != nil {
@@ -234,8 +235,8 @@ func (c *gobwasConn) control(h ws.Header, r io.Reader) error {
 		case leaves:
 			return closed
 		case wrong != nil:
-			// As a client ControlHandler would mask the payload of this answer
-			// without saying so in its header.
+			// As a client, ControlHandler would mask the payload of this reply
+			// without setting the mask bit in its header.
 			c.frame(ws.NewCloseFrame(ws.NewCloseFrameBody(ws.StatusProtocolError, wrong.Error())))
 			return closed
 		}

@@ -19,7 +19,7 @@ func (gorilla) hangsUp() bool     { return false }
 func (gorilla) pingsWithin() bool { return true }
 
 func (gorilla) sends(code int) bool {
-	return code != websocket.CloseNoStatusReceived // which it takes for noCode
+	return code != websocket.CloseNoStatusReceived // it means noCode
 }
 
 func (gorilla) refusal(code int) string {
@@ -59,26 +59,26 @@ func (gorilla) accept(w http.ResponseWriter, r *http.Request, o options, in *inb
 }
 
 type gorillaConn struct {
-	c        *websocket.Conn
-	in       *inbox
-	answered string
+	c          *websocket.Conn
+	in         *inbox
+	negotiated string
 }
 
-func newGorillaConn(c *websocket.Conn, in *inbox, answered string) *gorillaConn {
-	answer := c.PingHandler()
+func newGorillaConn(c *websocket.Conn, in *inbox, negotiated string) *gorillaConn {
+	reply := c.PingHandler()
 	c.SetPingHandler(func(payload string) error {
 		in.pinged([]byte(payload))
-		return answer(payload)
+		return reply(payload)
 	})
 	c.SetPongHandler(func(payload string) error {
 		in.ponged([]byte(payload))
 		return nil
 	})
-	return &gorillaConn{c, in, answered}
+	return &gorillaConn{c, in, negotiated}
 }
 
 func (c *gorillaConn) subprotocol() string { return c.c.Subprotocol() }
-func (c *gorillaConn) extensions() string  { return c.answered }
+func (c *gorillaConn) extensions() string  { return c.negotiated }
 func (c *gorillaConn) cut()                { c.c.Close() }
 
 func gorillaType(text bool) int {

@@ -18,7 +18,7 @@ type lxzan struct{}
 
 func (lxzan) String() string          { return "gws" }
 func (lxzan) sends(code int) bool     { return code >= 1000 }
-func (lxzan) refusal(code int) string { return "" } // it answers with 1002, and tells
+func (lxzan) refusal(code int) string { return "" } // it replies with 1002 and reports the code
 func (lxzan) hangsUp() bool           { return true }
 func (lxzan) pingsWithin() bool       { return false } // a lock is held for the whole message
 
@@ -75,11 +75,11 @@ func (lxzan) accept(w http.ResponseWriter, r *http.Request, o options, in *inbox
 type gwsConn struct {
 	c *gws.Conn
 	gwsHandler
-	answered string
+	negotiated string
 }
 
 func (c *gwsConn) subprotocol() string { return c.c.SubProtocol() }
-func (c *gwsConn) extensions() string  { return c.answered }
+func (c *gwsConn) extensions() string  { return c.negotiated }
 func (c *gwsConn) cut()                { c.c.NetConn().Close() }
 
 func gwsOpcode(text bool) gws.Opcode {
@@ -140,8 +140,8 @@ func (c *gwsConn) read() {
 type gwsHandler struct {
 	in *inbox
 
-	// leaving is held while a Close frame is written. A server gives its
-	// windows back after OnClose, whether or not WriteClose still uses them.
+	// leaving is held while a Close frame is written. After OnClose a server
+	// frees its compression windows, even if WriteClose still uses them.
 	leaving *sync.Mutex
 }
 
@@ -156,7 +156,7 @@ func (h gwsHandler) OnClose(_ *gws.Conn, err error) {
 	switch {
 	case !errors.As(err, &closed):
 		h.in.closed <- closing{err: err}
-	case closed.Code == 0: // its way to tell of a frame without one
+	case closed.Code == 0: // reported for a frame without a code
 		h.in.closed <- closing{code: 1005}
 	default:
 		h.in.closed <- closing{code: int(closed.Code), reason: string(closed.Reason)}

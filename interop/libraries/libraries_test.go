@@ -1,5 +1,5 @@
-// Package libraries_test has the WebSocket libraries for Go talk to each other
-// through wsproxy, each as client and as server.
+// Package libraries_test makes the WebSocket libraries for Go talk to each
+// other through wsproxy, each as client and as server.
 package libraries_test
 
 import (
@@ -17,7 +17,7 @@ import (
 
 func TestMain(m *testing.M) { testkit.Main(m) }
 
-// libraries are those that are tried, each with each.
+// libraries are tested each with each.
 var libraries = []library{coder{}, gorilla{}, gobwas{}, lxzan{}}
 
 // A library is an implementation of WebSocket.
@@ -26,19 +26,19 @@ type library interface {
 	dial(url string, trust *tls.Config, o options, in *inbox) (conn, error)
 	accept(w http.ResponseWriter, r *http.Request, o options, in *inbox) (conn, error)
 
-	// sends tells whether the library sends a Close frame with code, or with
-	// none where that is noCode.
+	// sends reports whether the library can send a Close frame with code, or
+	// without a code for noCode.
 	sends(code int) bool
 
-	// refusal is how the library's error names a code that it fails the
-	// connection over when it comes. It is "" for one that it takes.
+	// refusal returns how the library's error names a received code for which
+	// it fails the connection. It is "" for an accepted code.
 	refusal(code int) string
 
-	// hangsUp tells whether the library closes its connection with its Close
-	// frame, without waiting for an answer.
+	// hangsUp reports whether the library closes its connection right after its
+	// Close frame, without waiting for a reply.
 	hangsUp() bool
 
-	// pingsWithin tells whether the library can send a Ping between the
+	// pingsWithin reports whether the library can send a Ping between the
 	// fragments of a message.
 	pingsWithin() bool
 }
@@ -53,7 +53,7 @@ type options struct {
 // called at the same time as others.
 type conn interface {
 	subprotocol() string
-	extensions() string // as the server answered; of a client's end alone
+	extensions() string // from the server's response; only at a client's end
 
 	send(m message) error
 
@@ -66,11 +66,11 @@ type conn interface {
 
 	close(code int, reason string) error
 
-	// read puts into the inbox what comes, until the connection ends, which it
-	// then closes. It answers as the library does.
+	// read puts into the inbox what arrives until the connection ends, and then
+	// closes the connection. It replies as the library does.
 	read()
 
-	// cut closes the connection as it is.
+	// cut closes the connection without a Close frame.
 	cut()
 }
 
@@ -82,22 +82,22 @@ type message struct {
 // noCode stands for a Close frame without a code.
 const noCode = 0
 
-// A closing is the Close frame that an end got, or why it got none that it
-// takes.
+// A closing is the Close frame that an end received, or the error if it
+// received no valid one.
 type closing struct {
 	code   int // 1005 for a frame without one
 	reason string
 	err    error
 }
 
-// An inbox takes what comes to an end.
+// An inbox collects what an end receives.
 type inbox struct {
 	messages chan message
 	pings    chan string
 	pongs    chan string
 	closed   chan closing
 
-	left chan struct{} // closed when nobody reads any more
+	left chan struct{} // closed when reading has ended
 }
 
 func newInbox() *inbox {
@@ -120,7 +120,7 @@ func (in *inbox) message(m message) {
 func (in *inbox) pinged(payload []byte) { offer(in.pings, string(payload)) }
 func (in *inbox) ponged(payload []byte) { offer(in.pongs, string(payload)) }
 
-// offer drops what nobody asks for.
+// offer drops a value that no reader waits for.
 func offer(to chan string, what string) {
 	select {
 	case to <- what:
@@ -128,7 +128,7 @@ func offer(to chan string, what string) {
 	}
 }
 
-// awaitPong waits for the answer to a Ping.
+// awaitPong waits for the Pong.
 func (in *inbox) awaitPong(payload string) error {
 	late := time.After(testkit.Patience)
 	for {
@@ -143,12 +143,12 @@ func (in *inbox) awaitPong(payload string) error {
 	}
 }
 
-// An end is a conn that is read until the test's end.
+// An end is a conn that is read until the test ends.
 type end struct {
 	conn
 	library
 	*inbox
-	offered string // extensions; of a server's end alone
+	offered string // extensions; only at a server's end
 	done    chan struct{}
 	once    sync.Once
 }
@@ -162,7 +162,7 @@ func (e *end) run() {
 	e.read()
 }
 
-// leave ends the end and waits until it is gone.
+// leave closes the connection and waits until reading has ended.
 func (e *end) leave() {
 	e.once.Do(func() { close(e.left) })
 	e.cut()

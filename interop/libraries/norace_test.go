@@ -2,5 +2,5 @@
 
 package libraries_test
 
-// largest is the largest message.
+// largest is the size of the largest message.
 const largest = 16 << 20

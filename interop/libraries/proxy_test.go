@@ -14,8 +14,8 @@ import (
 // proxysPing is the payload of the proxy's own Pings.
 const proxysPing = "wsproxy!"
 
-// bothEnd has both ends tell that they got a Close frame, and the proxy that
-// they answered it.
+// bothEnd checks that both ends received a Close frame, and that the proxy
+// received their replies.
 func bothEnd(t *testing.T, r *rig, want closing, reason wsproxy.Reason, ends ...*end) {
 	t.Helper()
 	for _, end := range ends {
@@ -24,8 +24,8 @@ func bothEnd(t *testing.T, r *rig, want closing, reason wsproxy.Reason, ends ...
 	e := r.ending(t)
 	assert.Equal(t, reason, e.Reason)
 	assert.NoError(t, e.Err)
-	assert.NotZero(t, e.FromClient.CloseCode, "the client's answer")
-	assert.NotZero(t, e.FromUpstream.CloseCode, "the upstream's answer")
+	assert.NotZero(t, e.FromClient.CloseCode, "the client's reply")
+	assert.NotZero(t, e.FromUpstream.CloseCode, "the upstream's reply")
 }
 
 func TestTheProxysCloseFrameReachesBothEnds(t *testing.T) {
@@ -54,7 +54,7 @@ func TestTheProxysCloseFrameIsSentBetweenFragments(t *testing.T) {
 					assert.NoError(t, tunnel.Close(4001, "now"))
 					tunnel = nil
 				}
-			}) // which may fail
+			}) // it may fail
 			assert.Equal(t, closing{code: 4001, reason: "now"}, to.ended(t), "what %s got", to.library)
 			assert.Equal(t, wsproxy.ReasonKilled, r.ending(t).Reason)
 		}
@@ -82,7 +82,7 @@ func TestAMessageThatIsTooLargeClosesBothEnds(t *testing.T) {
 				from, to = server, client
 			}
 			pass(t, from, to, message{false, content(1000)})
-			from.send(message{false, content(mebibyte)}) // which may fail
+			from.send(message{false, content(mebibyte)}) // it may fail
 			for _, end := range []*end{client, server} {
 				got := end.ended(t)
 				assert.Equal(t, 1009, got.code, "what %s got: %v", end.library, got)
@@ -104,8 +104,8 @@ func TestEveryLibraryRepliesToTheProxysPings(t *testing.T) {
 			for _, way := range []struct{ from, to *end }{{client, server}, {server, client}} {
 				sent := make(chan error, 1)
 				go func() {
-					// The sender of the fragments gets them too, and the Pongs
-					// of the other end.
+					// The sender of the fragments receives Pings, too, and the
+					// Pongs of the other end.
 					sent <- way.from.sendInPieces(true, [][]byte{prose(20_000), prose(20_000)}, func() {
 						way.to.pingedBy(t, proxysPing, 2)
 					})
@@ -114,8 +114,8 @@ func TestEveryLibraryRepliesToTheProxysPings(t *testing.T) {
 				require.NoError(t, <-sent)
 			}
 			require.NoError(t, server.close(4000, "enough"))
-			// Pongs that a server leaves unread when it hangs up make that a
-			// reset, which may overtake its Close frame.
+			// If a server closes with unread Pongs, the kernel resets the
+			// connection, and the reset may overtake its Close frame.
 			if got := client.ended(t); got.err == nil || !c.server.hangsUp() {
 				assert.Equal(t, closing{code: 4000, reason: "enough"}, got)
 			}

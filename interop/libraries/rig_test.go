@@ -12,9 +12,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A cell is a client and a server, and what lies between them and the proxy.
-// Plain sockets on both sides have the proxy use its Linux relay where there
-// is one; TLS on either has it use the portable one.
+// A cell is a client, a server and the transports between them and the proxy.
+// With plain sockets on both sides the proxy uses its Linux relay if there is
+// one. With TLS on either side it uses the portable relay.
 type cell struct {
 	client, server library
 	front, back    string // ws or wss
@@ -55,7 +55,7 @@ type rig struct {
 	*wsproxy.Proxy
 	url     string
 	trust   *tls.Config
-	direct  string // the server's own
+	direct  string // the URL of the server itself
 	trusted *tls.Config
 	offer   options // of the client
 	ends    chan *end

@@ -14,7 +14,7 @@ import (
 
 const mebibyte = 1 << 20
 
-// half is noise by half: no compression makes that smaller.
+// half is half noise, so compression can save at most half.
 var half = sync.OnceValue(func() []byte {
 	b := make([]byte, largest)
 	rand.NewChaCha8([32]byte{}).Read(b)
@@ -52,7 +52,7 @@ func expect(t *testing.T, to *end, want message) {
 }
 
 // passInPieces is pass for a message of several fragments, with Pings between
-// them where the library can.
+// them if the library can send them.
 func passInPieces(t *testing.T, from, to *end, text bool) int {
 	t.Helper()
 	pieces := [][]byte{content(3000), content(200_000)[100_000:], content(5), content(70_000)}

@@ -9,8 +9,8 @@ import (
 	"example.com/wsproxy/internal/testkit"
 )
 
-// The outer proxy of two in a row ends TLS and leaves Host out; the inner one has
-// the server by its name.
+// The outer proxy of two in a row terminates TLS and does not send the client's
+// Host. The inner one selects the server by its name.
 func nginxOuter(t testing.TB, inner string) side {
 	return side{"nginx", startNginx(t, "chain-outer", "192.168.3.1:80", inner), true}
 }
@@ -30,8 +30,8 @@ func wsproxyInner(t testing.TB, up string) string {
 	return testkit.Serve(t, mux)
 }
 
-// chain compares two of nginx in a row with two proxies of which at least one
-// is wsproxy.
+// chain compares two nginx in a row with two proxies, at least one of which is
+// wsproxy.
 func chain(name string, outer func(testing.TB, string) side, inner func(testing.TB, string) string, differs ...string) recipe {
 	return recipe{
 		name:    "two in a row, " + name,
@@ -41,13 +41,13 @@ func chain(name string, outer func(testing.TB, string) side, inner func(testing.
 			return nginxOuter(t, nginxInner(t, up[0])), outer(t, inner(t, up[0]))
 		},
 		trials: []trial{{
-			name:   "a handshake",
-			play:   chained(upgrade("/chat")),
-			answer: switching,
+			name:     "a handshake",
+			play:     chained(upgrade("/chat")),
+			response: switching,
 		}, {
-			name:   "a handshake through proxies before",
-			play:   chained(upgrade("/chat", "X-Forwarded-For: 192.0.2.1")),
-			answer: switching,
+			name:     "a handshake through proxies before",
+			play:     chained(upgrade("/chat", "X-Forwarded-For: 192.0.2.1")),
+			response: switching,
 		}, {
 			name: "a GET",
 			play: chained(request("GET /page?a=b")),
@@ -62,12 +62,12 @@ func chain(name string, outer func(testing.TB, string) side, inner func(testing.
 				c.Close()
 				x.note("upstream: end", "%s", up.rest())
 			},
-			answer: switching,
+			response: switching,
 		}},
 	}
 }
 
-// chained asks from an address that is not the outer proxy's.
+// chained sends requests from an address that is not the outer proxy's.
 func chained(request string) func(x *stage) {
 	return func(x *stage) {
 		x.ask(x.dialFrom(x, net.IPv4(127, 0, 0, 2)), request)

@@ -14,11 +14,11 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A difference is one thing that nginx and wsproxy do not do alike.
+// A difference is one thing that nginx and wsproxy do differently.
 type difference struct {
 	title, reason string // as in docs/nginx.md
 
-	// Each line that compare returns has to match one of these as a whole.
+	// Each line that compare returns must match one of these entirely.
 	lines []string
 
 	// It may show in every trial, not only in those that name it.
@@ -32,15 +32,15 @@ func (d difference) explains(line string) int {
 	})
 }
 
-// A trial is one thing to do through both proxies.
+// A trial is one exchange that is run through both proxies.
 type trial struct {
-	name    string
-	request string  // what the client sends
-	answer  string  // what the upstream answers; fine if ""
-	reply   reply   // in place of answer
-	replies []reply // in place of both, for each upstream its own
-	play    func(x *stage)
-	differs []string // titles of differences, each of which must show
+	name     string
+	request  string  // what the client sends
+	response string  // the upstream's response; default: fine
+	reply    reply   // instead of response
+	replies  []reply // instead of both, one for each upstream
+	play     func(x *stage)
+	differs  []string // titles of differences, all of which must show
 }
 
 // A stage is a trial with one of the proxies.
@@ -48,10 +48,10 @@ type stage struct {
 	*testing.T
 	side
 	up   []*recorder
-	seen map[string]string // what was observed, under the name of the aspect
-	n    int               // answers seen
+	seen map[string]string // observations by aspect
+	n    int               // responses seen
 
-	requestsOnly bool // of the upstreams only the number of requests counts
+	requestsOnly bool // compare only the number of requests at the upstreams
 }
 
 const fine = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 4\r\n\r\nfine"
@@ -61,28 +61,28 @@ func (x *stage) note(aspect string, format string, args ...any) {
 	x.seen[aspect] = fmt.Sprintf(format, args...)
 }
 
-// ask sends a request in full and notes the answer.
+// ask sends a complete request and notes the response.
 func (x *stage) ask(c *peer, request string) message {
 	x.Helper()
 	c.send(x, request)
 	method, _, _ := strings.Cut(request, " ")
-	return x.answered(c, method)
+	return x.noteResponse(c, method)
 }
 
-// answered notes the next answer.
-func (x *stage) answered(c *peer, method string) message {
+// noteResponse notes the next response.
+func (x *stage) noteResponse(c *peer, method string) message {
 	x.Helper()
 	x.n++
 	prefix := "client: "
 	if x.n > 1 {
-		prefix = fmt.Sprintf("client, answer %d: ", x.n)
+		prefix = fmt.Sprintf("client, response %d: ", x.n)
 	}
-	early, m, err := c.answer(method)
+	early, m, err := c.response(method)
 	if early != nil {
 		x.note(prefix+"informational", "%s", strings.Join(early, ", "))
 	}
 	if m.start == "" {
-		x.note(prefix+"answer", "none, %v", err)
+		x.note(prefix+"response", "none, %v", err)
 		return m
 	}
 	if err != nil {
@@ -114,7 +114,7 @@ func (x *stage) noteMessage(prefix string, m message) {
 	x.note(prefix+"body", "%q", m.body)
 }
 
-// general replaces what is of one side or one moment alone.
+// general replaces text that differs between sides or runs.
 func (x *stage) general(name, value string) string {
 	if name == "date" {
 		if at, err := http.ParseTime(value); err == nil && time.Since(at).Abs() < time.Hour {
@@ -140,20 +140,20 @@ func (x *stage) tunnel() *peer {
 	}
 }
 
-// through plays a trial with one side and returns what was observed.
+// through runs a trial with one side and returns the observations.
 func through(t *testing.T, s side, up []*recorder, tr trial) map[string]string {
-	answer := tr.reply
-	if answer == nil {
-		answer = answering(tr.answer)
-		if tr.answer == "" {
-			answer = answering(fine)
+	response := tr.reply
+	if response == nil {
+		response = respondWith(tr.response)
+		if tr.response == "" {
+			response = respondWith(fine)
 		}
 	}
 	for i, r := range up {
 		if tr.replies != nil {
-			answer = tr.replies[i]
+			response = tr.replies[i]
 		}
-		r.begin(answer)
+		r.begin(response)
 	}
 	x := &stage{T: t, side: s, up: up, seen: map[string]string{}}
 	if tr.play != nil {
@@ -197,12 +197,13 @@ func compare(nginx, wsproxy map[string]string) []string {
 		}
 		return absent
 	}
-	// Where there is another answer or no request at all, its parts say nothing.
+	// If the response differs or there is no request, comparing its parts is
+	// pointless.
 	var apart []string
 	for _, seen := range []map[string]string{nginx, wsproxy} {
 		for aspect := range seen {
 			prefix, part, _ := strings.Cut(aspect, ": ")
-			if (part == "status" || part == "request line" || part == "answer") && value(nginx, aspect) != value(wsproxy, aspect) {
+			if (part == "status" || part == "request line" || part == "response") && value(nginx, aspect) != value(wsproxy, aspect) {
 				if part != "request line" || value(nginx, aspect) == absent || value(wsproxy, aspect) == absent {
 					apart = append(apart, prefix)
 				}
@@ -227,7 +228,7 @@ func compare(nginx, wsproxy map[string]string) []string {
 	return lines
 }
 
-// compareNames compares the order and the case of those fields that both have.
+// compareNames compares the order and the case of fields that both sides have.
 func compareNames(prefix string, a, b []string) (lines []string) {
 	fold := func(names []string) []string {
 		lower := make([]string, len(names))
@@ -254,9 +255,9 @@ func compareNames(prefix string, a, b []string) (lines []string) {
 	return lines
 }
 
-// judge fails for what differs and is not to, and the other way round; also has
-// what may differ throughout the recipe. It returns which lines of which
-// differences show, by their titles.
+// judge fails the test for an unexpected difference and for a missing expected
+// one. also has differences that may show throughout the recipe. It returns by
+// title which lines of which differences show.
 func judge(t *testing.T, tr trial, also, lines []string) map[string][]int {
 	shown := map[string][]int{}
 	for _, line := range lines {

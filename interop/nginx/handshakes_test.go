@@ -13,63 +13,63 @@ const (
 	switching = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
 )
 
-// request is a request of HTTP/1.1 with its fields, all in order.
+// request returns an HTTP/1.1 request with its fields in order.
 func request(line string, fields ...string) string {
 	return line + " HTTP/1.1\r\n" + strings.Join(append([]string{"Host: server.example.com"}, fields...), "\r\n") + "\r\n\r\n"
 }
 
-// upgrade is the sample handshake of RFC 6455 with more fields.
+// upgrade returns the sample handshake of RFC 6455 with more fields.
 func upgrade(path string, fields ...string) string {
 	return request("GET "+path, append([]string{"Upgrade: websocket", "Connection: Upgrade", key, version}, fields...)...)
 }
 
-// answer is one with a body of a given length.
-func answer(status string, fields ...string) string {
+// response returns a response with a short body and its length.
+func response(status string, fields ...string) string {
 	fields = append(fields, "Content-Type: text/plain", "Content-Length: 4")
 	return "HTTP/1.1 " + status + "\r\n" + strings.Join(fields, "\r\n") + "\r\n\r\nbody"
 }
 
 // handshakes are for a location /websocket.
 var handshakes = []trial{{
-	name:    "the sample handshake of RFC 6455",
-	request: upgrade("/websocket", "Origin: http://example.com", "Sec-WebSocket-Protocol: chat, superchat"),
-	answer:  strings.Replace(switching, "{accept}", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\nSec-WebSocket-Protocol: chat", 1),
+	name:     "the sample handshake of RFC 6455",
+	request:  upgrade("/websocket", "Origin: http://example.com", "Sec-WebSocket-Protocol: chat, superchat"),
+	response: strings.Replace(switching, "{accept}", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\nSec-WebSocket-Protocol: chat", 1),
 }, {
 	name: "a Host with a port and capitals", differs: []string{hostPort},
-	request: strings.Replace(upgrade("/websocket"), "server.example.com", "Server.Example.com:8080", 1),
-	answer:  switching,
+	request:  strings.Replace(upgrade("/websocket"), "server.example.com", "Server.Example.com:8080", 1),
+	response: switching,
 }, {
 	name: "tokens in other cases", differs: []string{upgradeToken},
-	request: strings.NewReplacer("Upgrade: websocket", "Upgrade: WebSocket", "Connection: Upgrade", "Connection: keep-alive, UPGRADE").Replace(upgrade("/websocket")),
-	answer:  switching,
+	request:  strings.NewReplacer("Upgrade: websocket", "Upgrade: WebSocket", "Connection: Upgrade", "Connection: keep-alive, UPGRADE").Replace(upgrade("/websocket")),
+	response: switching,
 }, {
 	name: "a list of protocols to switch to", differs: []string{upgradeToken},
-	request: strings.Replace(upgrade("/websocket"), "Upgrade: websocket", "Upgrade: foo/2, websocket", 1),
-	answer:  switching,
+	request:  strings.Replace(upgrade("/websocket"), "Upgrade: websocket", "Upgrade: foo/2, websocket", 1),
+	response: switching,
 }, {
-	name:    "extensions, cookies and credentials",
-	request: upgrade("/websocket?token=a%20b&c", "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits", "Cookie: a=1; b=2", "Authorization: Bearer x", "User-Agent: y"),
-	answer:  strings.Replace(switching, "\r\n\r\n", "\r\nSec-WebSocket-Extensions: permessage-deflate\r\nSet-Cookie: s=1; Path=/\r\nSet-Cookie: t=2\r\nX-Own: z\r\n\r\n", 1),
+	name:     "extensions, cookies and credentials",
+	request:  upgrade("/websocket?token=a%20b&c", "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits", "Cookie: a=1; b=2", "Authorization: Bearer x", "User-Agent: y"),
+	response: strings.Replace(switching, "\r\n\r\n", "\r\nSec-WebSocket-Extensions: permessage-deflate\r\nSet-Cookie: s=1; Path=/\r\nSet-Cookie: t=2\r\nX-Own: z\r\n\r\n", 1),
 }, {
 	name: "forwarding fields of the client's own", differs: []string{clientForwarding},
-	request: upgrade("/websocket", "X-Forwarded-For: 192.0.2.1, 192.0.2.2", "X-Forwarded-For: 192.0.2.3", "X-Real-IP: 192.0.2.9", "X-Forwarded-Proto: https", "X-Forwarded-Host: evil.example", "Forwarded: for=192.0.2.1"),
-	answer:  switching,
+	request:  upgrade("/websocket", "X-Forwarded-For: 192.0.2.1, 192.0.2.2", "X-Forwarded-For: 192.0.2.3", "X-Real-IP: 192.0.2.9", "X-Forwarded-Proto: https", "X-Forwarded-Host: evil.example", "Forwarded: for=192.0.2.1"),
+	response: switching,
 }, {
 	name: "forwarding fields with underscores", differs: []string{oddNames},
-	request: upgrade("/websocket", "X_Real_IP: 192.0.2.9", "X.Forwarded.For: 192.0.2.9", "My_Field: 1", "My.Field: 2"),
-	answer:  switching,
+	request:  upgrade("/websocket", "X_Real_IP: 192.0.2.9", "X.Forwarded.For: 192.0.2.9", "My_Field: 1", "My.Field: 2"),
+	response: switching,
 }, {
 	name: "fields that Connection names", differs: []string{hopByHop},
-	request: strings.Replace(upgrade("/websocket", "X-Secret: 1", "X-Forwarded-For: 192.0.2.1", "Keep-Alive: 5", "Proxy-Connection: close", "Proxy-Authorization: x", "TE: trailers"), "Connection: Upgrade", "Connection: Upgrade, X-Secret, X-Forwarded-For, X-Real-IP", 1),
-	answer:  switching,
+	request:  strings.Replace(upgrade("/websocket", "X-Secret: 1", "X-Forwarded-For: 192.0.2.1", "Keep-Alive: 5", "Proxy-Connection: close", "Proxy-Authorization: x", "TE: trailers"), "Connection: Upgrade", "Connection: Upgrade, X-Secret, X-Forwarded-For, X-Real-IP", 1),
+	response: switching,
 }, {
 	name: "hop-by-hop fields of the 101", differs: []string{hopByHop},
-	request: upgrade("/websocket"),
-	answer:  strings.Replace(switching, "Connection: Upgrade", "Connection: Upgrade, X-Private\r\nX-Private: 1\r\nKeep-Alive: timeout=5\r\nProxy-Authenticate: Basic", 1),
+	request:  upgrade("/websocket"),
+	response: strings.Replace(switching, "Connection: Upgrade", "Connection: Upgrade, X-Private\r\nX-Private: 1\r\nKeep-Alive: timeout=5\r\nProxy-Authenticate: Basic", 1),
 }, {
-	name:    "Server and Date of the 101",
-	request: upgrade("/websocket"),
-	answer:  strings.Replace(switching, "Connection: Upgrade", "Connection: Upgrade\r\nServer: recorder\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT", 1),
+	name:     "Server and Date of the 101",
+	request:  upgrade("/websocket"),
+	response: strings.Replace(switching, "Connection: Upgrade", "Connection: Upgrade\r\nServer: recorder\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT", 1),
 }, {
 	name: "Upgrade without the Connection token", differs: []string{noUpgradeOption},
 	request: strings.Replace(upgrade("/websocket"), "Connection: Upgrade\r\n", "", 1),
@@ -78,50 +78,50 @@ var handshakes = []trial{{
 	request: request("GET /websocket", "Upgrade: h2c", "Connection: Upgrade, HTTP2-Settings", "HTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA"),
 }, {
 	name: "a version other than 13", differs: []string{badHandshakes},
-	request: strings.Replace(upgrade("/websocket"), "13", "8", 1),
-	answer:  switching,
+	request:  strings.Replace(upgrade("/websocket"), "13", "8", 1),
+	response: switching,
 }, {
 	name: "no key", differs: []string{badHandshakes},
-	request: strings.Replace(upgrade("/websocket"), key+"\r\n", "", 1),
-	answer:  switching,
+	request:  strings.Replace(upgrade("/websocket"), key+"\r\n", "", 1),
+	response: switching,
 }, {
 	name: "a POST that would upgrade", differs: []string{badHandshakes},
-	request: strings.Replace(upgrade("/websocket", "Content-Length: 0"), "GET", "POST", 1),
-	answer:  switching,
+	request:  strings.Replace(upgrade("/websocket", "Content-Length: 0"), "GET", "POST", 1),
+	response: switching,
 }, {
 	name: "an upgrade with a body", differs: []string{badHandshakes},
-	request: upgrade("/websocket", "Content-Length: 4") + "body",
-	answer:  switching,
+	request:  upgrade("/websocket", "Content-Length: 4") + "body",
+	response: switching,
 }, {
 	name: "an upgrade in HTTP/1.0", differs: []string{badHandshakes},
-	request: strings.Replace(upgrade("/websocket"), "HTTP/1.1", "HTTP/1.0", 1),
-	answer:  switching,
+	request:  strings.Replace(upgrade("/websocket"), "HTTP/1.1", "HTTP/1.0", 1),
+	response: switching,
 }, {
 	name: "a wrong accept key", differs: []string{badSwitches},
-	request: upgrade("/websocket"),
-	answer:  strings.Replace(switching, "{accept}", "x3JJHMbDL1EzLkh9GBhXDw==", 1),
+	request:  upgrade("/websocket"),
+	response: strings.Replace(switching, "{accept}", "x3JJHMbDL1EzLkh9GBhXDw==", 1),
 }, {
 	name: "a switch to another protocol", differs: []string{badSwitches},
-	request: upgrade("/websocket"),
-	answer:  strings.Replace(switching, "Upgrade: websocket", "Upgrade: tcp", 1),
+	request:  upgrade("/websocket"),
+	response: strings.Replace(switching, "Upgrade: websocket", "Upgrade: tcp", 1),
 }, {
-	name: "a switch that nobody asked for", differs: []string{badSwitches},
-	request: request("GET /websocket"),
-	answer:  strings.Replace(switching, "\r\n\r\n", "\r\nContent-Length: 0\r\n\r\n", 1),
+	name: "an unrequested switch", differs: []string{badSwitches},
+	request:  request("GET /websocket"),
+	response: strings.Replace(switching, "\r\n\r\n", "\r\nContent-Length: 0\r\n\r\n", 1),
 }, {
 	name: "an upgrade on a connection that has had a GET",
 	play: func(x *stage) {
 		c := x.dial(x)
-		x.up[0].begin(answering(fine))
+		x.up[0].begin(respondWith(fine))
 		x.ask(c, request("GET /websocket"))
-		x.up[0].begin(answering(switching))
+		x.up[0].begin(respondWith(switching))
 		x.ask(c, upgrade("/websocket"))
 		c.send(x, "hello")
 		x.tunnel().expect(x, "hello")
 	},
 }, {
 	name: "an empty X-Forwarded-For", differs: []string{emptyList}, request: upgrade("/websocket", "X-Forwarded-For:"),
-	answer: switching,
+	response: switching,
 }, {
 	name: "a request behind an upgrade that is refused", differs: []string{closeAfter},
 	play: func(x *stage) {
@@ -129,26 +129,26 @@ var handshakes = []trial{{
 		x.ask(c, upgrade("/websocket")+request("GET /websocket/second", "Connection: close"))
 		x.note("client: what follows", "%.15s", c.rest())
 	},
-	answer: answer("403 Forbidden"),
+	response: response("403 Forbidden"),
 }, {
 	name: "401 to an upgrade", differs: []string{closeAfter},
-	request: upgrade("/websocket"),
-	answer:  answer("401 Unauthorized", "WWW-Authenticate: Basic realm=x", "Set-Cookie: a=1"),
+	request:  upgrade("/websocket"),
+	response: response("401 Unauthorized", "WWW-Authenticate: Basic realm=x", "Set-Cookie: a=1"),
 }, {
 	name: "403 to an upgrade", differs: []string{closeAfter},
-	request: upgrade("/websocket"),
-	answer:  answer("403 Forbidden", "Connection: close"),
+	request:  upgrade("/websocket"),
+	response: response("403 Forbidden", "Connection: close"),
 }, {
 	name: "503 to an upgrade", differs: []string{closeAfter},
-	request: upgrade("/websocket"),
-	answer:  answer("503 Service Unavailable", "Retry-After: 7"),
+	request:  upgrade("/websocket"),
+	response: response("503 Service Unavailable", "Retry-After: 7"),
 }, {
 	name: "200 to an upgrade", differs: []string{closeAfter},
 	request: upgrade("/websocket"),
 }, {
 	name: "a redirect to an upgrade", differs: []string{closeAfter},
-	request: upgrade("/websocket"),
-	answer:  answer("307 Temporary Redirect", "Location: /elsewhere"),
+	request:  upgrade("/websocket"),
+	response: response("307 Temporary Redirect", "Location: /elsewhere"),
 }, {
 	name: "103 before the 101", differs: []string{informational},
 	play: func(x *stage) {
@@ -164,17 +164,17 @@ var handshakes = []trial{{
 		}
 		x.note("client: what comes", "%s", strings.Join(came, ", "))
 	},
-	answer: "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + switching,
+	response: "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + switching,
 }, {
-	name: "no answer", differs: []string{closeAfter, errorPages},
+	name: "no response", differs: []string{closeAfter, errorPages},
 	request: upgrade("/websocket"),
 	reply:   func(*peer, message) fate { return closes },
 }, {
-	name: "half an answer", differs: []string{closeAfter, errorPages},
+	name: "half a response", differs: []string{closeAfter, errorPages},
 	request: upgrade("/websocket"),
 	reply:   cutAfter("HTTP/1.1 101 Switching Pro"),
 }, {
-	name: "an answer that is no HTTP", differs: []string{notHTTP},
+	name: "a response that is not HTTP", differs: []string{notHTTP},
 	play: func(x *stage) {
 		c := x.dial(x)
 		c.send(x, upgrade("/websocket"))
@@ -191,24 +191,24 @@ var handshakes = []trial{{
 	request: strings.Replace(upgrade("/websocket"), "Host: server.example.com\r\n", "", 1),
 }, {
 	name: "a field of 9000 bytes", differs: []string{headerLimits},
-	request: upgrade("/websocket", "Cookie: "+strings.Repeat("x", 9000)),
-	answer:  switching,
+	request:  upgrade("/websocket", "Cookie: "+strings.Repeat("x", 9000)),
+	response: switching,
 }, {
-	name: "an answer with a header of 9000 bytes", differs: []string{headerLimits},
-	request: upgrade("/websocket"),
-	answer:  strings.Replace(switching, "\r\n\r\n", "\r\nX-Large: "+strings.Repeat("x", 9000)+"\r\n\r\n", 1),
+	name: "a response with a header of 9000 bytes", differs: []string{headerLimits},
+	request:  upgrade("/websocket"),
+	response: strings.Replace(switching, "\r\n\r\n", "\r\nX-Large: "+strings.Repeat("x", 9000)+"\r\n\r\n", 1),
 }, {
-	name:    "a longer path in the location",
-	request: upgrade("/websocket/room/1"),
-	answer:  switching,
+	name:     "a longer path in the location",
+	request:  upgrade("/websocket/room/1"),
+	response: switching,
 }, {
 	name: "a path that only begins like the location", differs: []string{prefixLocations},
-	request: upgrade("/websockets"),
-	answer:  switching,
+	request:  upgrade("/websockets"),
+	response: switching,
 }, {
 	name: "a path elsewhere", differs: []string{errorPages},
-	request: upgrade("/elsewhere"),
-	answer:  switching,
+	request:  upgrade("/elsewhere"),
+	response: switching,
 }, {
 	name: "a path with dots to elsewhere", differs: []string{uncleanPaths},
 	request: request("GET /websocket/../elsewhere"),
@@ -225,7 +225,7 @@ var handshakes = []trial{{
 		up.expect(x, "early")
 		c.expect(x, "glued")
 	},
-	answer: switching + "glued",
+	response: switching + "glued",
 }}
 
 func cutAfter(text string) reply {

@@ -1,6 +1,6 @@
-// Package nginx_test sends the same requests through a real nginx, with the
-// recipes of testdata, and through wsproxy, to the same upstream. They may
-// differ in nothing but what differences_test.go and docs/nginx.md list.
+// Package nginx_test sends the same requests to the same upstream through a
+// real nginx, with the recipes of testdata, and through wsproxy. They may
+// differ only as differences_test.go and docs/nginx.md list.
 package nginx_test
 
 import (
@@ -30,11 +30,11 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	flag.Set("test.parallel", "32") // the recipes mostly wait, on two processors too
+	flag.Set("test.parallel", "32") // the recipes mostly wait
 	testkit.Main(m)
 }
 
-// frame is what stands round a recipe, with the directory of its own.
+// frame is the configuration around a recipe. Each nginx has its own directory.
 const frame = `daemon off;
 master_process off;
 worker_processes 1;
@@ -52,8 +52,8 @@ http {
 }
 `
 
-// startNginx runs nginx with a recipe of testdata, in which replace has pairs
-// of what it says and what it is to be here, and returns its address.
+// startNginx runs nginx with a recipe of testdata and returns its address.
+// replace has pairs of text in the recipe and its replacement.
 func startNginx(t testing.TB, recipe string, replace ...string) string {
 	t.Helper()
 	program := testkit.Program(t, "nginx")
@@ -73,8 +73,9 @@ func startNginx(t testing.TB, recipe string, replace ...string) string {
 	return addr
 }
 
-// freeAddr is for nginx, which cannot ask for any free port. Nothing else is at
-// this loopback address, and nobody's outgoing connections take its ports.
+// freeAddr returns an address for nginx, which cannot listen on port 0. No
+// other program uses this loopback address, and outgoing connections do not
+// take its ports.
 func freeAddr(t testing.TB) string {
 	t.Helper()
 	for {
@@ -113,7 +114,7 @@ func certificate(t testing.TB) (cert, key []byte) {
 		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})
 }
 
-// A side is one of the two proxies under comparison.
+// A side is one of the two compared proxies.
 type side struct {
 	name string
 	addr string
@@ -129,7 +130,7 @@ func wsproxySide(t testing.TB, h http.Handler, overTLS bool) side {
 	return side{"wsproxy", testkit.Serve(t, h), false}
 }
 
-// dial connects to the proxy; the test's end closes the connection.
+// dial connects to the proxy. The connection is closed when the test ends.
 func (s side) dial(t testing.TB) *peer {
 	t.Helper()
 	return s.dialFrom(t, net.IPv4(127, 0, 0, 1))

@@ -6,22 +6,22 @@ import (
 	"time"
 )
 
-// plains are for every path.
+// plains are trials for every path.
 var plains = []trial{{
 	name:    "a GET",
 	request: request("GET /a/b?c=d", "User-Agent: x", "Accept-Encoding: gzip", "Accept: */*"),
 }, {
-	name:    "a HEAD",
-	request: request("HEAD /"),
-	answer:  "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 4\r\n\r\n",
+	name:     "a HEAD",
+	request:  request("HEAD /"),
+	response: "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 4\r\n\r\n",
 }, {
-	name:    "an answer without a type",
-	request: request("GET /"),
-	answer:  "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n<html>body",
+	name:     "a response without a type",
+	request:  request("GET /"),
+	response: "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n<html>body",
 }, {
-	name:    "a POST with a length",
-	request: request("POST /", "Content-Length: 4", "Content-Type: text/plain") + "body",
-	answer:  answer("201 Created", "Location: /new"),
+	name:     "a POST with a length",
+	request:  request("POST /", "Content-Length: 4", "Content-Type: text/plain") + "body",
+	response: response("201 Created", "Location: /new"),
 }, {
 	name: "a POST in chunks", differs: []string{requestBuffering},
 	request: request("POST /", "Transfer-Encoding: chunked") + "2\r\nbo\r\n2\r\ndy\r\n0\r\n\r\n",
@@ -61,57 +61,57 @@ var plains = []trial{{
 		c.Close()
 	},
 }, {
-	name: "an answer in chunks with a trailer", differs: []string{trailers},
-	request: request("GET /"),
-	answer:  "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\nX-Sum: 1\r\n\r\n",
+	name: "a response in chunks with a trailer", differs: []string{trailers},
+	request:  request("GET /"),
+	response: "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\nX-Sum: 1\r\n\r\n",
 }, {
-	name:    "an answer without length",
-	request: request("GET /"),
-	answer:  "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\nbody",
+	name:     "a response without length",
+	request:  request("GET /"),
+	response: "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\nbody",
 }, {
-	name:    "an answer that is cut",
-	request: request("GET /"),
-	answer:  "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nConnection: close\r\nContent-Length: 9\r\n\r\nbody",
+	name:     "a truncated response",
+	request:  request("GET /"),
+	response: "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nConnection: close\r\nContent-Length: 9\r\n\r\nbody",
 }, {
 	name: "a reason of the upstream's own", differs: []string{reasonPhrases},
-	request: request("GET /"),
-	answer:  answer("200 Fine"),
+	request:  request("GET /"),
+	response: response("200 Fine"),
 }, {
 	name: "a status without a name", differs: []string{reasonPhrases},
-	request: request("GET /"),
-	answer:  answer("299 Odd"),
+	request:  request("GET /"),
+	response: response("299 Odd"),
 }, {
-	name:    "204",
-	request: request("GET /"),
-	answer:  "HTTP/1.1 204 No Content\r\n\r\n",
+	name:     "204",
+	request:  request("GET /"),
+	response: "HTTP/1.1 204 No Content\r\n\r\n",
 }, {
-	name:    "304",
-	request: request("GET /", "If-None-Match: \"1\""),
-	answer:  "HTTP/1.1 304 Not Modified\r\nETag: \"1\"\r\n\r\n",
+	name:     "304",
+	request:  request("GET /", "If-None-Match: \"1\""),
+	response: "HTTP/1.1 304 Not Modified\r\nETag: \"1\"\r\n\r\n",
 }, {
-	name: "103 before the answer", differs: []string{informational},
-	request: request("GET /"),
-	answer:  "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + fine,
+	name: "103 before the response", differs: []string{informational},
+	request:  request("GET /"),
+	response: "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + fine,
 }, {
-	name: "hop-by-hop fields of the answer", differs: []string{hopByHop},
-	request: request("GET /"),
-	answer:  answer("200 OK", "Connection: X-Private", "X-Private: 1", "Keep-Alive: timeout=5", "Proxy-Authenticate: Basic", "Upgrade: h2c"),
+	name: "hop-by-hop fields of the response", differs: []string{hopByHop},
+	request:  request("GET /"),
+	response: response("200 OK", "Connection: X-Private", "X-Private: 1", "Keep-Alive: timeout=5", "Proxy-Authenticate: Basic", "Upgrade: h2c"),
 }, {
-	name: "Server and Date of the answer", differs: []string{accelFields},
-	request: request("GET /"),
-	answer:  answer("200 OK", "Server: recorder", "Date: Thu, 01 Jan 1970 00:00:00 GMT", "X-Powered-By: y", "X-Accel-Buffering: no"),
+	name: "Server and Date of the response", differs: []string{accelFields},
+	request:  request("GET /"),
+	response: response("200 OK", "Server: recorder", "Date: Thu, 01 Jan 1970 00:00:00 GMT", "X-Powered-By: y", "X-Accel-Buffering: no"),
 }, {
-	name:    "cookies",
-	request: request("GET /", "Cookie: a=1", "Cookie: b=2"),
-	answer:  answer("200 OK", "Set-Cookie: a=1; HttpOnly", "Set-Cookie: b=2"),
+	name:     "cookies",
+	request:  request("GET /", "Cookie: a=1", "Cookie: b=2"),
+	response: response("200 OK", "Set-Cookie: a=1; HttpOnly", "Set-Cookie: b=2"),
 }, {
-	name:    "empty and repeated fields",
-	request: request("GET /", "X-Empty:", "X-Two: 1", "X-Two: 2", "x-lower: 3"),
-	answer:  answer("200 OK", "X-Empty:", "X-Two: 1", "X-Two: 2", "x-lower: 3"),
+	name:     "empty and repeated fields",
+	request:  request("GET /", "X-Empty:", "X-Two: 1", "X-Two: 2", "x-lower: 3"),
+	response: response("200 OK", "X-Empty:", "X-Two: 1", "X-Two: 2", "x-lower: 3"),
 }, {
-	name:    "a 500",
-	request: request("GET /"),
-	answer:  answer("500 Internal Server Error"),
+	name:     "a 500",
+	request:  request("GET /"),
+	response: response("500 Internal Server Error"),
 }, {
 	name:    "a path with escapes",
 	request: request("GET /a%20b/%2ea/%252e/%2F/c%c3%a9?q=%20+&&x=;%zz"),
@@ -146,27 +146,27 @@ var plains = []trial{{
 	name: "a redirect to the upstream's own address", differs: []string{proxyRedirect},
 	request: request("GET /"),
 	reply: func(c *peer, m message) fate {
-		return answering(answer("302 Found", "Location: http://"+c.LocalAddr().String()+"/next?a=b"))(c, m)
+		return respondWith(response("302 Found", "Location: http://"+c.LocalAddr().String()+"/next?a=b"))(c, m)
 	},
 }, {
-	name:    "a redirect elsewhere",
-	request: request("GET /"),
-	answer:  answer("302 Found", "Location: https://other.example/next"),
+	name:     "a redirect elsewhere",
+	request:  request("GET /"),
+	response: response("302 Found", "Location: https://other.example/next"),
 }, {
-	name:    "a relative redirect",
-	request: request("GET /"),
-	answer:  answer("302 Found", "Location: /next"),
+	name:     "a relative redirect",
+	request:  request("GET /"),
+	response: response("302 Found", "Location: /next"),
 }}
 
 func redirectsToItself(path string) reply {
 	return func(c *peer, m message) fate {
-		return answering(answer("302 Found", "Location: http://"+c.LocalAddr().String()+path))(c, m)
+		return respondWith(response("302 Found", "Location: http://"+c.LocalAddr().String()+path))(c, m)
 	}
 }
 
-// buffering is about when bytes pass.
+// buffering are trials that note when bytes are forwarded.
 var buffering = []trial{{
-	name: "the beginning of an answer", differs: []string{answerBuffering},
+	name: "the beginning of a response", differs: []string{responseBuffering},
 	play: func(x *stage) {
 		rest := make(chan struct{})
 		x.up[0].begin(func(c *peer, _ message) fate {
@@ -198,6 +198,6 @@ var buffering = []trial{{
 		}
 		x.note("upstream: the beginning comes before the end", "%v", early)
 		c.send(x, "later")
-		x.answered(c, "POST")
+		x.noteResponse(c, "POST")
 	},
 }}

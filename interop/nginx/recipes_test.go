@@ -15,18 +15,18 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A recipe is a configuration of nginx, its counterpart, and what to try with
-// both.
+// A recipe is a configuration of nginx, its counterpart in wsproxy, and trials
+// to run with both.
 type recipe struct {
 	name        string
 	conf        string
-	servers     []string // as the configuration has them, each a recorder here
-	params      []string // to be added to them
-	replace     []string // more that the configuration says and is to be here
+	servers     []string // addresses in the configuration, each replaced by a recorder's
+	params      []string // parameters to add to the servers
+	replace     []string // more text in the configuration and its replacement, in pairs
 	tls         bool
-	instead     func(testing.TB) string // an address in place of the recorder's
+	instead     func(testing.TB) string // returns an address to use instead of the recorder's
 	counterpart func(t testing.TB, up []string) http.Handler
-	start       func(t testing.TB, up []string) (nginx, wsproxy side) // in place of conf and counterpart
+	start       func(t testing.TB, up []string) (nginx, wsproxy side) // instead of conf and counterpart
 	trials      []trial
 	differs     []string // titles of differences that may show in every trial
 }
@@ -38,7 +38,8 @@ func newUpstream(t testing.TB, servers ...wsproxy.Server) *wsproxy.Upstream {
 	return u
 }
 
-// under is nginx's location of a path without a slash at its end.
+// under returns a handler for an nginx location whose path has no slash at its
+// end.
 func under(path string, h http.Handler) *http.ServeMux {
 	mux := http.NewServeMux()
 	mux.Handle(path, h)
@@ -46,7 +47,7 @@ func under(path string, h http.Handler) *http.ServeMux {
 	return mux
 }
 
-// single is the counterpart of a recipe with one server and one location.
+// single returns the counterpart of a recipe with one server and one location.
 func single(path string, opts ...wsproxy.Option) func(t testing.TB, up []string) http.Handler {
 	return func(t testing.TB, up []string) http.Handler {
 		p := testkit.NewProxy(t, "http://"+up[0], opts...)
@@ -85,18 +86,18 @@ var recipes = slices.Concat([]recipe{{
 		name: "a sample handshake with subprotocols",
 		request: request("GET /wss", "Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Key: x3JJHMbDL1EzLkh9GBhXDw==",
 			"Sec-WebSocket-Protocol: chat, superchat", version, "Origin: https://example.com"),
-		answer: strings.Replace(switching, "{accept}", "HSmrc0sMlYUkAGmm5OPpG2HaGWk=\r\nSec-WebSocket-Protocol: chat", 1),
+		response: strings.Replace(switching, "{accept}", "HSmrc0sMlYUkAGmm5OPpG2HaGWk=\r\nSec-WebSocket-Protocol: chat", 1),
 	}, {
-		name:    "forwarding fields of the client's own",
-		request: upgrade("/wss", "X-Real-IP: 192.0.2.1", "X-Forwarded-For: 192.0.2.1"),
-		answer:  switching,
+		name:     "forwarding fields of the client's own",
+		request:  upgrade("/wss", "X-Real-IP: 192.0.2.1", "X-Forwarded-For: 192.0.2.1"),
+		response: switching,
 	}, {
 		name: "a page of the application", differs: []string{oldUpstreams},
 		request: request("GET /app/page"),
 	}, {
 		name: "a POST to the application", differs: []string{oldUpstreams},
-		request: request("POST /app/form", "Content-Length: 3") + "a=b",
-		answer:  answer("303 See Other", "Location: /app/page", "Set-Cookie: JSESSIONID=1; Path=/; Secure; HttpOnly"),
+		request:  request("POST /app/form", "Content-Length: 3") + "a=b",
+		response: response("303 See Other", "Location: /app/page", "Set-Cookie: JSESSIONID=1; Path=/; Secure; HttpOnly"),
 	}, {
 		name: "an upgrade to the application", differs: []string{oldUpstreams, everyRoute, closeAfter},
 		request: upgrade("/app"),
@@ -117,11 +118,11 @@ var recipes = slices.Concat([]recipe{{
 			wsproxy.WithSendTimeout(300*time.Second))
 	},
 	trials: []trial{
-		{name: "a handshake", request: upgrade("/chat", "X-Forwarded-For: 192.0.2.1"), answer: switching},
+		{name: "a handshake", request: upgrade("/chat", "X-Forwarded-For: 192.0.2.1"), response: switching},
 		{name: "a GET", request: request("GET /")},
 		{name: "a POST", request: request("POST /", "Content-Length: 4") + "body"},
-		{name: "a refusal", differs: []string{closeAfter}, request: upgrade("/chat"), answer: answer("403 Forbidden")},
-		{name: "both ends speak, and the upstream leaves", answer: switching, play: func(x *stage) {
+		{name: "a refusal", differs: []string{closeAfter}, request: upgrade("/chat"), response: response("403 Forbidden")},
+		{name: "both ends speak, and the upstream leaves", response: switching, play: func(x *stage) {
 			c, up := x.open("/chat")
 			c.send(x, "hello")
 			up.expect(x, "hello")
@@ -172,7 +173,7 @@ var recipes = slices.Concat([]recipe{{
 			x.ask(x.dial(x), request("GET /one"))
 			x.ask(x.dial(x), request("GET /two"))
 		}},
-		{name: "an upgrade", request: upgrade("/"), answer: switching},
+		{name: "an upgrade", request: upgrade("/"), response: switching},
 	},
 }}, serverRecipes, chainRecipes, timed())
 
@@ -200,7 +201,7 @@ func TestNginxAndWsproxyDifferOnlyAsListed(t *testing.T) {
 		}
 	})
 	if ran < total || t.Failed() {
-		return // skipped, or asked to run only some
+		return // skipped, or only some tests run
 	}
 	for _, d := range differences {
 		for i, line := range d.lines {

@@ -15,27 +15,27 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A fate is what becomes of a recorder's connection after an answer.
+// A fate says what a recorder does with a connection after a response.
 type fate int
 
 const (
 	closes fate = iota
 	keeps
-	gives // to tunnels
+	gives // puts it into tunnels
 )
 
-// A reply answers one request.
+// A reply responds to one request.
 type reply func(c *peer, m message) fate
 
-// A recorder is an upstream that notes every request and answers as the trial
+// A recorder is an upstream that notes every request and replies as the trial
 // says.
 type recorder struct {
 	addr    string
-	tunnels chan *peer // the connections given away
+	tunnels chan *peer // connections with the fate gives
 
 	mu       sync.Mutex
 	reply    reply
-	onHead   func() // called when a header has come, if not nil
+	onHead   func() // called after each header, if not nil
 	requests []message
 	accepted int
 	live     map[net.Conn]bool
@@ -64,7 +64,7 @@ func newRecorder(t testing.TB) *recorder {
 	return r
 }
 
-// begin forgets what was and has further requests answered by reply.
+// begin drops earlier notes and sets the reply to further requests.
 func (r *recorder) begin(reply reply) {
 	r.drop()
 	r.mu.Lock()
@@ -75,7 +75,7 @@ func (r *recorder) begin(reply reply) {
 	}
 }
 
-// drop closes every connection there is.
+// drop closes every connection.
 func (r *recorder) drop() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -128,7 +128,7 @@ func (r *recorder) serve(conn net.Conn) {
 		select {
 		case r.tunnels <- c:
 			return
-		default: // nobody wants so many
+		default: // the buffer is full
 		}
 	}
 	conn.Close()
@@ -137,7 +137,8 @@ func (r *recorder) serve(conn net.Conn) {
 	r.mu.Unlock()
 }
 
-// whenHeadComes has f called for the header of every request to come.
+// whenHeadComes makes f the function to call for the header of every further
+// request.
 func (r *recorder) whenHeadComes(f func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -152,9 +153,9 @@ func (r *recorder) headCame() {
 	}
 }
 
-// answering is the reply with a fixed text, in which {accept} is the accept
-// key. It closes the connection where the request or the text asks for that.
-func answering(text string) reply {
+// respondWith returns the reply with a fixed text, in which {accept} is the
+// accept key. It closes the connection if the request or the text says so.
+func respondWith(text string) reply {
 	return func(c *peer, m message) fate {
 		io.WriteString(c, strings.ReplaceAll(text, "{accept}", acceptKey(m)))
 		head, _, _ := strings.Cut(strings.ToLower(text), "\r\n\r\n")

@@ -12,12 +12,13 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// switched sends a handshake and returns which server switched, or the status.
+// switched sends a handshake and returns the server that switched, or the
+// status.
 func (x *stage) switched(path string) (c *peer, who string) {
 	x.Helper()
 	c = x.dial(x)
 	c.send(x, upgrade(path))
-	_, m, err := c.answer("GET")
+	_, m, err := c.response("GET")
 	require.NoError(x, err)
 	if m.status() == 101 {
 		return c, m.all("x-server")[0]
@@ -25,7 +26,8 @@ func (x *stage) switched(path string) (c *peer, who string) {
 	return c, fmt.Sprint(m.status())
 }
 
-// asked opens n tunnels, one after the other, and notes where to.
+// asked returns a play that opens n tunnels, one after the other, and notes
+// their servers.
 func asked(n int, path string) func(x *stage) {
 	return func(x *stage) {
 		var where []string
@@ -38,15 +40,15 @@ func asked(n int, path string) func(x *stage) {
 	}
 }
 
-// each has a reply for every server, named in the answer.
-func each(answers ...string) []reply {
+// each returns a reply for every server. The reply names its server.
+func each(responses ...string) []reply {
 	var replies []reply
-	for i, text := range answers {
+	for i, text := range responses {
 		text = strings.Replace(text, "\r\n", fmt.Sprintf("\r\nX-Server: %d\r\n", i+1), 1)
 		if text == "" {
 			replies = append(replies, func(*peer, message) fate { return closes })
 		} else {
-			replies = append(replies, answering(text))
+			replies = append(replies, respondWith(text))
 		}
 	}
 	return replies
@@ -54,8 +56,8 @@ func each(answers ...string) []reply {
 
 const busy = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
 
-// twoServers is the recipe with two servers, with something more in its
-// upstream block, or behind each server.
+// twoServers adds a recipe with two servers and more text in its upstream block
+// or after each server.
 func twoServers(name, directive, params string, policy func() wsproxy.Policy, server wsproxy.Server, trials ...trial) recipe {
 	r := recipe{
 		name: name, conf: "two-servers", servers: []string{"192.168.3.1:3000", "192.168.3.2:300"}, params: []string{params, params},
@@ -104,7 +106,7 @@ var serverRecipes = []recipe{
 		trial{name: "after fail_timeout", play: comesBack, replies: each("", switching)}),
 	twoServers("all servers fail", "", "", wsproxy.RoundRobin, wsproxy.Server{},
 		trial{name: "twice in a row", differs: []string{allDown}, play: asked(2, "/websocket"), replies: each("", "")}),
-	twoServers("a server answers 503", "", "", wsproxy.RoundRobin, wsproxy.Server{},
+	twoServers("a server responds with 503", "", "", wsproxy.RoundRobin, wsproxy.Server{},
 		trial{name: "the recipe", play: asked(2, "/websocket"), replies: each(busy, switching)}),
 	twoServers("a request that must not be sent twice", "", "", wsproxy.RoundRobin, wsproxy.Server{},
 		trial{name: "a POST", differs: []string{errorPages}, request: request("POST /websocket", "Content-Length: 4") + "body", replies: each("", "")}),
@@ -126,13 +128,13 @@ var serverRecipes = []recipe{
 	},
 }
 
-// sameServer notes how many servers n handshakes for one path go to.
+// sameServer notes how many servers n handshakes for one path reach.
 func sameServer(n int) func(x *stage) {
 	return func(x *stage) {
 		asked(n, "/websocket")(x)
 		first := strings.Fields(x.seen["servers"])[0]
 		x.note("servers", "%d of the same server", strings.Count(x.seen["servers"], first))
-		x.up = nil // which one it is, is not to be compared
+		x.up = nil // which server it is is not compared
 	}
 }
 
@@ -144,7 +146,8 @@ func spread(n int) func(x *stage) {
 	}
 }
 
-// comesBack has the first server fail once and then waits for it to be asked.
+// comesBack makes the first server fail once and then waits until it is tried
+// again.
 func comesBack(x *stage) {
 	asked(2, "/websocket")(x)
 	x.up[0].begin(both[0])

@@ -15,8 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// keptBy has one end send a byte now and then for longer than the read timeout
-// of a second, and tells whether the other got them all.
+// keptBy makes one end send bytes for longer than the read timeout of a second,
+// and notes whether the other received them all.
 func keptBy(pick func(c, up *peer) (from, to *peer)) func(x *stage) {
 	return func(x *stage) {
 		for try := 0; ; try++ {
@@ -34,8 +34,8 @@ func keptBy(pick func(c, up *peer) (from, to *peer)) func(x *stage) {
 			from.Close()
 			to.Close()
 			if failed != nil && longest > 500*time.Millisecond && try < 3 {
-				x.n = 0 // the machine was too busy to tell
-				x.up[0].begin(answering(switching))
+				x.n = 0 // the machine was too busy for a result
+				x.up[0].begin(respondWith(switching))
 				continue
 			}
 			x.note("tunnel after 2.5 s", "%v", failed)
@@ -44,7 +44,7 @@ func keptBy(pick func(c, up *peer) (from, to *peer)) func(x *stage) {
 	}
 }
 
-// flood writes until that fails.
+// flood writes until a write fails.
 func flood(p *peer) string {
 	chunk := make([]byte, 64<<10)
 	for {
@@ -56,8 +56,8 @@ func flood(p *peer) string {
 	}
 }
 
-// drained tells whether a connection ends, whatever comes before. Whether what
-// it cuts shows as a reset is a matter of luck.
+// drained reports whether a connection ends, whatever arrives before. Whether
+// it ends with a reset is chance.
 func drained(p *peer) string {
 	said := p.rest()
 	end := said[strings.LastIndex(said, ", ")+2:]
@@ -67,7 +67,7 @@ func drained(p *peer) string {
 	return end
 }
 
-// stalls answers with text, and then with nothing until the proxy ends it.
+// stalls sends text, and then nothing until the proxy closes the connection.
 func stalls(text string) reply {
 	return func(c *peer, _ message) fate {
 		io.WriteString(c, text)
@@ -83,29 +83,29 @@ var timeoutTrials = []trial{{
 		x.note("client: end", "%s", c.lastWords())
 		x.note("upstream: end", "%s", up.lastWords())
 	},
-	answer: switching,
+	response: switching,
 }, {
-	name:   "only the client speaks",
-	play:   keptBy(func(c, up *peer) (from, to *peer) { return c, up }),
-	answer: switching,
+	name:     "only the client speaks",
+	play:     keptBy(func(c, up *peer) (from, to *peer) { return c, up }),
+	response: switching,
 }, {
-	name:   "only the upstream speaks",
-	play:   keptBy(func(c, up *peer) (from, to *peer) { return up, c }),
-	answer: switching,
+	name:     "only the upstream speaks",
+	play:     keptBy(func(c, up *peer) (from, to *peer) { return up, c }),
+	response: switching,
 }, {
-	name: "no answer to an upgrade", differs: []string{closeAfter, errorPages},
+	name: "no response to an upgrade", differs: []string{closeAfter, errorPages},
 	request: upgrade("/websocket"),
 	reply:   stalls(""),
 }, {
-	name: "no answer to a GET", differs: []string{errorPages},
+	name: "no response to a GET", differs: []string{errorPages},
 	request: request("GET /"),
 	reply:   stalls(""),
 }, {
-	name: "an answer that stalls in its header", differs: []string{closeAfter, errorPages},
+	name: "a response that stalls in its header", differs: []string{closeAfter, errorPages},
 	request: upgrade("/websocket"),
 	reply:   stalls("HTTP/1.1 101 Switching"),
 }, {
-	name: "an answer that stalls in its body", differs: []string{answerBuffering},
+	name: "a response that stalls in its body", differs: []string{responseBuffering},
 	request: request("GET /"),
 	reply:   stalls("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 9\r\n\r\nbody"),
 }}
@@ -121,7 +121,7 @@ var sendTimeoutTrials = []trial{{
 		c.Close()
 		<-flooded
 	},
-	answer: switching,
+	response: switching,
 }, {
 	name: "a client that does not read",
 	play: func(x *stage) {
@@ -133,10 +133,10 @@ var sendTimeoutTrials = []trial{{
 		up.Close()
 		<-flooded
 	},
-	answer: switching,
+	response: switching,
 }}
 
-// timed are recipes of one trial each, which wait side by side.
+// timed are recipes with one trial each, which run in parallel.
 func timed() (timed []recipe) {
 	add := func(trials []trial, replace []string, opts ...wsproxy.Option) {
 		for _, tr := range trials {
@@ -149,7 +149,7 @@ func timed() (timed []recipe) {
 	}
 	add(timeoutTrials, []string{"proxy_read_timeout 300s", "proxy_read_timeout 1s"}, wsproxy.WithReadTimeout(time.Second))
 	timed = append(timed, recipe{
-		name: "connecting", conf: "full", servers: []string{"127.0.0.1:3000"}, instead: deaf,
+		name: "connecting", conf: "full", servers: []string{"127.0.0.1:3000"}, instead: fullQueueAddr,
 		replace:     []string{"proxy_connect_timeout 10s", "proxy_connect_timeout 1s", " ssl;", ";"},
 		counterpart: single("/", wsproxy.WithConnectTimeout(time.Second)),
 		trials: []trial{{
@@ -161,8 +161,9 @@ func timed() (timed []recipe) {
 	return timed
 }
 
-// deaf returns an address that lets nobody in: its queue is full.
-func deaf(t testing.TB) string {
+// fullQueueAddr returns an address that accepts no connection because its queue
+// is full.
+func fullQueueAddr(t testing.TB) string {
 	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
 	require.NoError(t, err)
 	t.Cleanup(func() { syscall.Close(fd) })

@@ -19,7 +19,7 @@ func (x *stage) open(path string) (c, up *peer) {
 	return c, x.tunnel()
 }
 
-// lastWords reads what is left, in which a Close frame is told as such.
+// lastWords reads the rest and describes it, with Close frames decoded.
 func (p *peer) lastWords() string {
 	said := p.rest()
 	i := strings.LastIndex(said, `", `)
@@ -39,7 +39,7 @@ func (p *peer) lastWords() string {
 	return fmt.Sprintf("Close %d %q, %s", binary.BigEndian.Uint16(payload), payload[2:], said[i+3:])
 }
 
-// endings are of tunnels at a location /websocket.
+// endings are trials with tunnels at a location /websocket.
 var endings = []trial{{
 	name: "a megabyte each way, and an orderly end",
 	play: func(x *stage) {
@@ -58,7 +58,7 @@ var endings = []trial{{
 		c.Close()
 		x.note("upstream: end", "%s", up.rest())
 	},
-	answer: switching,
+	response: switching,
 }, {
 	name: "the client half-closes", differs: []string{halfClose},
 	play: func(x *stage) {
@@ -70,7 +70,7 @@ var endings = []trial{{
 		up.Close()
 		x.note("client: end", "%s", c.rest())
 	},
-	answer: switching,
+	response: switching,
 }, {
 	name: "the upstream half-closes", differs: []string{halfClose},
 	play: func(x *stage) {
@@ -82,7 +82,7 @@ var endings = []trial{{
 		c.Close()
 		x.note("upstream: end", "%s", up.rest())
 	},
-	answer: switching,
+	response: switching,
 }, {
 	name: "the client resets", differs: []string{resets},
 	play: func(x *stage) {
@@ -90,7 +90,7 @@ var endings = []trial{{
 		c.reset()
 		x.note("upstream: end", "%s", up.rest())
 	},
-	answer: switching,
+	response: switching,
 }, {
 	name: "the upstream resets", differs: []string{resets},
 	play: func(x *stage) {
@@ -98,5 +98,5 @@ var endings = []trial{{
 		up.reset()
 		x.note("client: end", "%s", c.rest())
 	},
-	answer: switching,
+	response: switching,
 }}

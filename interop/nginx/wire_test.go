@@ -19,7 +19,7 @@ import (
 // A peer is one end of a connection, driven byte by byte.
 type peer struct {
 	net.Conn
-	raw net.Conn // under TLS
+	raw net.Conn // below TLS
 	br  *bufio.Reader
 }
 
@@ -52,7 +52,7 @@ func (p *peer) reset() {
 	p.raw.Close()
 }
 
-// rest reads what is left and tells it, with how the connection ended.
+// rest reads until the connection ends, and returns the bytes and how it ended.
 func (p *peer) rest() string {
 	p.SetDeadline(time.Now().Add(testkit.Patience))
 	got, err := io.ReadAll(p)
@@ -65,7 +65,7 @@ func (p *peer) rest() string {
 	return fmt.Sprintf("%q, %v", got, err)
 }
 
-// A message is a request or an answer as it was on the wire.
+// A message is a request or a response as it was on the wire.
 type message struct {
 	start  string
 	fields [][2]string // in their order
@@ -73,7 +73,7 @@ type message struct {
 	conn   int // the number of its connection, at the recorder
 }
 
-// all returns the values of the fields of a name, which is in lower case.
+// all returns the values of the fields with a name, given in lower case.
 func (m message) all(name string) []string {
 	var values []string
 	for _, f := range m.fields {
@@ -114,9 +114,9 @@ func (p *peer) readHead() (m message, err error) {
 	}
 }
 
-// readBody reads the body that the header announces, of an answer without
-// length all that comes.
-func (p *peer) readBody(m *message, answer bool) error {
+// readBody reads the body that the header announces. A response without a
+// length extends to EOF.
+func (p *peer) readBody(m *message, response bool) error {
 	if m.has("transfer-encoding", "chunked") {
 		return p.readChunks(m)
 	}
@@ -130,7 +130,7 @@ func (p *peer) readBody(m *message, answer bool) error {
 		m.body = string(body[:n])
 		return err
 	}
-	if !answer {
+	if !response {
 		return nil
 	}
 	body, err := io.ReadAll(p)
@@ -167,8 +167,9 @@ func (p *peer) readChunks(m *message) error {
 	}
 }
 
-// answer reads the final answer to a request.
-func (p *peer) answer(method string) (informational []string, m message, err error) {
+// response reads the final response to a request, and the informational ones
+// before it.
+func (p *peer) response(method string) (informational []string, m message, err error) {
 	for {
 		if m, err = p.readHead(); err != nil {
 			return informational, m, err

@@ -1,5 +1,5 @@
-// Package node_test has programs of Node.js talk through wsproxy: ws as client
-// and server, and socket.io.
+// Package node_test runs Node.js programs through wsproxy: ws as client and
+// server, and socket.io.
 package node_test
 
 import (

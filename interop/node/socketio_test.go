@@ -18,8 +18,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// socketIOClients is how many clients a test has. With three servers, what is
-// left to chance below fails once in 3^19 runs.
+// socketIOClients is the number of clients in a test. With three servers, the
+// checks below that depend on chance fail once in 3^19 runs.
 const socketIOClients = 20
 
 func query(name string) func(*http.Request) string {
@@ -41,8 +41,8 @@ func sidOrAddress(r *http.Request) string {
 	return host
 }
 
-// withCookie gives each client a cookie that its first request has already on
-// its way to h.
+// withCookie gives each client a cookie, and adds it to the client's first
+// request before h sees it.
 func withCookie(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if cookie(r) == "" {
@@ -54,8 +54,8 @@ func withCookie(h http.Handler) http.Handler {
 	})
 }
 
-// ownerOfSID is the policy for servers that put their address into the ids of
-// their sessions. Only who has no session yet is up to first.
+// ownerOfSID is a policy for servers that put their address into session ids.
+// first picks the server for a client without a session.
 type ownerOfSID struct{ first wsproxy.Policy }
 
 func (p ownerOfSID) Pick(r *http.Request, client netip.Addr, servers []*wsproxy.Candidate) *wsproxy.Candidate {
@@ -71,12 +71,12 @@ func (p ownerOfSID) Pick(r *http.Request, client netip.Addr, servers []*wsproxy.
 	return nil
 }
 
-// A socketIO is three servers of socket.io behind one proxy and route.
+// A socketIO is three socket.io servers behind one proxy and route.
 type socketIO struct {
 	*wsproxy.Proxy
 	url     string
 	plain   atomic.Int64
-	unknown atomic.Int64 // answers that the server does not know the session
+	unknown atomic.Int64 // responses that say that the session is unknown
 }
 
 func startSocketIO(t *testing.T, servers []wsproxy.Server, policy wsproxy.Policy, wrap func(http.Handler) http.Handler) *socketIO {
@@ -99,7 +99,8 @@ func startSocketIO(t *testing.T, servers []wsproxy.Server, policy wsproxy.Policy
 	return s
 }
 
-// clients has all clients, who differ in identity, talk and returns their lines.
+// clients runs all clients, which differ in identity, and returns the lines
+// that they print.
 func (s *socketIO) clients(t *testing.T, identity string) []talk.Line {
 	t.Helper()
 	if identity == "address" {
@@ -153,8 +154,8 @@ func TestSocketIO(t *testing.T) {
 		})
 	}
 
-	// A client's first request has no sid. What hashes by it sends that request
-	// by one key and all others by another.
+	// A client's first request has no sid. A hash of the sid uses one key for
+	// that request and another for all later ones.
 	for _, c := range []struct {
 		what, identity string
 		key            func(*http.Request) string

@@ -157,8 +157,8 @@ async def keepalive():
     return await closed(ws)
 
 
-async def deaf():
-    ws = await dial("/deaf", ping_interval=0.1, ping_timeout=0.1, close_timeout=0.1)
+async def frozen():
+    ws = await dial("/frozen", ping_interval=0.1, ping_timeout=0.1, close_timeout=0.1)
     return await closed(ws)
 
 
@@ -189,7 +189,7 @@ conversations = {
     "/headers": headers,
     "/refuse": refuse,
 }
-special = {"/echo/wait": wait, "/echo/large": large, "/echo/keepalive": keepalive, "/deaf": deaf, "/half": half}
+special = {"/echo/wait": wait, "/echo/large": large, "/echo/keepalive": keepalive, "/frozen": frozen, "/half": half}
 
 
 async def main():

@@ -1,4 +1,4 @@
-// Package python_test has Python's websockets talk through wsproxy, as client
+// Package python_test makes Python's websockets talk through wsproxy, as client
 // and as server.
 package python_test
 
@@ -73,7 +73,7 @@ func TestAClientsKeepaliveKeepsItsTunnelOpen(t *testing.T) {
 }
 
 // TestAClientsKeepaliveDetectsAFrozenServer also shows that the proxy does not
-// answer pings in the server's place.
+// reply to Pings for the server.
 func TestAClientsKeepaliveDetectsAFrozenServer(t *testing.T) {
 	f := talk.NewFront(t, "ws", raw(t, func(conn io.ReadWriter) {
 		for {
@@ -84,10 +84,10 @@ func TestAClientsKeepaliveDetectsAFrozenServer(t *testing.T) {
 			}
 		}
 	}))
-	lines := talk.Run(t, client(t, f, "/deaf"))
+	lines := talk.Run(t, client(t, f, "/frozen"))
 	require.Len(t, lines, 1)
 	require.Empty(t, lines[0].Error)
-	e := f.Ending(t, "/deaf")
+	e := f.Ending(t, "/frozen")
 	assert.Equal(t, wsproxy.ReasonClientClosed, e.Reason)
 	assert.Equal(t, 1011, e.FromClient.CloseCode)
 }
@@ -111,7 +111,7 @@ func TestAServerCanSendAfterTheClientsEOF(t *testing.T) {
 	assert.NoError(t, e.Err)
 }
 
-// raw runs a server that sees a connection's bytes.
+// raw runs a server that receives a connection's raw bytes.
 func raw(t *testing.T, serve func(io.ReadWriter)) string {
 	t.Helper()
 	return testkit.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

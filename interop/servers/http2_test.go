@@ -62,7 +62,7 @@ func TestAServerWithHTTP2ServesBothKindsOfRequest(t *testing.T) {
 				require.NoError(t, err)
 				assert.Equal(t, "HTTP/2.0", <-protocols)
 				assert.Equal(t, strings.Repeat("body ", 20_000), string(got))
-				assert.Equal(t, method+" /x%2Fy?q=1 for 127.0.0.1, 127.0.0.1", res.Header.Get(answer))
+				assert.Equal(t, method+" /x%2Fy?q=1 for 127.0.0.1, 127.0.0.1", res.Header.Get(gotField))
 				assert.Empty(t, res.Header["Connection"])
 			}
 			conn, _ := dialWebSocket(t, f.URL, f.http1())

@@ -24,8 +24,7 @@ import (
 	"go.opentelemetry.io/otel/trace/noop"
 )
 
-// pass lets d go by. Nothing happens at the end of a limit that must not
-// strike, so there is nothing to wait for.
+// pass waits for d. A limit that must not apply leaves no event to wait for.
 func pass(d time.Duration) { time.Sleep(d) }
 
 func TestATunnelOutlivesTheServersTimeouts(t *testing.T) {
@@ -45,7 +44,7 @@ func TestATunnelOutlivesTheServersTimeouts(t *testing.T) {
 					s.Config.WriteTimeout, s.Config.IdleTimeout = short, short
 					if secure {
 						s.TLS = nil
-						s.EnableHTTP2 = true // so that ALPN has something to choose
+						s.EnableHTTP2 = true // gives ALPN a choice
 					}
 				})
 				conn, _ := dialWebSocket(t, f.URL, f.http1())
@@ -59,8 +58,8 @@ func TestATunnelOutlivesTheServersTimeouts(t *testing.T) {
 	}
 }
 
-// Middleware that bounds the request's context bounds the tunnel, which is what
-// detaching is there to prevent.
+// Middleware that bounds the request's context bounds the tunnel. A detached
+// tunnel is not bound to the context.
 func TestATimeoutOfMiddlewareEndsOnlyBlockingTunnels(t *testing.T) {
 	const short = 200 * time.Millisecond
 	upstream := newUpstream(t)
@@ -106,7 +105,7 @@ func TestATimeoutOfMiddlewareEndsOnlyBlockingTunnels(t *testing.T) {
 	}
 }
 
-// spans is a tracer that counts its spans.
+// spans is a tracer provider that counts spans.
 type spans struct {
 	noop.TracerProvider
 	started, ended atomic.Int32
@@ -145,7 +144,7 @@ func TestASpanLastsAsLongAsABlockingTunnel(t *testing.T) {
 			}
 			assert.Equal(t, int32(1), s.started.Load())
 			if !mode.detached {
-				assert.Zero(t, s.ended.Load(), "spans that ended while the tunnel stands")
+				assert.Zero(t, s.ended.Load(), "spans that ended while the tunnel is open")
 			}
 			require.NoError(t, conn.Close(websocket.StatusNormalClosure, ""))
 			testkit.Eventually(t, func() bool { return s.ended.Load() == 1 }, "the span stays open")
@@ -154,8 +153,8 @@ func TestASpanLastsAsLongAsABlockingTunnel(t *testing.T) {
 	}
 }
 
-// What middleware writes after its handler has given the connection away is
-// refused to it, and reaches neither end.
+// After the handler has hijacked the connection, writes by middleware fail and
+// reach neither end.
 func TestMiddlewareThatWritesLateDoesNotAffectATunnel(t *testing.T) {
 	p := testkit.NewProxy(t, newUpstream(t), wsproxy.WithDetached())
 	wrote := make(chan error, 1)

@@ -18,7 +18,7 @@ import (
 	"golang.org/x/net/netutil"
 )
 
-// limited has a server accept n connections at once.
+// limited returns a change that limits a server to n connections.
 func limited(n int, secure bool) func(*httptest.Server) {
 	return func(s *httptest.Server) {
 		s.Listener = netutil.LimitListener(s.Listener, n)
@@ -28,7 +28,7 @@ func limited(n int, secure bool) func(*httptest.Server) {
 	}
 }
 
-// clientTLS is the configuration of a front's clients, nil without TLS.
+// clientTLS returns the configuration for a front's clients, nil without TLS.
 func (f *front) clientTLS() *tls.Config {
 	if f.TLS == nil {
 		return nil
@@ -83,11 +83,11 @@ func TestATunnelHoldsItsSlotInALimitListenerUntilItEnds(t *testing.T) {
 				ctx, cancel := context.WithCancel(context.Background())
 				cancel()
 				p.Shutdown(ctx)
-			}, wsproxy.ReasonShutdown}, // the last one: it refuses tunnels from then on
+			}, wsproxy.ReasonShutdown}, // last, because it refuses new tunnels
 		} {
 			client := dial(t, "tcp", f.addr, tcpRequest(c.target), f.clientTLS())
 			client.switched(t)
-			second, err := net.Dial("tcp", f.addr) // the kernel's queue takes it
+			second, err := net.Dial("tcp", f.addr) // waits in the kernel's queue
 			require.NoError(t, err, c.name)
 			t.Cleanup(func() { second.Close() })
 			config := f.clientTLS()

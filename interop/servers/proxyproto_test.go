@@ -21,12 +21,12 @@ import (
 	"golang.org/x/net/netutil"
 )
 
-// A wayIn is a listener that reads PROXY headers.
+// A wayIn is one kind of listener that reads PROXY headers.
 type wayIn struct {
 	name    string
 	network string
 	secure  bool
-	wrap    func(net.Listener) net.Listener // nil: none more
+	wrap    func(net.Listener) net.Listener // nil: no further listener
 }
 
 var waysIn = []wayIn{
@@ -54,7 +54,7 @@ func (w wayIn) serve(t *testing.T, h http.Handler) *front {
 	})
 }
 
-// dial connects with a PROXY header, glued to what is sent first.
+// dial connects and sends a PROXY header and first in one write.
 func (w wayIn) dial(t *testing.T, f *front, header *proxyproto.Header, first string) *raw {
 	t.Helper()
 	b, err := header.Format()
@@ -71,7 +71,7 @@ func (w wayIn) dial(t *testing.T, f *front, header *proxyproto.Header, first str
 	return client
 }
 
-// from is a header for a client's address.
+// from returns a PROXY header with a client's address.
 func from(version byte, addr string) *proxyproto.Header {
 	source := net.TCPAddrFromAddrPort(netip.MustParseAddrPort(addr))
 	destination := &net.TCPAddr{IP: net.ParseIP("192.0.2.80"), Port: 443}
@@ -108,14 +108,14 @@ func TestTheAddressInAPROXYHeaderIsTheClientsAddress(t *testing.T) {
 					}
 					got := strings.TrimPrefix(fmt.Sprintf("%s, %s", c.want, listed), "invalid IP")
 					client := w.dial(t, f, c.header, tcpRequest("/a"))
-					assert.Equal(t, "GET /a for "+got, client.switched(t).Get(answer))
+					assert.Equal(t, "GET /a for "+got, client.switched(t).Get(gotField))
 					assert.Equal(t, c.want, <-opened, "Tunnel.ClientIP")
 					client.Close()
 
 					client = w.dial(t, f, c.header, plainRequest)
 					res, err := http.ReadResponse(client.br, nil)
 					require.NoError(t, err)
-					assert.Equal(t, "GET /plain for "+got, res.Header.Get(answer))
+					assert.Equal(t, "GET /plain for "+got, res.Header.Get(gotField))
 				}
 			})
 		}
@@ -131,7 +131,8 @@ func TestEarlyAndLateBytesArriveThroughAPROXYListener(t *testing.T) {
 				p := testkit.NewProxy(t, upstream, append(mode.opts, wsproxy.WithUpgrades("tcp"))...)
 				f := w.serve(t, p)
 				for _, header := range []*proxyproto.Header{from(1, "203.0.113.7:4711"), from(2, "203.0.113.7:4711")} {
-					// more bytes than anybody on the way buffers, together with the header
+					// more bytes than any reader buffers together with the
+					// header
 					client := w.dial(t, f, header, tcpRequest("/")+early)
 					client.switched(t)
 					got := make(chan string, 1)
@@ -173,7 +174,7 @@ func TestTunnelsAreLimitedForEachAddressInAPROXYHeader(t *testing.T) {
 	w.dial(t, f, from(1, "203.0.113.7:5"), tcpRequest("/")).switched(t)
 }
 
-// Who is trusted is the address in the header, not the balancer that sent it.
+// Trust depends on the address in the header, not on the balancer that sent it.
 func TestTrustDependsOnTheAddressInAPROXYHeader(t *testing.T) {
 	w := waysIn[0]
 	f := w.serve(t, testkit.NewProxy(t, newUpstream(t), wsproxy.WithTrustedProxies("203.0.113.7", "127.0.0.1", "unix:")))
@@ -184,7 +185,7 @@ func TestTrustDependsOnTheAddressInAPROXYHeader(t *testing.T) {
 	} {
 		res, err := http.ReadResponse(w.dial(t, f, from(1, source), request).br, nil)
 		require.NoError(t, err)
-		assert.Equal(t, "GET /plain for "+want, res.Header.Get(answer))
+		assert.Equal(t, "GET /plain for "+want, res.Header.Get(gotField))
 	}
 }
 

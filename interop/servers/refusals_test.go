@@ -18,14 +18,14 @@ import (
 	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
 )
 
-// noConnections returns the URL of a server that must not be asked.
+// noConnections returns the URL of a server that must get no connection.
 func noConnections(t *testing.T) string {
 	return "http://" + testkit.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		assert.Fail(t, "the upstream was asked", "%s %s", r.Method, r.URL)
 	}))
 }
 
-// upgrade returns a WebSocket's handshake.
+// upgrade returns a WebSocket handshake.
 func upgrade(t *testing.T, url string) *http.Request {
 	t.Helper()
 	r, err := http.NewRequest("GET", url, nil)
@@ -42,7 +42,7 @@ func TestAWriterThatHidesItsConnectionIsNamedInAClearError(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		wrap func(v *watcher, log io.Writer) http.Handler
-		want string // the type that hides it
+		want string // the type that hides the connection
 	}{
 		{"http.TimeoutHandler", func(v *watcher, _ io.Writer) http.Handler { return timeout(v.p) }, "*http.timeoutWriter"},
 		{"a logger that embeds and no more", func(v *watcher, _ io.Writer) http.Handler {
@@ -81,7 +81,7 @@ func TestAWriterThatHidesItsConnectionIsNamedInAClearError(t *testing.T) {
 			var log lockedBuffer
 			res, text := ask(t, wsproxy.WithLogger(slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelWarn}))))
 			assert.Equal(t, 500, res.StatusCode)
-			for where, got := range map[string]string{"the answer": text, "the log": log.String()} {
+			for where, got := range map[string]string{"the response": text, "the log": log.String()} {
 				for _, part := range []string{c.want, "http.Hijacker", "Unwrap"} {
 					assert.Contains(t, got, part, where)
 				}
@@ -120,7 +120,7 @@ func TestPlainRequestsWorkThroughAWriterThatHidesItsConnection(t *testing.T) {
 	}
 }
 
-// These have a Hijack of their own, which fails, or in gin's case panics.
+// These writers have a Hijack method that fails. Gin's panics.
 func TestAHijackerThatFailsLeavesNothingBehind(t *testing.T) {
 	var open atomic.Int32
 	upstream := "http://" + testkit.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -148,7 +148,7 @@ func TestAHijackerThatFailsLeavesNothingBehind(t *testing.T) {
 			res, err := f.Client().Do(upgrade(t, f.URL+"/ws/"))
 			require.NoError(t, err)
 			io.Copy(io.Discard, res.Body)
-			if assert.NotEqual(t, 101, res.StatusCode); name != "gin" { // whose own notes prevent any other status than 200
+			if assert.NotEqual(t, 101, res.StatusCode); name != "gin" { // gin's writer sends 200 after a Hijack
 				assert.Equal(t, 500, res.StatusCode)
 			}
 			assert.Zero(t, p.Stats())
@@ -170,7 +170,7 @@ func TestABodyOverMaxBytesHandlersLimitCauses413(t *testing.T) {
 	}
 }
 
-// A handler may be called without a server at all.
+// A handler may be called without a server.
 func TestARecorderCannotBeUpgradedAndIsNamed(t *testing.T) {
 	w := httptest.NewRecorder()
 	testkit.NewProxy(t, noConnections(t)).ServeHTTP(w, upgrade(t, "http://server.example.com/"))

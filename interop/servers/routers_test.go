@@ -24,9 +24,9 @@ import (
 	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
 )
 
-// A visit is what middleware knows when the handler within has returned.
+// A visit is what middleware sees when its handler has returned.
 type visit struct {
-	live   int // tunnels at that time
+	live   int // open tunnels at that time
 	header http.Header
 }
 
@@ -42,7 +42,7 @@ func (v *watcher) leave(r *http.Request, w http.ResponseWriter) {
 	}
 }
 
-// middleware is a watcher's for net/http.
+// middleware returns net/http middleware that records visits.
 func (v *watcher) middleware(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer v.leave(r, w)
@@ -50,15 +50,15 @@ func (v *watcher) middleware(h http.Handler) http.Handler {
 	})
 }
 
-// A setting is one way to have the proxy served at /ws/.
+// A setting is one way to serve the proxy at /ws/.
 type setting struct {
 	name  string
 	strip bool // the upstream does not see the prefix
-	noisy bool // its middleware writes to connections that it no longer has
+	noisy bool // its middleware writes to hijacked connections
 	wrap  func(v *watcher, log io.Writer) http.Handler
 }
 
-// gins returns an engine with gin's usual middleware.
+// gins returns a gin engine with its usual middleware.
 func gins(v *watcher, log io.Writer) *gin.Engine {
 	gin.SetMode(gin.ReleaseMode)
 	engine := gin.New()
@@ -69,7 +69,7 @@ func gins(v *watcher, log io.Writer) *gin.Engine {
 	return engine
 }
 
-// echoes returns an Echo with its usual middleware.
+// echoes returns an Echo router with its usual middleware.
 func echoes(v *watcher, log io.Writer, h http.Handler) http.Handler {
 	e := echo.New()
 	e.Logger.SetOutput(log)
@@ -90,7 +90,7 @@ func echoes(v *watcher, log io.Writer, h http.Handler) http.Handler {
 	return e
 }
 
-// chis returns a router with chi's usual middleware.
+// chis returns a chi router with its usual middleware.
 func chis(v *watcher, out io.Writer) *chi.Mux {
 	r := chi.NewRouter()
 	r.Use(chimiddleware.RequestID, chimiddleware.RequestLogger(&chimiddleware.DefaultLogFormatter{Logger: log.New(out, "", 0)}),
@@ -170,8 +170,8 @@ var settings = []setting{
 	}},
 }
 
-// ginZipper is how compressing middleware for gin is made, less the exception
-// for upgrades.
+// A ginZipper compresses as gin middleware usually does, but without the
+// exception for upgrades.
 type ginZipper struct {
 	gin.ResponseWriter
 	zipped *gzip.Writer
@@ -183,7 +183,7 @@ func (z *ginZipper) WriteHeader(status int) {
 	z.ResponseWriter.WriteHeader(status)
 }
 
-// A hider is a ResponseWriter and nothing more.
+// A hider is a ResponseWriter without further methods.
 type hider struct{ http.ResponseWriter }
 
 type unwrapper struct {
@@ -235,15 +235,15 @@ func TestEveryKindOfRequestWorksBehindEveryRouter(t *testing.T) {
 				got, err := io.ReadAll(res.Body)
 				require.NoError(t, err)
 				assert.Equal(t, "hello", string(got), "a plain request's body")
-				assert.Equal(t, "POST "+seen, res.Header.Get(answer))
+				assert.Equal(t, "POST "+seen, res.Header.Get(gotField))
 
 				conn, header := dialWebSocket(t, "ws://"+f.addr+"/ws"+target, nil)
-				assert.Equal(t, "GET "+seen, header.Get(answer))
+				assert.Equal(t, "GET "+seen, header.Get(gotField))
 				if mode.detached {
 					assertVisit(t, <-v.visits, 1)
 				}
 				talk(t, conn)
-				assert.Empty(t, v.visits, "middleware that is left while the tunnel stands")
+				assert.Empty(t, v.visits, "middleware that returned while the tunnel is open")
 				require.NoError(t, conn.Close(websocket.StatusNormalClosure, "done"))
 				if !mode.detached {
 					assertVisit(t, <-v.visits, 0)
@@ -251,7 +251,7 @@ func TestEveryKindOfRequestWorksBehindEveryRouter(t *testing.T) {
 				testkit.Eventually(t, func() bool { return p.Stats().Live == 0 }, "the tunnel stays")
 
 				client := dial(t, "tcp", f.addr, tcpRequest("/ws"+target)+"early, ", nil)
-				assert.Equal(t, "GET "+seen, client.switched(t).Get(answer))
+				assert.Equal(t, "GET "+seen, client.switched(t).Get(gotField))
 				assert.Equal(t, "11 bytes: early, late", client.finish(t, "late"), "what comes after a half-close")
 
 				if !s.noisy {
@@ -265,6 +265,6 @@ func TestEveryKindOfRequestWorksBehindEveryRouter(t *testing.T) {
 func assertVisit(t *testing.T, v visit, live int) {
 	t.Helper()
 	assert.Equal(t, live, v.live, "live tunnels as deferred code of middleware runs")
-	assert.NotEmpty(t, v.header["Sec-Websocket-Accept"], "the header of the 101 as middleware finds it: %v", v.header)
-	assert.NotEmpty(t, v.header[http.CanonicalHeaderKey(answer)], "the header of the 101 as middleware finds it: %v", v.header)
+	assert.NotEmpty(t, v.header["Sec-Websocket-Accept"], "the header of the 101 as middleware sees it: %v", v.header)
+	assert.NotEmpty(t, v.header[http.CanonicalHeaderKey(gotField)], "the header of the 101 as middleware sees it: %v", v.header)
 }

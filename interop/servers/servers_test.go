@@ -1,4 +1,4 @@
-// Package servers_test puts wsproxy behind other people's routers, middleware
+// Package servers_test runs wsproxy behind other people's routers, middleware
 // and listeners.
 package servers_test
 
@@ -25,7 +25,7 @@ import (
 
 func TestMain(m *testing.M) { testkit.Main(m) }
 
-// modes are the two ways in which a tunnel relates to its handler.
+// modes are the two ways to run a tunnel: within its handler, or detached.
 var modes = []struct {
 	name     string
 	detached bool
@@ -35,23 +35,23 @@ var modes = []struct {
 	{"detached", true, []wsproxy.Option{wsproxy.WithDetached()}},
 }
 
-// answer is what the upstream says of a request, in this header field of every
-// answer.
-const answer = "X-Upstream-Got"
+// gotField is the header field of every response in which the upstream
+// describes the request.
+const gotField = "X-Upstream-Got"
 
-// describe is what an upstream got.
+// describe returns the value of gotField for a request.
 func describe(r *http.Request) string {
 	return fmt.Sprintf("%s %s for %s, %s", r.Method, r.RequestURI, r.Header.Get("X-Real-IP"), r.Header.Get("X-Forwarded-For"))
 }
 
 // newUpstream returns the URL of a server that echoes WebSockets and the bodies
-// of plain requests. It answers "Upgrade: tcp" with all that it was sent, once
-// that has ended; at /last with its last words, after which it reads on; and at
-// /bye with an end at the first byte.
+// of plain requests. It accepts "Upgrade: tcp" and then echoes all bytes after
+// the client's EOF. At /last it sends its final bytes first and keeps reading.
+// At /bye it closes at the first byte.
 func newUpstream(t testing.TB) string {
 	t.Helper()
 	return "http://" + testkit.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set(answer, describe(r))
+		w.Header().Set(gotField, describe(r))
 		switch r.Header.Get("Upgrade") {
 		case "websocket":
 			echoMessages(w, r)
@@ -86,7 +86,7 @@ func echoAtTheEnd(w http.ResponseWriter, r *http.Request) {
 	}
 	defer conn.Close()
 	conn.SetDeadline(time.Now().Add(testkit.Patience))
-	fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: tcp\r\nConnection: Upgrade\r\n%s: %s\r\n\r\n", answer, describe(r))
+	fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: tcp\r\nConnection: Upgrade\r\n%s: %s\r\n\r\n", gotField, describe(r))
 	switch r.URL.Path {
 	case "/last":
 		io.WriteString(conn, "last words")
@@ -104,7 +104,7 @@ func echoAtTheEnd(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// A lockedBuffer takes logs from any goroutine.
+// A lockedBuffer is a buffer for logs that is safe for concurrent use.
 type lockedBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -122,15 +122,15 @@ func (l *lockedBuffer) String() string {
 	return l.b.String()
 }
 
-// A front is a server that the test can change before it starts.
+// A front is a server that a test can change before it starts.
 type front struct {
 	*httptest.Server
 	addr string
-	log  lockedBuffer // what http.Server complains of
+	log  lockedBuffer // http.Server's error log
 }
 
-// serve runs h. change may be nil; with TLS in the server's configuration it
-// is served over TLS.
+// serve serves h. change may be nil. If it sets the server's TLS configuration,
+// the server uses TLS.
 func serve(t testing.TB, h http.Handler, change func(*httptest.Server)) *front {
 	t.Helper()
 	f := &front{Server: httptest.NewUnstartedServer(h)}
@@ -151,7 +151,7 @@ func serve(t testing.TB, h http.Handler, change func(*httptest.Server)) *front {
 	return f
 }
 
-// dialWebSocket opens a WebSocket and returns the header of the 101 as well.
+// dialWebSocket opens a WebSocket and returns it with the header of the 101.
 func dialWebSocket(t testing.TB, url string, client *http.Client) (*websocket.Conn, http.Header) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), testkit.Patience)
@@ -163,7 +163,7 @@ func dialWebSocket(t testing.TB, url string, client *http.Client) (*websocket.Co
 	return conn, res.Header
 }
 
-// talk has the upstream echo messages of several sizes.
+// talk sends messages of several sizes and reads their echoes.
 func talk(t testing.TB, conn *websocket.Conn) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), testkit.Patience)
@@ -178,7 +178,7 @@ func talk(t testing.TB, conn *websocket.Conn) {
 	}
 }
 
-// A raw client speaks byte by byte.
+// A raw is a client that sends and reads single bytes.
 type raw struct {
 	net.Conn
 	br *bufio.Reader
@@ -186,7 +186,7 @@ type raw struct {
 
 func (r *raw) Read(b []byte) (int, error) { return r.br.Read(b) }
 
-// dial connects, and sends first what it is given.
+// dial connects and sends first.
 func dial(t testing.TB, network, addr, first string, config *tls.Config) *raw {
 	t.Helper()
 	conn, err := net.Dial(network, addr)
@@ -201,12 +201,12 @@ func dial(t testing.TB, network, addr, first string, config *tls.Config) *raw {
 	return &raw{conn, bufio.NewReader(conn)}
 }
 
-// tcpRequest asks for an upgrade that is relayed byte for byte.
+// tcpRequest requests an upgrade to a protocol that is relayed byte for byte.
 func tcpRequest(target string) string {
 	return "GET " + target + " HTTP/1.1\r\nHost: server.example.com\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
 }
 
-// switched reads a 101.
+// switched reads a 101 and returns its header.
 func (r *raw) switched(t testing.TB) http.Header {
 	t.Helper()
 	res, err := http.ReadResponse(r.br, nil)
@@ -215,7 +215,7 @@ func (r *raw) switched(t testing.TB) http.Header {
 	return res.Header
 }
 
-// finish sends the rest, half-closes and reads what comes after that.
+// finish sends the rest, half-closes, and returns what it reads after that.
 func (r *raw) finish(t testing.TB, rest string) string {
 	t.Helper()
 	_, err := io.WriteString(r, rest)

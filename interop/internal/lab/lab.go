@@ -12,9 +12,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Start runs cmd until the test's end, which kills it and what it started. Its
-// output goes to the test's log if the test fails and cmd has no other use
-// for it.
+// Start runs cmd and kills it, with the processes that it started, when the
+// test ends. If the test fails, output of cmd that is not read otherwise goes
+// to the test's log.
 func Start(t testing.TB, cmd *exec.Cmd) {
 	t.Helper()
 	output, err := os.CreateTemp(t.TempDir(), "output")
@@ -37,7 +37,7 @@ func Start(t testing.TB, cmd *exec.Cmd) {
 	})
 }
 
-// Listening waits until something accepts connections at addr.
+// Listening waits until a process accepts connections at addr.
 func Listening(t testing.TB, addr string) {
 	t.Helper()
 	testkit.Eventually(t, func() bool {
@@ -46,5 +46,5 @@ func Listening(t testing.TB, addr string) {
 			conn.Close()
 		}
 		return err == nil
-	}, "nobody listens at %s", addr)
+	}, "nothing listens at %s", addr)
 }

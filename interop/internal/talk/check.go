@@ -15,18 +15,18 @@ const (
 	byUpstream = wsproxy.ReasonUpstreamClosed
 )
 
-// An outcome is what a conversation comes to, whoever the client and the server
-// are: the client's result and how the proxy saw the tunnel end.
+// An outcome is the expected result of a conversation, for any client and
+// server: the client's result and the tunnel's ending.
 type outcome struct {
 	path, result     string
-	reason           wsproxy.Reason // none where there is no tunnel
+	reason           wsproxy.Reason // 0 if there is no tunnel
 	client, upstream side
 }
 
 // A side is one direction of a tunnel.
 type side struct {
 	closeCode       int
-	messages, bytes int64 // bytes at most; 0 for any number
+	messages, bytes int64 // bytes is a maximum; 0 means any number
 }
 
 var outcomes = []outcome{
@@ -46,8 +46,8 @@ var outcomes = []outcome{
 		byClient, side{1000, 0, 0}, side{1000, 1, 0}},
 }
 
-// Check wants every conversation to have been held through f and to have come
-// to what it should.
+// Check checks that every conversation was held through f with the expected
+// outcome.
 func Check(t *testing.T, f *Front, lines []Line) {
 	t.Helper()
 	said := map[string]Line{}
@@ -81,9 +81,8 @@ func (want side) check(t *testing.T, name string, got wsproxy.FlowStats) {
 	}
 }
 
-// CheckPairs has a language's client talk with the server in Go, its server
-// with the client in Go, and both with each other. upstream is where its server
-// listens.
+// CheckPairs makes a language's client talk to the Go server, its server to the
+// Go client, and both to each other. upstream is the address of its server.
 func CheckPairs(t *testing.T, language, upstream string, client func(*testing.T, *Front, ...string) *exec.Cmd) {
 	t.Run(language+" to Go", func(t *testing.T) {
 		f := NewFront(t, "ws", testkit.Serve(t, Server()))

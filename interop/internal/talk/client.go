@@ -22,20 +22,20 @@ import (
 // A client is the Go client in one conversation.
 type client struct {
 	*websocket.Conn
-	ctx    context.Context
-	url    string
-	answer *http.Response
+	ctx      context.Context
+	url      string
+	response *http.Response
 }
 
-// A conversation is held after the handshake, if opts is not nil, and returns
-// what Line.Result is to be.
+// A conversation runs after the handshake if opts is not nil, and returns the
+// expected Line.Result.
 type conversation struct {
 	path string
 	opts *websocket.DialOptions
 	hold func(*client) (any, error)
 }
 
-// Go holds all conversations as the Go client. url is ws://addr or wss://addr.
+// Go runs all conversations as the Go client. url is ws://addr or wss://addr.
 func Go(t testing.TB, url string, cfg *tls.Config) []Line {
 	t.Helper()
 	transport := &http.Transport{TLSClientConfig: cfg}
@@ -58,15 +58,15 @@ func (c conversation) run(ctx context.Context, url string, transport *http.Trans
 	defer cancel()
 	opts := *cmp.Or(c.opts, &websocket.DialOptions{})
 	opts.HTTPClient = &http.Client{Transport: transport}
-	conn, answer, err := websocket.Dial(ctx, url+c.path, &opts)
-	if answer == nil {
+	conn, response, err := websocket.Dial(ctx, url+c.path, &opts)
+	if response == nil {
 		return nil, err
 	}
 	if conn != nil {
 		defer conn.CloseNow()
 		conn.SetReadLimit(-1)
 	}
-	return c.hold(&client{conn, ctx, url, answer})
+	return c.hold(&client{conn, ctx, url, response})
 }
 
 var deflate = &websocket.DialOptions{CompressionMode: websocket.CompressionContextTakeover}
@@ -92,7 +92,7 @@ var conversations = []conversation{
 	}},
 	{"/echo/deflate", deflate, func(c *client) (any, error) {
 		err := c.echo(websocket.MessageText, []byte(strings.Repeat("so it goes ", 100_000)))
-		extension, _, _ := strings.Cut(c.answer.Header.Get("Sec-WebSocket-Extensions"), ";")
+		extension, _, _ := strings.Cut(c.response.Header.Get("Sec-WebSocket-Extensions"), ";")
 		return map[string]any{"extension": extension}, errors.Join(err, c.Close(1000, "done"))
 	}},
 	{"/echo/subprotocol", &websocket.DialOptions{Subprotocols: []string{"chat.v1", "chat.v2"}}, func(c *client) (any, error) {
@@ -145,11 +145,11 @@ var conversations = []conversation{
 		return said, errors.Join(err, c.Close(1000, "done"))
 	}},
 	{"/refuse", nil, func(c *client) (any, error) {
-		return map[string]any{"status": c.answer.StatusCode, "challenge": c.answer.Header.Get("WWW-Authenticate")}, nil
+		return map[string]any{"status": c.response.StatusCode, "challenge": c.response.Header.Get("WWW-Authenticate")}, nil
 	}},
 }
 
-// echo sends a message and wants it back.
+// echo sends a message and checks its echo.
 func (c *client) echo(kind websocket.MessageType, message []byte) error {
 	sent := make(chan error, 1)
 	go func() { sent <- c.Write(c.ctx, kind, message) }()
@@ -163,11 +163,11 @@ func (c *client) echo(kind websocket.MessageType, message []byte) error {
 	return <-sent
 }
 
-// sizes are those of binary messages: at the edges of the three forms of a
+// sizes are the sizes of binary messages: the edges of the three forms of a
 // frame's length, and large ones.
 var sizes = []int{0, 125, 126, 65535, 65536, 1 << 20, 16 << 20}
 
-// texts are the messages of a conversation.
+// texts returns the text messages of a conversation.
 func texts() []string {
 	all := []string{"", "hello", "grüße 🎉", strings.Repeat("ö", 50_000)}
 	for i := range 300 {

@@ -12,9 +12,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// CheckEndings wants a script's client to understand what the proxy says
-// itself: its refusals, its pings and the reasons why it ends a tunnel. client
-// returns the command that holds the conversation of path through f.
+// CheckEndings checks that a script's client understands what the proxy itself
+// sends: refusals, Pings, and Close frames. client returns the command that
+// runs the conversation of path through f.
 func CheckEndings(t *testing.T, upstream string, client func(t *testing.T, f *Front, paths ...string) *exec.Cmd) {
 	for _, c := range []struct {
 		name, path, result string
@@ -44,7 +44,7 @@ func CheckEndings(t *testing.T, upstream string, client func(t *testing.T, f *Fr
 		testkit.Eventually(t, func() bool {
 			s := f.Stats()
 			return s.FromClient.Bytes > 200 && s.FromUpstream.Bytes > 200 // a Pong is 10 or 14
-		}, "the proxy's pings are not answered")
+		}, "no reply to the proxy's pings")
 		ctx, cancel := context.WithTimeout(t.Context(), testkit.Patience)
 		defer cancel()
 		require.NoError(t, f.Shutdown(ctx))
@@ -52,8 +52,8 @@ func CheckEndings(t *testing.T, upstream string, client func(t *testing.T, f *Fr
 		e := f.Ending(t, "/echo/wait")
 		assert.Equal(t, wsproxy.ReasonShutdown, e.Reason)
 		assert.NoError(t, e.Err)
-		assert.Equal(t, 1001, e.FromClient.CloseCode, "the client's answer")
-		assert.Equal(t, 1001, e.FromUpstream.CloseCode, "the server's answer")
+		assert.Equal(t, 1001, e.FromClient.CloseCode, "the client's reply")
+		assert.Equal(t, 1001, e.FromUpstream.CloseCode, "the server's reply")
 	})
 
 	for _, c := range []struct {

@@ -11,12 +11,12 @@ import (
 	"example.com/wsproxy/internal/testkit"
 )
 
-// A Front is a proxy that remembers how the last tunnel of each path ended.
+// A Front is a proxy that records how the last tunnel of each path ended.
 type Front struct {
 	*wsproxy.Proxy
 	URL         string      // ws://addr or wss://addr
-	TLS         *tls.Config // for Go's clients, if it is wss
-	Certificate string      // for others' clients, if it is wss
+	TLS         *tls.Config // for Go clients, if URL is wss
+	Certificate string      // for other clients, if URL is wss
 
 	mu      sync.Mutex
 	endings map[string]wsproxy.Ending

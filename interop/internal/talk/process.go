@@ -1,6 +1,6 @@
-// Package talk has clients and servers of several languages hold the same
-// conversations through a proxy: Go's are in this package, the others are
-// scripts that do the same and print JSON lines.
+// Package talk makes clients and servers in several languages hold the same
+// conversations through a proxy. The Go client and server are in this package.
+// The others are scripts that print JSON lines.
 package talk
 
 import (
@@ -21,14 +21,14 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A Line is what a client says of one conversation.
+// A Line is a client's result of one conversation.
 type Line struct {
 	Path   string          `json:"path"`
 	Result json.RawMessage `json:"result,omitempty"`
 	Error  string          `json:"error,omitempty"`
 }
 
-// Run runs a client's script to its end and returns what it said.
+// Run runs a client's script to its end and returns its lines.
 func Run(t testing.TB, cmd *exec.Cmd) []Line {
 	t.Helper()
 	p := Start(t, cmd)
@@ -39,13 +39,13 @@ func Run(t testing.TB, cmd *exec.Cmd) []Line {
 	return lines
 }
 
-// A Process is a script under way.
+// A Process is a running script.
 type Process struct {
 	*exec.Cmd
 	lines chan []byte
 }
 
-// Start runs a script until the test's end.
+// Start runs a script until the test ends.
 func Start(t testing.TB, cmd *exec.Cmd) *Process {
 	t.Helper()
 	ours, theirs, err := os.Pipe()
@@ -89,7 +89,7 @@ func (p *Process) next(t testing.TB) (line Line, ok bool) {
 	}
 }
 
-// Next returns the script's next line, which must come.
+// Next returns the script's next line. The test fails if there is none.
 func (p *Process) Next(t testing.TB) Line {
 	t.Helper()
 	line, ok := p.next(t)
@@ -104,8 +104,8 @@ func Listen(t testing.TB, cmd *exec.Cmd) (addr string) {
 	return addr
 }
 
-// certificate writes the certificate of a server of testkit.ServeTLS to a file,
-// for programs that want to be told whom to trust.
+// certificate writes the certificate of a testkit.ServeTLS server to a file,
+// for programs that need a file of trusted certificates.
 func certificate(t testing.TB, addr string, client *tls.Config) (file string) {
 	t.Helper()
 	conn, err := tls.Dial("tcp", addr, client)

@@ -9,13 +9,13 @@ import (
 	"github.com/coder/websocket/wsjson"
 )
 
-// Server is the Go server: what it does depends on the first part of the path.
-// The scripts' servers do the same.
+// Server is the Go server. The first part of the path selects what it does. The
+// scripts' servers do the same.
 func Server() http.Handler {
 	accept := func(converse func(context.Context, *websocket.Conn, *http.Request)) http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) {
 			conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{
-				InsecureSkipVerify: true, // an Origin is the proxy's business here
+				InsecureSkipVerify: true, // the proxy checks the Origin here
 				Subprotocols:       []string{"chat.v2"},
 				CompressionMode:    websocket.CompressionContextTakeover,
 			})

@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// resident is the process's memory, in bytes.
+// resident returns the process's resident memory in bytes.
 func (p *process) resident(t testing.TB) (n int64) {
 	t.Helper()
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", p.Process.Pid))
@@ -31,13 +31,13 @@ func (p *process) resident(t testing.TB) (n int64) {
 	return n << 10
 }
 
-// A tunnel holds one buffer, of 65 KiB, for what its client does not take. The
-// rest is for the server's goroutine and buffers, and TLS.
+// A tunnel holds one buffer of 65 KiB for bytes that its client does not read.
+// The rest is for the server's goroutine and buffers, and TLS.
 const mostOfADeafClient = 128 << 10
 
-// smallWindow has the kernel keep little for a client, on its side and on that
-// of the proxy, whose buffer is a multiple of the segments: on loopback, of
-// 64 KiB.
+// smallWindow makes the kernel buffer little for a client, on its side and on
+// the proxy's. The proxy's buffer is a multiple of the segment size, which on
+// loopback is 64 KiB.
 func smallWindow(_, _ string, c syscall.RawConn) error {
 	return c.Control(func(fd uintptr) {
 		unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 4<<10)
@@ -49,20 +49,20 @@ func TestClientsThatNeverReadUseLittleMemoryUntilTheSendTimeout(t *testing.T) {
 	const clients = 200
 	bothKinds(t, func(t *testing.T, secure bool) {
 		p, up := startPair(t, role{TLS: secure, Send: 2 * time.Second})
-		settled(t, p, up) // and what is made once is made
+		settled(t, p, up) // one-time allocations are done
 		p.dial = (&net.Dialer{Control: smallWindow}).Dial
 		base, memory := p.ask(t, "collect").Heap, p.resident(t)
 
 		var all sync.WaitGroup
-		deaf := make([]*client, clients)
-		for i := range deaf {
+		stalled := make([]*client, clients)
+		for i := range stalled {
 			all.Go(func() {
 				c, err := p.open("/flood")
 				if err != nil {
 					t.Error(err)
 					return
 				}
-				deaf[i] = c
+				stalled[i] = c
 			})
 		}
 		all.Wait()
@@ -83,7 +83,7 @@ func TestClientsThatNeverReadUseLittleMemoryUntilTheSendTimeout(t *testing.T) {
 			assert.Less(t, most/clients, int64(mostOfADeafClient), "bytes of memory for a tunnel")
 		}
 		p.ended(t, clients, "send timeout")
-		for _, c := range deaf {
+		for _, c := range stalled {
 			c.Close()
 		}
 		settled(t, p, up)
