@@ -108,8 +108,9 @@ func reasonOf(t *Tunnel) Reason {
 	return t.reason
 }
 
-// After a SIGSTOP, or a pause of the machine's, the sweep and the bytes that came
-// meanwhile are due at once: 3 of 6 busy tunnels ended with ReasonReadTimeout.
+// After a SIGSTOP or a pause of the machine, the sweep and the bytes that
+// arrived meanwhile are due at once: 3 of 6 busy tunnels ended with
+// ReasonReadTimeout.
 func TestASweepAfterAPauseChecksAgainBeforeItEndsTunnels(t *testing.T) {
 	for name, heard := range map[string]bool{"busy": true, "idle": false} {
 		t.Run(name, func(t *testing.T) {
