@@ -39,7 +39,7 @@ type Failures chan Failure
 // NewFailures returns an empty collection.
 func NewFailures() Failures { return make(Failures, 100) }
 
-// Option makes a Proxy report failures to f and answer with the status alone.
+// Option makes a Proxy report failures to f and respond with the status alone.
 func (f Failures) Option() wsproxy.Option {
 	return wsproxy.WithErrorHandler(func(w http.ResponseWriter, r *http.Request, err error) {
 		f <- Failure{r, err}

@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// Echo returns a handler that answers the sample handshake, names itself in
+// Echo returns a handler that accepts the sample handshake, names itself in
 // the field X-Server, and echoes what follows. A plain request gets a line that
 // repeats it.
 func Echo(name string) http.Handler {
@@ -32,7 +32,7 @@ func Echo(name string) http.Handler {
 	})
 }
 
-// ServeResponse returns the address of a server that answers the first request
+// ServeResponse returns the address of a server that responds to the first request
 // of each connection with response and closes the connection.
 func ServeResponse(t testing.TB, response string) string {
 	t.Helper()
@@ -43,7 +43,7 @@ func ServeResponse(t testing.TB, response string) string {
 	})
 }
 
-// ThenSilent returns a function that answers a connection's first request with
+// ThenSilent returns a function that responds to a connection's first request with
 // response, and then waits until the other end closes.
 func ThenSilent(response string) func(net.Conn) {
 	return func(conn net.Conn) {
