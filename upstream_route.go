@@ -86,7 +86,8 @@ func mayRetry(out *http.Request, err error) bool {
 }
 
 // attempt calls try with one server and records the verdict on its health.
-// There is none if ctx is done or try panics.
+// There is none if try panics, or if ctx is done: unless the server ended it, by
+// closing the connection while the client's body was awaited.
 //
 // A client must not be able to take a server down for others. So a status is
 // not a failure. Nor is a connection that breaks during a large request: the
@@ -102,7 +103,8 @@ func (p *Proxy) attempt(ctx context.Context, s lease, out *http.Request, try fun
 		verdict = succeeded
 	case outOfResources(err):
 		verdict = unused
-	case ctx.Err() != nil, errors.As(err, &broke) && (broke.kept || !isSmall(out)):
+	case ctx.Err() != nil && !errors.Is(context.Cause(ctx), ErrUpstream):
+	case errors.As(err, &broke) && (broke.kept || !isSmall(out)):
 	default:
 		verdict = failed
 	}

@@ -164,6 +164,7 @@ func TestPlainRequestsAreRetriedOnlyIfThatIsSafe(t *testing.T) {
 	const get, post = "GET / HTTP/1.1\r\nHost: h.example:1\r\n\r\n", "POST / HTTP/1.1\r\nHost: h.example:1\r\nContent-Length: 4\r\n\r\nbody"
 	const keyed = "POST / HTTP/1.1\r\nHost: h.example:1\r\nContent-Length: 0\r\nIdempotency-Key: 1\r\n\r\n"
 	const put = "PUT / HTTP/1.1\r\nHost: h.example:1\r\nContent-Length: 0\r\n\r\n"
+	const stalled = "POST / HTTP/1.1\r\nHost: h.example:1\r\nContent-Length: 8\r\n\r\nbody"
 	busy := "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nbusy"
 	for _, test := range []struct {
 		name, request, addr string
@@ -178,6 +179,7 @@ func TestPlainRequestsAreRetriedOnlyIfThatIsSafe(t *testing.T) {
 		{"POST, refused", post, testkit.RefusingAddr(t), 200, "healthy got POST h.example:1 body", 1},
 		{"POST, 503", post, testkit.ServeResponse(t, busy), 503, "busy", 0},
 		{"POST, truncated", post, testkit.ServeResponse(t, "HTTP/1.1 200"), 502, "Bad Gateway\n", 1},
+		{"POST, truncated before the end of its body", stalled, testkit.ServeResponse(t, "HTTP/1.1 200"), 502, "Bad Gateway\n", 1},
 		{"POST with a key, truncated", keyed, testkit.ServeResponse(t, "HTTP/1.1 200"), 200, "healthy got POST h.example:1 ", 1},
 		{"PUT, truncated", put, testkit.ServeResponse(t, "HTTP/1.1 200"), 502, "Bad Gateway\n", 1},
 	} {
