@@ -54,6 +54,7 @@ type sweeper struct {
 	timer *time.Timer
 	armed bool  // the timer is set
 	next  stamp // when the timer fires
+	late  bool  // the last sweep was late, and was put off
 }
 
 func (s *sweeper) init(t timeouts) {
@@ -120,7 +121,8 @@ func (r *registry) sweepIn(d time.Duration) {
 
 // pause is how late a sweep must be to show that the whole process was stopped,
 // or its machine. Bytes and Pongs may have arrived that no flow could read yet,
-// so that the sweep is put off by another pause.
+// so that the sweep is put off by another pause. It is put off once: on a
+// machine where every sweep is late the timeouts still hold.
 const pause = 100 * time.Millisecond
 
 // watchAnswers sets the timer for the answers to the proxy's Close frames, if it is
@@ -151,7 +153,7 @@ func (r *registry) sweep() {
 	var pings []*flow
 	r.mu.Lock()
 	now := r.now()
-	if r.armed && now.sub(r.next) > pause {
+	if r.late = r.armed && !r.late && now.sub(r.next) > pause; r.late {
 		r.sweepIn(pause)
 		r.mu.Unlock()
 		return

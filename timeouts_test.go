@@ -142,3 +142,21 @@ func TestASweepAfterAPauseChecksAgainBeforeItEndsTunnels(t *testing.T) {
 		})
 	}
 }
+
+// Each late sweep put itself off, so that no timeout held on a machine that is
+// overloaded without end.
+func TestSweepsThatAreAlwaysLateEndTunnels(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, err := New("http://upstream")
+		require.NoError(t, err)
+		tunnel := addTunnel(t, p)
+		tunnel.fromClient.t, tunnel.fromUpstream.t = tunnel, tunnel
+		for range 2 {
+			p.tunnels.timer.Stop()
+			time.Sleep(2 * time.Minute)
+			p.tunnels.sweep()
+		}
+		assert.Equal(t, ReasonReadTimeout, reasonOf(tunnel))
+		p.tunnels.remove(tunnel)
+	})
+}

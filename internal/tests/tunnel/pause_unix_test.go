@@ -66,6 +66,7 @@ func TestAPauseOfTheProcessEndsNoBusyTunnel(t *testing.T) {
 		clients, servers = append(clients, client), append(servers, server)
 	}
 	stop, done := make(chan struct{}), make(chan struct{})
+	defer func() { close(stop); <-done }() // busy to the end, also on a slow machine
 	go func() {
 		defer close(done)
 		for {
@@ -84,8 +85,6 @@ func TestAPauseOfTheProcessEndsNoBusyTunnel(t *testing.T) {
 	time.Sleep(1300 * time.Millisecond)
 	require.NoError(t, cmd.Process.Signal(syscall.SIGCONT))
 	time.Sleep(300 * time.Millisecond) // time for the proxy to end the tunnel by mistake
-	close(stop)
-	<-done
 	for i, client := range clients {
 		server := testkit.End{Peer: servers[i], Client: false}
 		server.SendFrame(t, testkit.Text, "still here")
