@@ -102,3 +102,45 @@ func FuzzDotSegments(f *testing.F) {
 		}
 	})
 }
+
+func TestQuotedStringKeepsTokensAndQuotesOtherText(t *testing.T) {
+	for s, want := range map[string]string{
+		"":                  `""`,
+		"example.com":       `example.com`,
+		"192.0.2.1":         `192.0.2.1`,
+		"example.com:8080":  `"example.com:8080"`,
+		"[2001:db8::1]:80":  `"[2001:db8::1]:80"`,
+		`a"b`:               `"a\"b"`,
+		`a\b`:               `"a\\b"`,
+		`\"`:                `"\\\""`,
+		"a b":               `"a b"`,
+		"a;for=192.0.2.1":   `"a;for=192.0.2.1"`,
+		"a, for=192.0.2.1":  `"a, for=192.0.2.1"`,
+		"ex\xc3\xa4mple.de": "\"ex\xc3\xa4mple.de\"",
+	} {
+		assert.Equal(t, want, quotedString(s), "for %q", s)
+	}
+}
+
+func TestBalancedReportsWhetherEveryQuoteIsClosed(t *testing.T) {
+	for s, want := range map[string]bool{
+		``:                        true,
+		`for=192.0.2.1`:           true,
+		`for="[2001:db8::1]"`:     true,
+		`a="b", c="d"`:            true,
+		`a="b\"c"`:                true,
+		`a="b\\"`:                 true,
+		`a="\"`:                   false,
+		`a="b`:                    false,
+		`"`:                       false,
+		`a="b", c="d`:             false,
+		`a="b\\\"`:                false,
+		`a="b\`:                   false,
+		`a=\"b`:                   false, // a backslash escapes only within quotes
+		`for=a", for="b`:          true,
+		`"` + "\xff" + `"`:        true,
+		`for="x\"";host="y";by=z`: true,
+	} {
+		assert.Equal(t, want, balanced(s), "for %s", s)
+	}
+}

@@ -1,11 +1,16 @@
 package wsproxy
 
 import (
+	"bufio"
 	"net/http"
 	"net/netip"
+	"regexp"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 func TestConnectionUpgradeEqualsTheMapOfTheNginxRecipe(t *testing.T) {
@@ -219,44 +224,129 @@ func TestTheClientIsTheFirstUntrustedAddressFromTheRight(t *testing.T) {
 		"with no prefix at all the first element from the right is untrusted")
 }
 
-func TestQuotedStringKeepsTokensAndQuotesOtherText(t *testing.T) {
-	for s, want := range map[string]string{
-		"":                  `""`,
-		"example.com":       `example.com`,
-		"192.0.2.1":         `192.0.2.1`,
-		"example.com:8080":  `"example.com:8080"`,
-		"[2001:db8::1]:80":  `"[2001:db8::1]:80"`,
-		`a"b`:               `"a\"b"`,
-		`a\b`:               `"a\\b"`,
-		`\"`:                `"\\\""`,
-		"a b":               `"a b"`,
-		"a;for=192.0.2.1":   `"a;for=192.0.2.1"`,
-		"a, for=192.0.2.1":  `"a, for=192.0.2.1"`,
-		"ex\xc3\xa4mple.de": "\"ex\xc3\xa4mple.de\"",
+// For any client header, the upstream gets no hop-by-hop fields, exactly the
+// proxy's values for the names that the proxy sets, and no aliases of those
+// names.
+func FuzzHeaderPolicy(f *testing.F) {
+	for _, header := range []string{
+		"",
+		"Cookie: a=1\r\nX-Kept: 1",
+		"Connection: Upgrade, X-Hop\r\nUpgrade: websocket\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\nTE: trailers\r\nTrailer: X",
+		"connection: x-forwarded-for\r\nConnection: X-Real-IP , X-Api-Key,\tForwarded\r\nX-Forwarded-For: 203.0.113.9",
+		"X-Real-IP: 203.0.113.9\r\nx_real_ip: 1\r\nX.Real.IP: 2\r\nX-Real_IP: 3",
+		"X-Forwarded-For: 203.0.113.9\r\nX-Forwarded-For: 10.0.0.2, unknown\r\nX_Forwarded_For: 1\r\nX-Forwarded-Port: 1",
+		"X-Forwarded-Proto: https\r\nX-Forwarded-Host: a\r\nX.Forwarded.Proto: x",
+		"Forwarded: for=203.0.113.9\r\nForwarded: for=\"\r\nForwarded: for=\"a\\\"",
+		"Sec-WebSocket-Key: x\r\nSec_WebSocket_Key: y\r\nX-Api-Key: 1\r\nX_api_key: 2\r\nX-Gone: 3\r\nX.Gone: 4",
+		"Proxy-Connection: x\r\nProxy-Authorization: x\r\nHTTP2-Settings: x\r\nTransfer-Encoding: chunked",
 	} {
-		assert.Equal(t, want, quotedString(s), "for %q", s)
+		for mode := range byte(6) {
+			f.Add(header, mode)
+		}
 	}
+	edits := []Option{WithHeader("X-Api-Key", "secret"), WithHeader("X-Gone", "")}
+	f.Fuzz(func(t *testing.T, header string, mode byte) {
+		in, err := http.ReadRequest(bufio.NewReader(strings.NewReader("GET / HTTP/1.1\r\nHost: chat.example:80\r\n" + header + "\r\n\r\n")))
+		if err != nil || in.Host != "chat.example:80" || !served(in.Header) {
+			return
+		}
+		in.RemoteAddr = "192.0.2.7:1234"
+		opts := slices.Clone(edits)
+		trusting, claims := mode%3 == 1, mode%3 != 2 // claims: the client's lists are extended
+		switch mode % 3 {
+		case 1:
+			opts = append(opts, WithTrustedProxies("192.0.2.0/24"))
+		case 2:
+			opts = append(opts, WithTrustedProxies("198.51.100.0/24"))
+		}
+		if mode%2 == 1 {
+			opts = append(opts, WithForwarded())
+		}
+		before := in.Header.Clone()
+		out := outbound(policyOf(t, opts...), in)
+		require.Equal(t, before, in.Header, "the client's request is not changed")
+
+		list := []string{}
+		for _, line := range in.Header["X-Forwarded-For"] {
+			if claims && strings.TrimSpace(line) != "" {
+				list = append(list, line)
+			}
+		}
+		own := map[string][]string{
+			"X-Forwarded-For": {strings.Join(append(list, "192.0.2.7"), ", ")},
+			"X-Api-Key":       {"secret"},
+			"X-Gone":          nil,
+		}
+		if !trusting {
+			own["X-Real-Ip"] = []string{"192.0.2.7"}
+			own["X-Forwarded-Proto"] = []string{"http"}
+			own["X-Forwarded-Host"] = []string{"chat.example:80"}
+		}
+		for name, want := range own {
+			require.Equal(t, want, out[name], "field %s", name)
+		}
+		for _, name := range []string{"X-Real-Ip", "X-Forwarded-Proto", "X-Forwarded-Host"} {
+			require.Len(t, out[name], 1, "field %s", name)
+		}
+		if mode%2 == 1 {
+			require.Len(t, out["Forwarded"], 1)
+			value := out["Forwarded"][0]
+			own := `for=192.0.2.7;host="chat.example:80";proto=http`
+			require.True(t, value == own || strings.HasSuffix(value, ", "+own) && claims, "Forwarded: %s", value)
+			require.Zero(t, openQuotes(strings.TrimSuffix(value, own)), "the proxy's hop is not within quotes: %s", value)
+		} else if !trusting {
+			require.Nil(t, out["Forwarded"])
+		}
+
+		named := map[string]bool{}
+		for _, name := range strings.Split(strings.Join(in.Header["Connection"], ","), ",") {
+			named[http.CanonicalHeaderKey(strings.Trim(name, " \t"))] = true
+		}
+		for name, values := range out {
+			switch plainName := strings.NewReplacer("_", "-", ".", "-").Replace(strings.ToLower(name)); {
+			case own[name] != nil, name == "X-Real-Ip", name == "Forwarded", strings.HasPrefix(name, "X-Forwarded-") && name == http.CanonicalHeaderKey(plainName):
+				require.True(t, trusting || own[name] != nil || name == "Forwarded", "a field of an untrusted peer was forwarded: %s", name)
+			case slices.Contains([]string{"connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection",
+				"te", "trailer", "transfer-encoding", "upgrade", "http2-settings"}, strings.ToLower(name)):
+				t.Fatalf("a hop-by-hop field was forwarded: %s", name)
+			case named[name]:
+				t.Fatalf("a field named in Connection was forwarded: %s", name)
+			case slices.Contains([]string{"x-real-ip", "x-api-key", "x-gone"}, plainName),
+				strings.HasPrefix(plainName, "x-forwarded-"),
+				strings.HasPrefix(plainName, "sec-websocket-") && strings.ContainsAny(name, "_."):
+				t.Fatalf("an alias was forwarded: %s", name)
+			default:
+				require.Equal(t, in.Header[name], values, "field %s is end-to-end", name)
+			}
+		}
+		for name, values := range in.Header {
+			ours := strings.HasPrefix(name, "X") || strings.HasPrefix(name, "Sec") || name == "Forwarded"
+			if !ours && !named[name] && !slices.Contains(hopByHop, name) {
+				require.Equal(t, values, out[name], "field %s is end-to-end", name)
+			}
+		}
+	})
 }
 
-func TestBalancedReportsWhetherEveryQuoteIsClosed(t *testing.T) {
-	for s, want := range map[string]bool{
-		``:                        true,
-		`for=192.0.2.1`:           true,
-		`for="[2001:db8::1]"`:     true,
-		`a="b", c="d"`:            true,
-		`a="b\"c"`:                true,
-		`a="b\\"`:                 true,
-		`a="\"`:                   false,
-		`a="b`:                    false,
-		`"`:                       false,
-		`a="b", c="d`:             false,
-		`a="b\\\"`:                false,
-		`a="b\`:                   false,
-		`a=\"b`:                   false, // a backslash escapes only within quotes
-		`for=a", for="b`:          true,
-		`"` + "\xff" + `"`:        true,
-		`for="x\"";host="y";by=z`: true,
-	} {
-		assert.Equal(t, want, balanced(s), "for %s", s)
+// served reports whether net/http's server accepts a header. ReadRequest checks
+// less.
+func served(h http.Header) bool {
+	for name, values := range h {
+		if !isToken(name) || slices.ContainsFunc(values, func(value string) bool { return !isFieldValue(value) }) {
+			return false
+		}
 	}
+	return true
+}
+
+// openQuotes returns the number of quoted strings that are open at the end of
+// s.
+func openQuotes(s string) int {
+	closed := regexp.MustCompile(`"(?s:[^"\\]|\\.)*"`).ReplaceAllString(s, "")
+	return strings.Count(closed, `"`)
+}
+
+// connectionOption reports whether a Connection field has an option.
+func connectionOption(option string, h http.Header) bool {
+	return regexp.MustCompile("(?i)(^|[,\n])[ \t]*" + option + "[ \t]*($|[,\n])").MatchString(strings.Join(h["Connection"], "\n"))
 }

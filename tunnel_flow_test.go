@@ -1,8 +1,12 @@
 package wsproxy
 
 import (
+	"bytes"
 	"errors"
 	"io"
+	"net"
+	"slices"
+	"strings"
 	"testing"
 
 	"example.com/wsproxy/internal/frame"
@@ -56,4 +60,181 @@ func TestAFlowGoesFromStateToState(t *testing.T) {
 			assert.Equal(t, test.want, f.state)
 		})
 	}
+}
+
+// fuzzStreams returns valid and malformed streams of either kind.
+func fuzzStreams() [][]byte {
+	var streams [][]byte
+	for _, masked := range []bool{true, false} {
+		framed := func(first byte, extended int, payload string) []byte {
+			return frame.Append(nil, frame.Header{Fin: first&0x80 != 0, RSV: first >> 4 & 7, Opcode: first & 0x0f,
+				Masked: masked, Key: [4]byte{0x81, 0, 0xff, 0x88}, Extended: extended}, []byte(payload))
+		}
+		f := func(first byte, payload string) []byte { return framed(first, 0, payload) }
+		streams = append(streams,
+			f(0x81, "hello"), f(0x82, strings.Repeat("\x88", 126)),
+			slices.Concat(f(0x01, "a"), f(0x89, "ping"), f(0x00, ""), f(0x80, "b"), f(0x88, "\x03\xe8bye"), f(0x81, "late")),
+			slices.Concat(f(0xc1, "compressed"), f(0x8a, ""), f(0x88, ""), f(0x88, "\x0f\xa0")),
+			slices.Concat(f(0x01, "a"), f(0x81, "b")), f(0x80, "a"), f(0x8f, ""), f(0x09, "x"),
+			framed(0x82, 8, "long form"), framed(0x88, 2, "\x03\xe8"))
+	}
+	return append(streams, nil, []byte("GET / HTTP/1.1\r\n\r\n"), bytes.Repeat([]byte{0xff}, 40))
+}
+
+// chunker derives chunk sizes from a fuzzer's bytes.
+func chunker(sizes []byte) func() int {
+	at := -1
+	return func() int {
+		if len(sizes) == 0 {
+			return 1 << 30
+		}
+		at++
+		return int(sizes[at%len(sizes)])
+	}
+}
+
+// boundaries returns where the complete frames of stream end. internal/frame
+// tests that a Scanner finds them.
+func boundaries(stream []byte, masked, strict bool) (ends []int) {
+	s := frame.Scanner{Masked: masked, Strict: strict}
+	for at := 0; at < len(stream) && !s.Off; {
+		at += s.Frame(stream[at:])
+		if s.Boundary() {
+			ends = append(ends, at)
+		}
+	}
+	return ends
+}
+
+// A sinkTo collects the bytes that a flow writes.
+type sinkTo struct{ bytes.Buffer }
+
+func (s *sinkTo) write(p []byte) error {
+	s.Write(p)
+	return nil
+}
+
+func (s *sinkTo) closeWrite() bool { return true }
+func (s *sinkTo) reset()           {}
+
+// newTestFlow returns the flow from the client, or from the upstream, of a
+// tunnel whose connections are not used.
+func newTestFlow(fromClient bool, limit int64) (*flow, *sinkTo) {
+	p := new(Proxy)
+	p.tunnels.sweeper.init(timeouts{})
+	client, _ := net.Pipe()
+	upstream, _ := net.Pipe()
+	tunnel := &Tunnel{p: p, frames: true}
+	tunnel.relay = newConnRelay(tunnel, client, upstream)
+	tunnel.fromClient.init(tunnel, ReasonClientClosed, ReasonUpstreamClosed)
+	tunnel.fromUpstream.init(tunnel, ReasonUpstreamClosed, ReasonClientClosed)
+	f, out := &tunnel.fromUpstream, new(sinkTo)
+	if fromClient {
+		f = &tunnel.fromClient
+	}
+	f.limit(limit)
+	f.dst = out
+	return f, out
+}
+
+// A flow forwards every byte it reads. It adds the proxy's own frames only at
+// frame boundaries and writes nothing after its Close frame. With a limit it
+// forwards nothing of the frame that exceeds it, of a malformed frame, or after
+// the peer's Close frame.
+func FuzzAFlowForwardsEveryByteAndAddsFramesBetweenFrames(f *testing.F) {
+	for i, stream := range fuzzStreams() {
+		f.Add(stream, i%2 == 0, []byte{1}, []byte{0, 1}, uint16(0))
+		f.Add(stream, i%2 == 1, []byte{3, 1, 0, 200}, []byte{0}, uint16(3))
+		f.Add(stream, i%2 == 1, []byte{2}, []byte{0, 0, 0, 1, 0, 0, 0, 2}, uint16(100))
+		f.Add(stream, i%2 == 0, []byte{2}, []byte{0, 2}, uint16(0))
+	}
+	f.Fuzz(func(t *testing.T, stream []byte, fromClient bool, sizes, asks []byte, limit uint16) {
+		flow, out := newTestFlow(fromClient, int64(limit))
+		next, ask := chunker(sizes), chunker(asks)
+		var err error
+		for at := 0; at < len(stream) && err == nil; {
+			n := min(max(1, next()), len(stream)-at)
+			switch {
+			case len(asks) == 0:
+			case ask()%4 == 1:
+				flow.asked.Or(askPing)
+			case ask()%16 == 2:
+				flow.t.goAway(ReasonKilled, 4000, "")
+			}
+			if err = flow.forward(stream[at : at+n]); err == nil && flow.asked.Load() != 0 {
+				err = flow.add() // as run does before each read
+			}
+			at += n
+		}
+		if err == nil && flow.held > 0 {
+			flow.dst.write(flow.scan.Header(flow.held))
+		}
+
+		checkForwarded(t, stream, out.Bytes(), flow, err != nil)
+	})
+}
+
+// checkForwarded compares the bytes that a flow has written with the bytes that
+// it read.
+func checkForwarded(t *testing.T, stream, out []byte, f *flow, ended bool) {
+	masked := f.scan.Masked
+	ends := append([]int{0}, boundaries(stream, masked, f.scan.Strict)...)
+	for i, end := range ends[:len(ends)-1] {
+		if isOwn(stream[end:], frame.OpPing, pingPayload, masked) {
+			t.Skip("a Ping of the peer's that is like the proxy's, before frame ", i)
+		}
+	}
+	for s, rest := (frame.Scanner{Masked: masked, Strict: f.scan.Strict, Limit: f.scan.Limit}), out; len(rest) > 0 && !s.Off; {
+		rest = rest[s.Frame(rest):]
+		require.False(t, s.Over(), "a frame over the limit is forwarded")
+		require.False(t, s.Off && f.scan.Strict, "a malformed frame is forwarded in spite of the limit")
+	}
+	at, closed := 0, false // of stream
+	for _, end := range ends {
+		if !bytes.HasPrefix(out, stream[at:end]) {
+			break
+		}
+		if closed && f.scan.Strict {
+			break
+		}
+		closed = closed || end > at && stream[at]&0x0f == frame.OpClose
+		out, at = out[end-at:], end
+		for isOwn(out, frame.OpPing, pingPayload, masked) {
+			out = out[len(frame.AppendControl(nil, frame.OpPing, []byte(pingPayload), masked)):]
+		}
+	}
+	if closed && f.scan.Strict {
+		require.Empty(t, out, "what follows the peer's Close frame")
+		return
+	}
+	if !ended {
+		require.True(t, bytes.Equal(stream[at:], out), "after the last whole frame %x is forwarded as %x", stream[at:], out)
+		return
+	}
+	for _, payload := range []string{"\x0f\xa0", "\x03\xf1message too big", "\x03\xeamalformed frame"} {
+		if isOwn(out, frame.OpClose, payload, masked) {
+			require.False(t, closed, "the proxy's Close frame comes after the peer's own")
+			out = out[len(frame.AppendControl(nil, frame.OpClose, []byte(payload), masked)):]
+			closed = true
+			break
+		}
+	}
+	require.True(t, closed, "no Close frame but %x", out)
+	require.Empty(t, out, "what follows the Close frame")
+}
+
+// isOwn reports whether b begins with the proxy's own frame.
+func isOwn(b []byte, opcode byte, payload string, masked bool) bool {
+	header := 2
+	if masked {
+		header = 6
+	}
+	if len(b) < header+len(payload) || b[0] != 0x80|opcode || int(b[1]&0x7f) != len(payload) {
+		return false
+	}
+	got := slices.Clone(b[header : header+len(payload)])
+	if masked {
+		frame.Mask(got, [4]byte(b[2:6]))
+	}
+	return string(got) == payload
 }
