@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -113,7 +114,19 @@ type stallTimer struct {
 	mu      sync.Mutex
 	since   time.Time   // when the operation began or made progress; zero if there is none
 	timer   *time.Timer // calls check; nil if it is not set
+	armed   *armed
 	stopped bool
+}
+
+// An armed is what a timer holds of its stallTimer, until stop takes it away.
+// The runtime may keep a stopped timer until it would have fired, and with it
+// the request.
+type armed struct{ s atomic.Pointer[stallTimer] }
+
+func (a *armed) check() {
+	if s := a.s.Load(); s != nil {
+		s.check()
+	}
 }
 
 // begin starts an operation, or records its progress.
@@ -125,7 +138,9 @@ func (s *stallTimer) begin() {
 	defer s.mu.Unlock()
 	s.since = time.Now()
 	if s.timer == nil && !s.stopped {
-		s.timer = time.AfterFunc(s.timeout, s.check)
+		s.armed = new(armed)
+		s.armed.s.Store(s)
+		s.timer = time.AfterFunc(s.timeout, s.armed.check)
 	}
 }
 
@@ -165,5 +180,6 @@ func (s *stallTimer) stop() {
 	s.stopped = true
 	if s.timer != nil {
 		s.timer.Stop()
+		s.armed.s.Store(nil)
 	}
 }
