@@ -72,7 +72,7 @@ const retryAfter = "1"
 //   - 499, as in nginx, if the client disconnected before the response,
 //   - 500 if middleware provides a ResponseWriter that cannot be hijacked or a
 //     body that does not match its Content-Length,
-//   - 501 for an extended CONNECT (RFC 8441),
+//   - 501 for an extended CONNECT (RFC 8441) for a protocol that is not listed,
 //   - 502, 503 or 504 for a failure.
 //
 // For any other error it returns 502, as [net/http/httputil.ReverseProxy] does.
@@ -193,6 +193,10 @@ func (p *Proxy) fail(w http.ResponseWriter, r *http.Request, err error) {
 	var refused *refusal
 	if errors.As(err, &refused) {
 		maps.Copy(w.Header(), refused.header)
+		if isStream(r) { // these fields are HTTP/1's, and "close" would end the connection
+			delete(w.Header(), "Connection")
+			delete(w.Header(), "Upgrade")
+		}
 	}
 	level := slog.LevelDebug // a mistake of the client, or none
 	if status >= http.StatusInternalServerError && status != http.StatusNotImplemented && !errors.Is(err, ErrShutdown) {

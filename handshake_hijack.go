@@ -17,6 +17,8 @@ type clientEnd struct {
 	conn  net.Conn
 	early []byte // the bytes that the client sent before the 101
 	head  []byte // the 101, which the tunnel sends first
+
+	stream *clientStream // in place of all that, on HTTP/2 and HTTP/3
 }
 
 // hijack takes over the client's connection. During the Hijack of a wrapper the
@@ -43,7 +45,7 @@ func (h *handshake) hijack() (clientEnd, error) {
 		return clientEnd{}, err
 	}
 	hijacked = true
-	return clientEnd{conn, early, head}, nil
+	return clientEnd{conn: conn, early: early, head: head}, nil
 }
 
 // appendSwitch appends the 101 for the client, with the fields of h.

@@ -3,7 +3,6 @@ package wsproxy
 import (
 	"cmp"
 	"context"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"net/http"
@@ -22,13 +21,17 @@ func checkRequest(r *http.Request, protocol string) error {
 	if !isHostField(r.Host) {
 		return badHandshake(http.StatusBadRequest, "Host %s, want a host with an optional port", quote(r.Host))
 	}
-	if r.ContentLength != 0 || len(r.TransferEncoding) > 0 {
+	if isStream(r) {
+		if err := checkConnect(r); err != nil {
+			return err
+		}
+	} else if r.ContentLength != 0 || len(r.TransferEncoding) > 0 {
 		return badHandshake(http.StatusBadRequest, "the request has a body, want none")
 	}
 	if err := checkTarget(r); err != nil {
 		return badHandshake(http.StatusBadRequest, "%w", err)
 	}
-	if r.Method == http.MethodConnect && protocol != "websocket" {
+	if r.Method == http.MethodConnect && protocol != "websocket" && !isStream(r) {
 		refused := refusedConnect(r)
 		refused.kind = ErrBadHandshake
 		return refused
@@ -36,7 +39,7 @@ func checkRequest(r *http.Request, protocol string) error {
 	if protocol != "websocket" {
 		return nil
 	}
-	if r.Method != http.MethodGet {
+	if r.Method != http.MethodGet && !isStream(r) {
 		refused := badHandshake(http.StatusMethodNotAllowed, "method %s, want GET", quote(r.Method))
 		refused.header = http.Header{"Allow": {http.MethodGet}}
 		return refused
@@ -47,11 +50,14 @@ func checkRequest(r *http.Request, protocol string) error {
 			"Upgrade": {"websocket"}, "Connection": {"close", "Upgrade"}} // RFC 9110, section 15.5.22
 		return refused
 	}
+	if isStream(r) {
+		return nil
+	}
 	key := r.Header["Sec-Websocket-Key"]
 	if len(key) != 1 {
 		return badHandshake(http.StatusBadRequest, "%d Sec-WebSocket-Key fields, want 1", len(key))
 	}
-	if nonce, err := base64.StdEncoding.DecodeString(key[0]); err != nil || len(nonce) != 16 || len(key[0]) != 24 {
+	if !isKey(key[0]) {
 		return badHandshake(http.StatusBadRequest, "Sec-WebSocket-Key %s, want 16 bytes in base64", quote(key[0]))
 	}
 	return nil
@@ -66,6 +72,9 @@ const otherMethods = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT, TRACE"
 func checkPlainRequest(r *http.Request) error {
 	if r.Method == http.MethodConnect {
 		return refusedConnect(r)
+	}
+	if protocol, extended := connectProtocol(r); extended {
+		return badRequest("method %s with :protocol %s, want CONNECT", quote(r.Method), quote(protocol))
 	}
 	if err := checkTarget(r); err != nil {
 		return badRequest("%w", err)
@@ -89,20 +98,10 @@ func refusedConnect(r *http.Request) *refusal {
 	protocol, extended := connectProtocol(r)
 	if extended {
 		return &refusal{status: http.StatusNotImplemented,
-			cause: fmt.Errorf("CONNECT with protocol %s, want an upgrade request over HTTP/1.1", quote(protocol))}
+			cause: fmt.Errorf("CONNECT with :protocol %s, want one that the proxy forwards", quote(protocol))}
 	}
 	return &refusal{status: http.StatusMethodNotAllowed, header: http.Header{"Allow": {otherMethods}},
 		cause: errors.New("method CONNECT, want " + otherMethods)}
-}
-
-// connectProtocol returns the :protocol of an extended CONNECT (RFC 8441, RFC
-// 9220) and reports whether r is an extended CONNECT. net/http puts the
-// protocol in the header, quic-go in Proto.
-func connectProtocol(r *http.Request) (string, bool) {
-	if protocol, ok := r.Header[":protocol"]; ok {
-		return strings.Join(protocol, ", "), true
-	}
-	return r.Proto, r.ProtoMajor == 3 && !strings.HasPrefix(r.Proto, "HTTP/")
 }
 
 // checkTarget refuses a request target that the proxy, a rule in front of it
@@ -127,6 +126,9 @@ func checkTarget(r *http.Request) error {
 func (p *Proxy) outgoingRequest(ctx context.Context, in *http.Request, protocol string) *http.Request {
 	out := in.Clone(ctx)
 	out.Body, out.ContentLength, out.Close = nil, 0, false
+	if isStream(in) {
+		out.Method = http.MethodGet
+	}
 	removeHopByHop(out.Header)
 	pr := &httputil.ProxyRequest{In: in, Out: out}
 	p.Rewrite(pr)
@@ -141,6 +143,9 @@ func (p *Proxy) outgoingRequest(ctx context.Context, in *http.Request, protocol 
 	out.Header["Upgrade"] = []string{protocol}
 	if protocol == "websocket" {
 		out.Header["Sec-Websocket-Key"] = in.Header["Sec-Websocket-Key"]
+		if isStream(in) {
+			out.Header["Sec-Websocket-Key"] = []string{newKey()}
+		}
 		out.Header["Sec-Websocket-Version"] = in.Header["Sec-Websocket-Version"]
 	}
 	return out

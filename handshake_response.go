@@ -138,7 +138,12 @@ func (h *handshake) relayResponse() {
 	h.release()
 	h.x.leave()
 	h.unlink()
-	keepUpgrade(h.x.res)
+	method := h.in.Method
+	if isStream(h.in) {
+		method = http.MethodGet // httputil refuses CONNECT
+	} else {
+		keepUpgrade(h.x.res)
+	}
 	w := newPlainWriter(h.w, h.p.sendTimeout)
 	defer w.end(h.in.Context(), false)
 	(&httputil.ReverseProxy{
@@ -151,7 +156,7 @@ func (h *handshake) relayResponse() {
 		ErrorHandler: func(_ http.ResponseWriter, _ *http.Request, err error) {
 			h.p.fail(h.w, h.in, upstreamError(h.in.Context(), err))
 		},
-	}).ServeHTTP(w, (&http.Request{Method: h.in.Method, URL: h.in.URL, Header: http.Header{}}).WithContext(h.in.Context()))
+	}).ServeHTTP(w, (&http.Request{Method: method, URL: h.in.URL, Header: http.Header{}}).WithContext(h.in.Context()))
 }
 
 type roundTripFunc func(*http.Request) (*http.Response, error)

@@ -131,8 +131,8 @@ func (p *Proxy) Rewrite(pr *httputil.ProxyRequest) {
 	delete(out.Header, "Connection")
 	delete(out.Header, "Upgrade")
 	delete(out.Header, "Http2-Settings")
-	protocol := upgradeToken(pr.In.Header, p.upgrades)
-	if protocol != "" {
+	protocol := requestedProtocol(pr.In, p.upgrades)
+	if protocol != "" && out.Method != http.MethodConnect {
 		out.Header["Upgrade"] = []string{protocol}
 		out.Header["Connection"] = []string{ConnectionUpgrade(protocol)}
 	} else if !p.keepAlive {

@@ -132,6 +132,8 @@ func WithHooks(h Hooks) Option {
 // memory with many idle tunnels. By default ServeHTTP returns when the tunnel
 // has ended, so middleware runs for as long as the tunnel does, and the tunnel
 // ends when the request's context is done. A detached tunnel outlives both.
+// The option has no effect on a tunnel over HTTP/2 or HTTP/3, whose stream ends
+// when ServeHTTP returns.
 func WithDetached() Option {
 	return optionFunc(func(c *config) { c.detached = true })
 }

@@ -186,7 +186,7 @@ func (b *clientBody) end(cut bool) {
 // limitDrain limits the time in which net/http reads the body of a refused
 // request.
 func (p *Proxy) limitDrain(w http.ResponseWriter, r *http.Request) {
-	if r.ContentLength != 0 && r.Body != nil {
+	if r.ProtoMajor == 1 && r.ContentLength != 0 && r.Body != nil {
 		newClientBody(w, r, p.bodyTimeout, nil).end(false)
 	}
 }

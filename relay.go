@@ -21,13 +21,17 @@ type relay interface {
 }
 
 // newRelay returns the relay for a tunnel. The relay owns both connections.
-func newRelay(t *Tunnel, client, upstream net.Conn) relay {
-	if r := t.p.tunnels.loops.relay(t, client, upstream); r != nil {
+func newRelay(t *Tunnel, client clientEnd, upstream net.Conn) relay {
+	if client.stream != nil {
+		unblock(upstream)
+		return newStreamRelay(t, client.stream, upstream)
+	}
+	if r := t.p.tunnels.loops.relay(t, client.conn, upstream); r != nil {
 		return r
 	}
-	unblock(client)
+	unblock(client.conn)
 	unblock(upstream)
-	return newConnRelay(t, client, upstream)
+	return newConnRelay(t, client.conn, upstream)
 }
 
 // connRelay is the portable relay: a goroutine for each flow, over any two
@@ -53,15 +57,22 @@ func (r *connRelay) run() {
 	early := r.isCut // by a hook, for instance: the client must not see the 101
 	r.mu.Unlock()
 	if !early {
+		r.t.fromClient.dst = newSink(r.upstream.conn, &r.t.fromClient)
+		r.t.fromUpstream.dst = newSink(r.client.conn, &r.t.fromUpstream)
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			r.drive(&r.t.fromClient, &r.client, r.upstream.conn)
+			r.drive(&r.t.fromClient, &r.client)
 		}()
-		r.drive(&r.t.fromUpstream, &r.upstream, r.client.conn)
+		r.drive(&r.t.fromUpstream, &r.upstream)
 		<-done
 	}
 	r.client.conn.Close()
+	r.close()
+}
+
+// close closes the upstream's connection and waits for what cutLater began.
+func (r *connRelay) close() {
 	r.upstream.conn.Close()
 	r.mu.Lock()
 	r.over = true
@@ -107,9 +118,8 @@ func (r *connRelay) src(f *flow) *waiter {
 }
 
 // drive relays one flow until it has ended.
-func (r *connRelay) drive(f *flow, src *waiter, dst net.Conn) {
+func (r *connRelay) drive(f *flow, src *waiter) {
 	in := newSource(src.conn)
-	f.dst = newSink(dst, f)
 	f.begin()
 	for f.state != ended {
 		var p []byte

@@ -43,7 +43,7 @@ func newSource(conn net.Conn) source {
 // connSource reads any connection. It reads into parked, and after a read that
 // filled parked once into a buffer of the pool.
 type connSource struct {
-	conn   net.Conn
+	conn   io.Reader
 	parked [parkSize]byte
 	full   bool
 	rented *buffer

@@ -44,7 +44,7 @@ type Tunnel struct {
 // its tunnels hold.
 const maxPath = 4 << 10
 
-func (p *Proxy) newTunnel(r *http.Request, clientIP netip.Addr, protocol string, start time.Time, client, upstream net.Conn) *Tunnel {
+func (p *Proxy) newTunnel(r *http.Request, clientIP netip.Addr, protocol string, start time.Time, client clientEnd, upstream net.Conn) *Tunnel {
 	now := time.Now()
 	t := &Tunnel{
 		p:         p,
@@ -167,7 +167,12 @@ func (t *Tunnel) drain() {
 // (runtime.Goexit), which has then ended the tunnel.
 func (t *Tunnel) run(r *http.Request) {
 	ctx := r.Context()
-	unwatch := context.AfterFunc(ctx, func() { t.end(ReasonContextDone, context.Cause(ctx)) })
+	unwatch := context.AfterFunc(ctx, func() {
+		if s, ok := t.relay.(*streamRelay); ok && s.wasReset() {
+			return // which its flow has passed on
+		}
+		t.end(ReasonContextDone, context.Cause(ctx))
+	})
 	defer t.finish()
 	defer unwatch()
 	defer t.relay.run()

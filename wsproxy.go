@@ -32,8 +32,7 @@
 //
 // # Limitations
 //
-// WebSockets over HTTP/2 and HTTP/3 (RFC 8441, RFC 9220) are not supported.
-// Upgrades with a request body are refused.
+// Upgrades with a request body are refused. Upstreams are asked over HTTP/1.1.
 package wsproxy
 
 import (
@@ -83,6 +82,7 @@ func New(target string, opts ...Option) (*Proxy, error) {
 	if err := errors.Join(append(errs, err, p.validate(), p.checkTarget(p.target))...); err != nil {
 		return nil, err
 	}
+	p.warnOfNoAnnouncement()
 	p.target.useTLS(p.tls)
 	if p.upstream == nil {
 		p.upstream = singleServer(p.target)
@@ -104,24 +104,30 @@ func New(target string, opts ...Option) (*Proxy, error) {
 
 // ServeHTTP proxies one request. For an upgrade it returns when the tunnel has
 // ended. With [WithDetached] it returns as soon as the tunnel is open.
+// A tunnel over HTTP/2 or HTTP/3 ends before ServeHTTP returns, with that option
+// too.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	protocol := upgradeToken(r.Header, p.upgrades)
+	protocol := requestedProtocol(r, p.upgrades)
 	if protocol == "" {
 		p.plain.ServeHTTP(w, withoutUpgrade(r))
 		return
 	}
-	// Bytes after a failed handshake must not be parsed as a request.
-	w.Header().Set("Connection", "close")
+	if !isStream(r) { // bytes after a failed handshake must not be parsed as a request
+		w.Header().Set("Connection", "close")
+	}
 	t, err := p.open(w, r, protocol)
 	switch {
 	case err != nil:
 		p.limitDrain(w, r)
 		p.fail(w, r, err)
 	case t == nil: // the upstream responded without switching
-	case p.detached:
+	case p.detached && !isStream(r):
 		t.start(r)
 	default:
 		t.run(r)
+		if s, ok := t.relay.(*streamRelay); ok && s.aborts() {
+			panic(http.ErrAbortHandler)
+		}
 	}
 }
 
@@ -140,13 +146,16 @@ func (p *Proxy) open(w http.ResponseWriter, r *http.Request, protocol string) (*
 		return nil, err
 	}
 	if h.x.res.StatusCode != http.StatusSwitchingProtocols {
+		if isStream(r) && h.x.res.StatusCode < 300 { // which would open the stream
+			return nil, badGateway("answered an upgrade with status %d", h.x.res.StatusCode)
+		}
 		h.relayResponse()
 		return nil, nil
 	}
 	if err := h.acceptSwitch(); err != nil {
 		return nil, err
 	}
-	client, err := h.hijack()
+	client, err := h.takeClient()
 	if err != nil {
 		return nil, err
 	}
@@ -160,6 +169,9 @@ func (p *Proxy) check(w http.ResponseWriter, r *http.Request, protocol string) e
 	}
 	if err := checkOrigin(r, p.allowed); err != nil {
 		return err
+	}
+	if isStream(r) {
+		return checkStreamable(w)
 	}
 	return checkHijackable(w)
 }

@@ -12,6 +12,7 @@ type Link struct {
 	TLSClient, TLSUpstream bool
 	Unix                   bool // toward the upstream
 	Wrapped                bool // the proxy sees connections of a type that it does not know
+	HTTP2                  bool // the client's end is a stream of HTTP/2, a *Stream
 }
 
 // PlainLink is TCP on both sides.
@@ -25,14 +26,21 @@ var Links = []Link{
 	{Name: "TLS both", TLSClient: true, TLSUpstream: true},
 	{Name: "unix upstream", Unix: true},
 	{Name: "wrapped", Wrapped: true},
+	{Name: "HTTP/2 client", HTTP2: true},
 }
 
 // Resettable reports whether a reset crosses a tunnel over l as a reset.
 func Resettable(l Link) bool { return !l.Unix && !l.Wrapped }
 
+// OwnSocket reports whether the client's end is a connection of its own. A stream
+// of HTTP/2 has no handshake of HTTP/1.1, no buffers of the kernel's, no life
+// after ServeHTTP and no half-close toward the client: what ends the server's
+// direction ends the client's too.
+func OwnSocket(l Link) bool { return !l.HTTP2 }
+
 // OneOfEachSocket reports whether l is one of a choice of Links that has each
 // kind of socket once.
-func OneOfEachSocket(l Link) bool { return l == PlainLink || l.TLSClient != l.TLSUpstream }
+func OneOfEachSocket(l Link) bool { return l == PlainLink || l.HTTP2 || l.TLSClient != l.TLSUpstream }
 
 // OverLinks runs a test over each of Links for which fits reports true, or over
 // all if fits is nil.

@@ -52,9 +52,14 @@ func (p *Peer) Socket() net.Conn {
 	return p.Conn
 }
 
-// Reset closes the connection below TLS, with a RST if it is TCP.
+// Reset closes the connection below TLS, with a RST if it is TCP. It resets a
+// Stream.
 func (p *Peer) Reset() {
 	conn := p.Socket()
+	if stream, ok := conn.(*Stream); ok {
+		stream.Reset()
+		return
+	}
 	if tcp, ok := conn.(*net.TCPConn); ok {
 		tcp.SetLinger(0)
 	}
@@ -64,8 +69,10 @@ func (p *Peer) Reset() {
 // ErrDeadline is the error of a Peer that waited longer than Patience.
 var ErrDeadline = os.ErrDeadlineExceeded
 
-// IsReset reports whether err is a connection's reset.
-func IsReset(err error) bool { return errors.Is(err, syscall.ECONNRESET) }
+// IsReset reports whether err is the reset of a connection or a Stream.
+func IsReset(err error) bool {
+	return errors.Is(err, syscall.ECONNRESET) || err != nil && strings.HasPrefix(err.Error(), "stream error: ")
+}
 
 // Send writes s.
 func (p *Peer) Send(t testing.TB, s string) {

@@ -20,6 +20,7 @@ type Rig struct {
 	Addr     string
 	Upstream *Upstream
 	TLS      *tls.Config // for clients, nil without TLS
+	HTTP2    *HTTP2Conn  // the clients' connection, nil without HTTP/2
 }
 
 // Start serves a proxy over l. middleware may be nil.
@@ -63,10 +64,16 @@ func (r *Rig) serve(t testing.TB, l Link, handler http.Handler) {
 	if l.Wrapped {
 		s.Listener = WrapListener{s.Listener, func(conn net.Conn) net.Conn { return WrappedConn{conn} }}
 	}
-	if l.TLSClient {
+	switch {
+	case l.HTTP2:
+		s.EnableHTTP2 = true
+		s.Config.HTTP2 = wsproxy.HTTP2Config()
+		s.StartTLS()
+		r.HTTP2 = DialHTTP2(t, s.Listener.Addr().String())
+	case l.TLSClient:
 		s.StartTLS()
 		_, r.TLS = TLS()
-	} else {
+	default:
 		s.Start()
 	}
 	t.Cleanup(func() {
@@ -99,6 +106,9 @@ func SocketDir(t testing.TB) string {
 // Dial returns a client's connection to the proxy.
 func (r *Rig) Dial(t testing.TB) *Peer {
 	t.Helper()
+	if r.HTTP2 != nil {
+		return NewPeer(new(Stream))
+	}
 	client := Dial(t, r.Addr)
 	if r.TLS != nil {
 		client = NewPeer(tls.Client(client.Conn, r.TLS))
@@ -110,6 +120,9 @@ func (r *Rig) Dial(t testing.TB) *Peer {
 // upstream's end.
 func (r *Rig) Handshake(t testing.TB, client *Peer) (server *Peer) {
 	t.Helper()
+	if r.HTTP2 != nil {
+		return r.HTTP2.open(t, client.Conn.(*Stream), r.Upstream)
+	}
 	return r.Upstream.Handshake(t, client)
 }
 

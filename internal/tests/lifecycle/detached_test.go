@@ -11,7 +11,7 @@ import (
 )
 
 func TestADetachedTunnelOutlivesServeHTTPAndItsContext(t *testing.T) {
-	testkit.OverLinks(t, nil, func(t *testing.T, l testkit.Link) {
+	testkit.OverLinks(t, testkit.OwnSocket, func(t *testing.T, l testkit.Link) {
 		returned := make(chan struct{})
 		ended := testkit.NewEndings()
 		r := l.Start(t, func(h http.Handler) http.Handler {

@@ -146,7 +146,7 @@ func TestAConnectionDialedAfterCloseIsClosed(t *testing.T) {
 }
 
 func TestCloseBeforeTheResponseCauses503(t *testing.T) {
-	testkit.OverLinks(t, nil, func(t *testing.T, l testkit.Link) {
+	testkit.OverLinks(t, testkit.OwnSocket, func(t *testing.T, l testkit.Link) {
 		failures := make(chan error, 1)
 		r := l.Start(t, nil, wsproxy.WithErrorHandler(func(w http.ResponseWriter, _ *http.Request, err error) {
 			failures <- err

@@ -73,16 +73,15 @@ func TestBytesAfterACONNECTAreNotParsedAsARequest(t *testing.T) {
 }
 
 // Through quic-go a browser's WebSocket reached the upstream as a chunked
-// CONNECT /chat, and a 200 opened it in the browser. RFC 8441 and RFC 9220 are
-// not implemented.
-func TestAnExtendedCONNECTIsNotImplemented(t *testing.T) {
+// CONNECT /chat, and a 200 opened it in the browser.
+func TestAnExtendedCONNECTForAnotherProtocolIsNotImplemented(t *testing.T) {
 	errs := testkit.NewFailures()
 	for name, change := range map[string]func(*http.Request){
 		"HTTP/2, as net/http has it": func(r *http.Request) {
 			r.Proto, r.ProtoMajor = "HTTP/2.0", 2
-			r.Header[":protocol"] = []string{"websocket"}
+			r.Header[":protocol"] = []string{"webtransport"}
 		},
-		"HTTP/3, as quic-go has it": func(r *http.Request) { r.Proto, r.ProtoMajor = "websocket", 3 },
+		"HTTP/3, as quic-go has it": func(r *http.Request) { r.Proto, r.ProtoMajor = "webtransport", 3 },
 	} {
 		t.Run(name, func(t *testing.T) {
 			for _, opts := range [][]wsproxy.Option{nil, {errs.Option()}} {
@@ -98,7 +97,7 @@ func TestAnExtendedCONNECTIsNotImplemented(t *testing.T) {
 				p.ServeHTTP(w, r)
 				assert.Equal(t, 501, w.Code)
 				if opts == nil {
-					assert.Contains(t, w.Body.String(), `CONNECT with protocol "websocket"`)
+					assert.Contains(t, w.Body.String(), `CONNECT with :protocol "webtransport"`)
 				} else {
 					assert.Equal(t, 501, wsproxy.StatusCode(errs.Next(t).Err))
 				}

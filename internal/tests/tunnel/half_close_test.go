@@ -18,7 +18,7 @@ func TestEitherSideCanStopReadingOrWriting(t *testing.T) {
 	closeRead := func(t *testing.T, p *testkit.Peer) {
 		require.NoError(t, p.Socket().(interface{ CloseRead() error }).CloseRead())
 	}
-	testkit.OverLinks(t, nil, func(t *testing.T, l testkit.Link) {
+	testkit.OverLinks(t, testkit.OwnSocket, func(t *testing.T, l testkit.Link) {
 		testkit.EachSide(t, func(t *testing.T, side wsproxy.Reason) {
 			r := l.Start(t, nil)
 
@@ -64,7 +64,7 @@ func TestTheUpstreamCanSendAfterTheClientHalfCloses(t *testing.T) {
 
 // caddyserver/caddy#8026 is the same in the other direction.
 func TestTheClientCanSendAfterTheUpstreamHalfCloses(t *testing.T) {
-	testkit.OverLinks(t, nil, func(t *testing.T, l testkit.Link) {
+	testkit.OverLinks(t, testkit.OwnSocket, func(t *testing.T, l testkit.Link) {
 		ended := testkit.NewEndings()
 		client, server := l.Start(t, nil, ended.Option()).Tunnel(t)
 		server.Send(t, "last words")

@@ -13,7 +13,7 @@ import (
 // and 13 kB more for each side with TLS, most of it in crypto/tls. One pooled
 // buffer in one flow would add 33 kB.
 func TestAnIdleTunnelHoldsNoBuffer(t *testing.T) {
-	testkit.OverLinks(t, nil, func(t *testing.T, l testkit.Link) {
+	testkit.OverLinks(t, testkit.OwnSocket, func(t *testing.T, l testkit.Link) {
 		n, most := 200, int64(24<<10)
 		sizes := []int{100, 40_000, 1, 511, 513, 512, 600}
 		if !l.Wrapped && !testkit.Portable {

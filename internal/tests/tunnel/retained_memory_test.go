@@ -21,7 +21,7 @@ import (
 // A header of 1 MB cost 1.7 MB while its tunnel was open, because net/http
 // keeps the request of a running handler. A detached tunnel must not keep it.
 func TestADetachedTunnelRetainsNothingOfItsRequest(t *testing.T) {
-	testkit.OverLinks(t, nil, func(t *testing.T, l testkit.Link) {
+	testkit.OverLinks(t, testkit.OwnSocket, func(t *testing.T, l testkit.Link) {
 		type key struct{}
 		type value struct{ _ [64]byte }
 		kinds := []string{"the request", "its header", "its URL", "its context", "a value of the context", "what middleware added"}

@@ -1,0 +1,175 @@
+package wsproxy
+
+import (
+	"crypto/rand"
+	"encoding/base64"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+)
+
+// An extended CONNECT asks for an upgrade of one stream of an HTTP/2 or HTTP/3
+// connection (RFC 8441, RFC 9220). Toward the upstream it becomes a GET of
+// HTTP/1.1 with an Upgrade field, and a 101 becomes a 200.
+
+// isStream reports whether an upgrade with r takes over a stream, and not the
+// client's connection.
+func isStream(r *http.Request) bool { return r.ProtoMajor >= 2 }
+
+// requestedProtocol returns the protocol that r asks to switch to, as allowed
+// spells it. It returns "" for a plain request.
+func requestedProtocol(r *http.Request, allowed []string) string {
+	if !isStream(r) {
+		return upgradeToken(r.Header, allowed)
+	}
+	protocol, extended := connectProtocol(r)
+	if !extended || r.Method != http.MethodConnect {
+		return ""
+	}
+	for _, name := range allowed {
+		if equalFold(protocol, name) {
+			return name
+		}
+	}
+	return ""
+}
+
+// connectProtocol returns the :protocol of an extended CONNECT and reports
+// whether r has one. net/http keeps it in the header, quic-go in Proto.
+func connectProtocol(r *http.Request) (string, bool) {
+	if protocol, ok := r.Header[":protocol"]; ok {
+		return strings.Join(protocol, ", "), true
+	}
+	return r.Proto, r.ProtoMajor == 3 && !strings.HasPrefix(r.Proto, "HTTP/")
+}
+
+// checkConnect checks what a request for an upgrade needs in place of a method,
+// a key and an empty body. net/http lets any :path pass.
+func checkConnect(r *http.Request) error {
+	if len(r.Header["Content-Length"]) > 0 || r.ContentLength > 0 {
+		return badHandshake(http.StatusBadRequest, "the request has a Content-Length, want none")
+	}
+	if !strings.HasPrefix(r.RequestURI, "/") || strings.HasPrefix(r.RequestURI, "//") {
+		path, _, _ := strings.Cut(r.RequestURI, "?")
+		return badHandshake(http.StatusBadRequest, "path %s, want one that begins with one /", quote(path))
+	}
+	return nil
+}
+
+// clientKey returns the client's Sec-WebSocket-Key, or "" if it has not sent
+// one that is well-formed. An extended CONNECT needs none.
+func clientKey(r *http.Request) string {
+	key := r.Header["Sec-Websocket-Key"]
+	if len(key) != 1 || !isKey(key[0]) {
+		return ""
+	}
+	return key[0]
+}
+
+func isKey(key string) bool {
+	nonce, err := base64.StdEncoding.DecodeString(key)
+	return err == nil && len(nonce) == 16 && len(key) == 24
+}
+
+// newKey returns a Sec-WebSocket-Key of the proxy's own.
+func newKey() string {
+	var nonce [16]byte
+	rand.Read(nonce[:]) // never fails
+	return base64.StdEncoding.EncodeToString(nonce[:])
+}
+
+// takeClient takes what the client has asked on: its connection, or one stream
+// of it.
+func (h *handshake) takeClient() (clientEnd, error) {
+	if isStream(h.in) {
+		return h.acceptStream(), nil
+	}
+	return h.hijack()
+}
+
+// A streamWriter is the ResponseWriter of an HTTP/2 or HTTP/3 server. Only
+// FlushError tells that a stream is gone, and only deadlines end a blocked one.
+type streamWriter interface {
+	http.ResponseWriter
+	FlushError() error
+	SetReadDeadline(time.Time) error
+	SetWriteDeadline(time.Time) error
+}
+
+// checkStreamable refuses a ResponseWriter that cannot carry a tunnel. Wrappers
+// do not count: those that compress or buffer would spoil the tunnel's bytes.
+func checkStreamable(w http.ResponseWriter) error {
+	inner := innermost(w)
+	if _, ok := inner.(streamWriter); ok {
+		return nil
+	}
+	return &refusal{status: http.StatusInternalServerError, cause: fmt.Errorf(
+		"cannot upgrade: %T has neither FlushError, SetReadDeadline and SetWriteDeadline nor Unwrap() http.ResponseWriter: %w",
+		inner, http.ErrNotSupported)}
+}
+
+// A clientStream is the client's stream of an HTTP/2 or HTTP/3 connection.
+type clientStream struct {
+	w    streamWriter
+	body io.Reader
+	h3   bool
+}
+
+// acceptStream makes w's header that of the response to an extended CONNECT. The
+// tunnel sends it.
+func (h *handshake) acceptStream() clientEnd {
+	w := innermost(h.w).(streamWriter)
+	header := w.Header()
+	maps.Copy(header, h.w.Header()) // a wrapper may have a map of its own
+	for _, name := range []string{"Connection", "Content-Encoding", "Content-Length", "Sec-Websocket-Accept",
+		"Trailer", "Transfer-Encoding", "Upgrade"} {
+		delete(header, name)
+	}
+	for name, values := range h.x.res.Header {
+		if name != "Sec-Websocket-Accept" { // for the proxy's key
+			header[name] = slices.Concat(header[name], values)
+		}
+	}
+	if key := clientKey(h.in); key != "" && h.protocol == "websocket" {
+		header["Sec-Websocket-Accept"] = []string{acceptKey(key)} // nodejs/undici#5681
+	}
+	header["Content-Type"] = nil // or the server makes one up
+	body := io.Reader(http.NoBody)
+	if h.in.Body != nil { // as after a middleware that takes it away
+		body = h.in.Body
+	}
+	// The server's ReadTimeout and WriteTimeout end a stream in its midst.
+	w.SetReadDeadline(time.Time{})
+	w.SetWriteDeadline(time.Time{})
+	return clientEnd{stream: &clientStream{w, body, h.in.ProtoMajor == 3}}
+}
+
+// HTTP2Config returns settings for an [http.Server] that accepts WebSockets over
+// HTTP/2, for its field HTTP2. They differ from net/http's defaults in this:
+//
+//   - Each stream has a receive buffer of 64 KiB, and a connection one for all
+//     its 250 streams. By default one stream's buffer is as large as that of the
+//     whole connection, so that a tunnel whose upstream does not read stops all
+//     others on the connection, and uploads (golang/go#54330). The price is that
+//     a single upload gets no faster than 64 KiB in a round trip time.
+//   - A connection that takes no byte for 30 seconds is closed, and so is one that
+//     does not answer a ping, sent after 30 seconds of silence, within 15. By
+//     default a handler waits for a client that does not read for as long as the
+//     connection is open, and no timeout of the proxy's can end that.
+//
+// Each call returns a new value, which the caller may change.
+func HTTP2Config() *http.HTTP2Config {
+	const streams, perStream = 250, 64 << 10
+	return &http.HTTP2Config{
+		MaxConcurrentStreams:          streams,
+		MaxReceiveBufferPerStream:     perStream,
+		MaxReceiveBufferPerConnection: streams * perStream,
+		SendPingTimeout:               30 * time.Second,
+		PingTimeout:                   15 * time.Second,
+		WriteByteTimeout:              30 * time.Second,
+	}
+}
