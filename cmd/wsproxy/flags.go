@@ -23,6 +23,7 @@ type settings struct {
 	bad       error    // the errors of targets
 	options   []wsproxy.Option
 	maxHeader int  // -max-header-bytes
+	http2     bool // offer HTTP/2
 	version   bool // only print the version
 
 	policy           string
@@ -57,6 +58,9 @@ func flagSet(s *settings, v *values) *flag.FlagSet {
 		"nginx ssl_certificate: PEM `file` with the certificate chain, to serve https and wss")
 	f.StringVar(&s.key, "tls-key", "",
 		"nginx ssl_certificate_key: PEM `file` with the certificate's key")
+	f.BoolVar(&s.http2, "http2", false,
+		"nginx http2: serve HTTP/2 beside HTTP/1.1, to browsers over TLS; they then open WebSockets\n"+
+			"on the connection of their page (RFC 8441), which nginx cannot")
 	f.DurationVar(&v.connect, "connect-timeout", 60*time.Second,
 		"nginx proxy_connect_timeout: maximum time to connect to the target, including TLS;\n0 for no limit")
 	f.DurationVar(&v.read, "read-timeout", 60*time.Second,
@@ -236,6 +240,9 @@ func parse(args []string) (*settings, error) {
 	}
 	if (s.cert == "") != (s.key == "") {
 		fail("-tls-cert %q, -tls-key %q, want both or neither", s.cert, s.key)
+	}
+	if s.http2 && s.cert == "" {
+		fail("-http2 needs -tls-cert and -tls-key, as browsers speak HTTP/2 over TLS alone")
 	}
 	if s.wait < 0 {
 		fail("-drain: %q is negative, want a duration or 0 to close immediately", s.wait)

@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -174,6 +175,19 @@ func TestTLSServesHTTP1AloneSoThatBrowsersCanUpgrade(t *testing.T) {
 	got, err := io.ReadAll(client.Reader)
 	require.NoError(t, err)
 	require.Equal(t, "over TLS", string(got))
+}
+
+func TestHTTP2CarriesTunnelsAndTheirDrain(t *testing.T) {
+	certFile, keyFile, _ := certificate(t)
+	u := testkit.NewUpstream(t)
+	c := start(t, "-http2", "-tls-cert", certFile, "-tls-key", keyFile, u.URL)
+	client, server := testkit.Ends(testkit.DialHTTP2(t, c.addr).Tunnel(t, u))
+	client.SendFrame(t, testkit.Text, "hello")
+	server.ExpectFrame(t, testkit.Text, "hello")
+	c.signals <- syscall.SIGTERM
+	testkit.AnswerClose(t, 1001, client, server)
+	client.ExpectEOF(t, "")
+	require.Zero(t, c.exit(t), c.stderr)
 }
 
 func TestConnectTimeoutBoundsTheWayToTheTarget(t *testing.T) {

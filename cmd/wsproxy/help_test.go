@@ -17,6 +17,7 @@ var reference = map[string]struct{ value, directives string }{
 	"listen":             {"localhost:8080", "nginx listen"},
 	"tls-cert":           {"", "nginx ssl_certificate"},
 	"tls-key":            {"", "nginx ssl_certificate_key"},
+	"http2":              {"false", "nginx http2"},
 	"connect-timeout":    {"60s", "nginx proxy_connect_timeout"},
 	"read-timeout":       {"60s", "nginx proxy_read_timeout"},
 	"send-timeout":       {"60s", "nginx proxy_send_timeout and send_timeout"},

@@ -42,6 +42,7 @@
 //
 //	-listen address          where to listen (default localhost:8080)
 //	-tls-cert, -tls-key file serve https and wss with this certificate and key
+//	-http2                   serve HTTP/2 too, for pages and WebSockets; needs TLS
 //	-connect-timeout d       connecting to the target, including TLS (60s)
 //	-read-timeout d          idle time of a response or a tunnel (60s)
 //	-send-timeout d          a write without progress (60s)
@@ -115,6 +116,7 @@ import (
 	"time"
 
 	"example.com/wsproxy"
+	_ "example.com/wsproxy/http2" // for -http2
 )
 
 func main() {
@@ -275,17 +277,23 @@ type service struct {
 // and no ReadTimeout, because they would abort long plain streams. The proxy
 // limits their idle time instead.
 func (v *service) newServer() *http.Server {
-	// Upgrades need HTTP/1.1, so the server offers nothing else. Setting NextProtos
-	// is not enough: ServeTLS adds h2, which is among the default Protocols.
-	var http1 http.Protocols
-	http1.SetHTTP1(true)
+	// Setting NextProtos is not enough: ServeTLS adds h2, which is among the default
+	// Protocols.
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(v.http2)
+	names := []string{"http/1.1"}
+	if v.http2 {
+		names = []string{"h2", "http/1.1"}
+	}
 	return &http.Server{
 		Handler:           v.proxy,
 		MaxHeaderBytes:    v.maxHeader,
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       75 * time.Second, // nginx's keepalive_timeout
-		Protocols:         &http1,
-		TLSConfig:         &tls.Config{NextProtos: []string{"http/1.1"}},
+		Protocols:         &protocols,
+		HTTP2:             wsproxy.HTTP2Config(),
+		TLSConfig:         &tls.Config{NextProtos: names},
 		ErrorLog:          slog.NewLogLogger(v.log.Handler(), slog.LevelWarn),
 		ConnState: func(conn net.Conn, state http.ConnState) {
 			if state == http.StateActive {
