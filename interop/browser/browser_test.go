@@ -22,7 +22,7 @@ func TestMain(m *testing.M) { testkit.Main(m) }
 func TestChromium(t *testing.T) {
 	browser := start(t, testkit.Program(t, "chromium"))
 	program := build(t)
-	for _, scheme := range []string{"ws", "wss"} {
+	for _, scheme := range []string{"ws", "wss", "h2"} {
 		t.Run(scheme, func(t *testing.T) {
 			for _, c := range []struct {
 				name string
@@ -44,15 +44,20 @@ func TestChromium(t *testing.T) {
 	t.Run("shows the demo in light and in dark", func(t *testing.T) { testDemoColours(t, browser, program) })
 	t.Run("asks the demo no more once its server is gone", func(t *testing.T) { testDemoGone(t, browser, program) })
 	t.Run("shows the demo on a phone", func(t *testing.T) { testDemoPhone(t, browser, program) })
-	t.Run("opens a socket beside a page over HTTP/2", func(t *testing.T) { testHTTP2(t, browser) })
+	t.Run("opens a hundred sockets on the connection of their page over HTTP/2", func(t *testing.T) { testHTTP2(t, browser) })
 }
 
 // start runs a browser until the test ends.
 func start(t *testing.T, program string) context.Context {
 	t.Helper()
-	flags := []chromedp.ExecAllocatorOption{chromedp.ExecPath(program)}
+	return startWith(t, program, chromedp.Flag("disable-quic", true))
+}
+
+func startWith(t *testing.T, program string, more ...chromedp.ExecAllocatorOption) context.Context {
+	t.Helper()
+	flags := append(more, chromedp.ExecPath(program))
 	for _, name := range []string{
-		"headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking",
+		"headless", "no-sandbox", "disable-gpu", "no-first-run", "disable-background-networking",
 		"disable-component-update", "disable-sync", "disable-breakpad", "disable-dev-shm-usage",
 		"ignore-certificate-errors", // this browser visits only the tests' servers
 	} {

@@ -74,9 +74,8 @@ func TestAServerWithHTTP2ServesBothKindsOfRequest(t *testing.T) {
 	}
 }
 
-// RFC 9113, section 8.2.2, knows no Upgrade, and the server does not offer what
-// RFC 8441 has instead.
-func TestNothingCanBeUpgradedOverHTTP2(t *testing.T) {
+// RFC 9113, section 8.2.2, knows no Upgrade.
+func TestHTTP2KnowsNoUpgradeField(t *testing.T) {
 	upstream := noConnections(t)
 	for name, change := range http2s {
 		t.Run(name, func(t *testing.T) {
@@ -99,20 +98,16 @@ func TestNothingCanBeUpgradedOverHTTP2(t *testing.T) {
 					encoder.WriteField(hpack.HeaderField{Name: field[:at], Value: strings.TrimSpace(field[at+1:])})
 				}
 				require.NoError(t, framer.WriteHeaders(http2.HeadersFrameParam{
-					StreamID: stream, BlockFragment: block.Bytes(), EndHeaders: true, EndStream: stream == 1}))
+					StreamID: stream, BlockFragment: block.Bytes(), EndHeaders: true, EndStream: true}))
 			}
 			handshake := []string{"sec-websocket-version: 13", "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ=="}
 			ask(1, append([]string{":method: GET", ":scheme: http", ":authority: a", ":path: /", "connection: upgrade", "upgrade: websocket"}, handshake...)...)
-			ask(3, append([]string{":method: CONNECT", ":scheme: http", ":authority: a", ":path: /", ":protocol: websocket"}, handshake...)...)
 
 			answered := map[uint32]bool{}
-			for len(answered) < 2 {
+			for len(answered) < 1 {
 				frame, err := framer.ReadFrame()
 				require.NoError(t, err)
 				switch frame := frame.(type) {
-				case *http2.SettingsFrame:
-					offered, _ := frame.Value(http2.SettingEnableConnectProtocol)
-					assert.Zero(t, offered, "SETTINGS_ENABLE_CONNECT_PROTOCOL")
 				case *http2.RSTStreamFrame:
 					answered[frame.StreamID] = true
 				case *http2.HeadersFrame:
@@ -124,18 +119,6 @@ func TestNothingCanBeUpgradedOverHTTP2(t *testing.T) {
 			}
 		})
 	}
-}
-
-// A server that was told to offer it (GODEBUG=http2xconnect=1) has the handler
-// see it as a CONNECT with a pseudo-field, which goes no further.
-func TestAnExtendedCONNECTGoesNoFurther(t *testing.T) {
-	p := testkit.NewProxy(t, noConnections(t))
-	r := httptest.NewRequest("CONNECT", "https://server.example.com/chat", http.NoBody)
-	r.Proto, r.ProtoMajor, r.ProtoMinor = "HTTP/2.0", 2, 0
-	r.Header = http.Header{":protocol": {"websocket"}, "Sec-Websocket-Version": {"13"}}
-	w := httptest.NewRecorder()
-	p.ServeHTTP(w, r)
-	assert.GreaterOrEqual(t, w.Code, 400)
 }
 
 // An upgrade to h2c would have the upstream take requests past the proxy.

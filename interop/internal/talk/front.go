@@ -14,7 +14,7 @@ import (
 // A Front is a proxy that records how the last tunnel of each path ended.
 type Front struct {
 	*wsproxy.Proxy
-	URL         string      // ws://addr or wss://addr
+	URL         string      // ws://addr or wss://addr; the latter for h2 and h3
 	TLS         *tls.Config // for Go clients, if URL is wss
 	Certificate string      // for other clients, if URL is wss
 
@@ -33,11 +33,18 @@ func NewFrontWithin(t testing.TB, wrap func(http.Handler) http.Handler, scheme, 
 	t.Helper()
 	f := &Front{endings: map[string]wsproxy.Ending{}}
 	f.Proxy = testkit.NewProxy(t, "http://"+upstream, append(opts, wsproxy.WithHooks(wsproxy.Hooks{OnClose: f.note}))...)
-	if scheme == "wss" {
+	switch scheme {
+	case "h2":
+		f.URL = "wss://" + testkit.ServeHTTP2(t, wrap(f), nil)
+	case "h3":
+		f.URL = "wss://" + ServeHTTP3(t, wrap(f))
+	case "h2c":
+		f.URL = "ws://" + testkit.ServeHTTP2Cleartext(t, wrap(f))
+	case "wss":
 		var addr string
 		addr, f.TLS = testkit.ServeTLS(t, wrap(f))
 		f.URL, f.Certificate = "wss://"+addr, certificate(t, addr, f.TLS)
-	} else {
+	default:
 		f.URL = "ws://" + testkit.Serve(t, wrap(f))
 	}
 	return f
