@@ -86,9 +86,11 @@ func Chaos(seed uint64, m Mix) Handler {
 				return
 			}
 			w.Sleep(m.StallFor)
+			f.Time = time.Now()
 			w.Send(f)
 		case take(&draw, m.Delay):
-			w.sleepUntil(f.Time.Add(time.Duration(amount * float64(m.MaxDelay))))
+			f.Time = f.Time.Add(time.Duration(amount * float64(m.MaxDelay)))
+			w.sleepUntil(f.Time)
 			w.Send(f)
 		default:
 			w.Send(f)

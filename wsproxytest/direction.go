@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -27,6 +28,7 @@ type direction struct {
 
 	goroutine atomic.Pointer[string] // its number, for the report of a Handler that never returns
 	finished  chan struct{}
+	refused   sync.Once // a write to an end that is gone
 
 	severed atomic.Pointer[func(*end)] // by Chaos: how the tunnel ends then
 }
@@ -85,7 +87,13 @@ func (d *direction) run() {
 }
 
 func (d *direction) finish() {
-	d.in.buf = nil // a Proxy keeps its tunnels
+	d.in.buf, d.in.left = nil, nil // a Proxy keeps its tunnels
+	select {
+	case <-d.turn:
+		d.out = nil
+		d.release()
+	default:
+	}
 	close(d.finished)
 	d.t.noteFinished()
 }
@@ -172,15 +180,39 @@ func (d *direction) copyRaw(rest []byte) error {
 	}
 }
 
-// write writes bytes of no frame. An end that is gone takes nothing, which is
-// for the other direction to find out.
+// write writes bytes of no frame.
 func (d *direction) write(b []byte) {
 	if d.acquire() {
 		if !d.closed {
-			d.dst().conn.Write(b)
+			d.put(b)
 		}
 		d.release()
 	}
+}
+
+// put writes b to the destination, whose turn it is. An end that is gone takes
+// nothing, and its machine answers with a reset. The source sees that reset once
+// all that the other end sent has passed, and a second later, as after a Cut: what
+// it sends until then would otherwise depend on the scheduler.
+func (d *direction) put(b []byte) (int, error) {
+	n, err := d.dst().conn.Write(b)
+	if err != nil {
+		d.refused.Do(func() {
+			go func() {
+				select {
+				case <-d.t.to[d.from].finished:
+					time.AfterFunc(linger, func() {
+						if !d.t.isOver() {
+							d.t.ends[d.from].reset()
+							d.t.kill() // else the proxy discards what the server sends
+						}
+					})
+				case <-d.t.done:
+				}
+			}()
+		})
+	}
+	return n, err
 }
 
 // send sends the first n bytes of a frame, or all of it if n is negative.
@@ -198,7 +230,7 @@ func (d *direction) send(f Frame, n int) {
 		part = d.out[:min(n, len(d.out))]
 	}
 	d.record(d.fate(f, part))
-	d.dst().conn.Write(part) // an error is that of an end that is gone
+	d.put(part)
 	if cap(d.out) > 64<<10 {
 		d.out = nil
 	}
@@ -231,8 +263,14 @@ func (d *direction) fate(f Frame, part []byte) (r Record) {
 
 // goroutineNumber returns the number of the running goroutine, as stacks give
 // it.
-func goroutineNumber() string {
-	var b [64]byte
-	fields := strings.Fields(string(b[:runtime.Stack(b[:], false)]))
-	return fields[1]
+func goroutineNumber() string { return strings.Fields(goroutineHeader())[1] }
+
+// inBubble reports whether the running goroutine is in a synctest bubble.
+func inBubble() bool { return strings.Contains(goroutineHeader(), "synctest bubble") }
+
+// goroutineHeader returns the first line of the running goroutine's stack.
+func goroutineHeader() string {
+	var b [128]byte
+	line, _, _ := strings.Cut(string(b[:runtime.Stack(b[:], false)]), "\n")
+	return line
 }

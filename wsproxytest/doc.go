@@ -67,9 +67,9 @@
 // New belongs inside the function given to synctest.Test. The bubble's clock
 // stops when that function returns, so close clients before, and wait for their
 // goroutines: one that still sleeps makes synctest panic with "deadlock". Servers
-// see their connections end with the test. [Proxy.URL] does not
-// work in a bubble, because a bubble's clock stops while a goroutine waits for
-// a socket. Neither does NewURL, unless its options dial in memory.
+// see their connections end with the test, and may take an hour of the bubble's
+// clock to return. [Proxy.URL] does not work in a bubble, because a bubble's clock
+// stops while a goroutine waits for a socket. Neither does NewURL, unless its options dial in memory.
 //
 // The read, send and close timeouts of the [wsproxy.Proxy] inside are off, so
 // that it does not end a stall. Options given to New set them.

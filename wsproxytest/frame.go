@@ -60,7 +60,9 @@ type Frame struct {
 	// no end sent have 0.
 	Index int
 
-	Time time.Time // when its last byte came
+	// Time is when the frame's last byte came. Behind Latency, Throttle or Chaos
+	// in a Chain, it is when the frame passed these.
+	Time time.Time
 
 	came *arrival // nil if no end sent it
 }

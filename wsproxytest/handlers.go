@@ -2,11 +2,13 @@ package wsproxytest
 
 import (
 	"fmt"
+	"sync"
 	"time"
 )
 
 // Chain combines Handlers: what one sends, the next one gets. Frames go to the
-// first, and what the last one sends passes. A nil Handler is left out.
+// first, and what the last one sends passes. A nil Handler is left out. The time
+// that Latency, Throttle and the delays of Chaos take adds up.
 func Chain(hs ...Handler) Handler {
 	var chain []Handler
 	for _, h := range hs {
@@ -22,7 +24,8 @@ func Chain(hs ...Handler) Handler {
 
 // Latency delays each frame by d, and by up to jitter more, drawn from seed. The
 // delay counts from when a frame came, so a stream is delayed and not slowed
-// down. Frames keep their order. Negative values panic.
+// down, as long as no more than the connection's 64 KiB are under way. Frames keep
+// their order. Negative values panic.
 func Latency(d, jitter time.Duration, seed uint64) Handler {
 	if d < 0 || jitter < 0 {
 		panic(fmt.Sprintf("wsproxytest: Latency(%v, %v), want no negative time", d, jitter))
@@ -30,11 +33,8 @@ func Latency(d, jitter time.Duration, seed uint64) Handler {
 	key := new(byte)
 	return func(w *Wire, f Frame) {
 		state[struct{}](w, key, &seed, "Latency")
-		at := f.Time
-		if at.IsZero() {
-			at = time.Now()
-		}
-		w.sleepUntil(at.Add(d + time.Duration(float64(jitter)*w.draw(seed, &f, drawLatency))))
+		f.Time = f.arrivedAt().Add(d + time.Duration(float64(jitter)*w.draw(seed, &f, drawLatency)))
+		w.sleepUntil(f.Time)
 		w.Send(f)
 	}
 }
@@ -52,14 +52,34 @@ func Throttle(to Side, bytesPerSecond int) Handler {
 			w.Send(f)
 			return
 		}
-		free := state[time.Time](w, key, nil, "") // when the link has sent all before f
-		at := f.Time
-		if at.IsZero() || at.Before(*free) {
-			at = *free
-		}
 		size := len(f.encode(nil, to))
-		*free = at.Add(time.Duration(float64(size) / float64(bytesPerSecond) * float64(time.Second)))
-		w.sleepUntil(*free)
+		f.Time = state[link](w, key, nil, "").take(f.arrivedAt(), time.Duration(float64(size)/float64(bytesPerSecond)*float64(time.Second)))
+		w.sleepUntil(f.Time)
 		w.Send(f)
 	}
+}
+
+// arrivedAt returns when the frame came, and now for one that no end sent.
+func (f *Frame) arrivedAt() time.Time {
+	if f.Time.IsZero() {
+		return time.Now()
+	}
+	return f.Time
+}
+
+// A link sends one frame after the other.
+type link struct {
+	mu   sync.Mutex // a Handler before it in a Chain may Send from several goroutines
+	free time.Time  // when it has sent all frames so far
+}
+
+// take returns when a frame is sent that came at a time and takes d.
+func (l *link) take(came time.Time, d time.Duration) time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if came.Before(l.free) {
+		came = l.free
+	}
+	l.free = came.Add(d)
+	return l.free
 }

@@ -11,6 +11,11 @@ import (
 // handlerWait is how long a Handler may take to return at the test's end.
 const handlerWait = 5 * time.Second
 
+// serverWait is how long a server's handler may take to return at the test's end
+// in a synctest bubble, which panics if it does not. A handler that sleeps finds
+// out only then that its connection has ended. The time is the bubble's.
+const serverWait = time.Hour
+
 // end ends everything with the test.
 func (p *Proxy) end() {
 	p.mu.Lock()
@@ -41,10 +46,15 @@ func (p *Proxy) end() {
 		}
 	}
 	if !late {
+		wait := handlerWait
+		if inBubble() {
+			wait = serverWait
+		}
+		timeout.Reset(wait)
 		select {
 		case <-p.serving.zero():
 		case <-timeout.C:
-			p.t.Logf("wsproxytest: the server's handler has not returned %v after the end of the test", handlerWait)
+			p.t.Logf("wsproxytest: the server's handler has not returned %v after the end of the test", wait)
 		}
 	}
 	p.report()

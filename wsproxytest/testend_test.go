@@ -209,6 +209,16 @@ func TestATestMayEndAtAnyMoment(t *testing.T) {
 				t.Fatal(err)
 			}
 		},
+		// synctest panicked: the harness waited 5 seconds for the server.
+		"with a server that sleeps between its pings": func(t *testing.T) {
+			p := New(t, serve(func(s *peer) {
+				defer s.Close()
+				for s.write(true, frame.OpPing, "") == nil {
+					time.Sleep(30 * time.Second)
+				}
+			}), nil)
+			dial(t, p, "/").want(t, frame.OpPing, "")
+		},
 		"with sends from other goroutines": func(t *testing.T) {
 			p := New(t, serve(echo), func(w *Wire, f Frame) {
 				go w.Send(f)

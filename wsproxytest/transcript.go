@@ -72,6 +72,9 @@ func (r Record) describe() string {
 	} else if a == nil && !f.Fin {
 		b.WriteString(" unfinished")
 	}
+	if a := f.came; a != nil && f.Fin != a.header.Fin { // the Handler has changed it
+		b.WriteString(map[bool]string{true: " finished", false: " unfinished"}[f.Fin])
+	}
 	b.WriteByte(' ')
 	if f.Opcode == OpClose && (r.Size == 0 || r.Size >= 2) {
 		code, reason := frame.ParseClose(f.Payload)

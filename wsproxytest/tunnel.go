@@ -21,10 +21,12 @@ const abandonAfter = 10 * time.Second
 // 10 seconds after both have closed at the latest, or with Cut, Reset or the
 // end of the test. If one end closes, the other reads an end of stream; if one
 // resets its connection, the other sees a reset; each after what was sent
-// before it, so that a Handler that blocks holds these back too.
+// before it, so that a Handler that blocks holds these back too. A server
+// that still sends to a client that has closed its connection finds that reset a
+// second later.
 type Tunnel struct {
 	N       int           // among the tunnels of the Proxy, from 1, in the order in which they opened
-	Request *http.Request // the handshake, as the server gets it from the harness
+	Request *http.Request // a copy of the handshake, as the server gets it from the harness
 
 	target string // path and query
 	nth    int    // among the tunnels to target
@@ -165,7 +167,11 @@ func (t *Tunnel) appendRecords(all Transcript) Transcript {
 
 // newTunnel returns a tunnel that is not open yet.
 func (i *interceptor) newTunnel(r *http.Request, kill context.CancelFunc, client *end, server *memconn.Conn, early []byte) *Tunnel {
-	t := &Tunnel{Request: r, target: r.URL.RequestURI(), owner: i, kill: kill, ready: make(chan struct{}), done: make(chan struct{})}
+	request := r.Clone(r.Context())
+	if r.Method == http.MethodGet {
+		request.ParseForm() // both directions' Handlers may call FormValue at once
+	}
+	t := &Tunnel{Request: request, target: r.URL.RequestURI(), owner: i, kill: kill, ready: make(chan struct{}), done: make(chan struct{})}
 	t.ends = [2]*end{Client: client, Server: newEnd(server)}
 	t.to[Server] = newDirection(t, Client, early)
 	t.to[Client] = newDirection(t, Server, nil)

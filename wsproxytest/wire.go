@@ -45,7 +45,7 @@ func (w *Wire) Write(p []byte) (int, error) {
 	}
 	w.d.record(Record{Frame: Frame{From: w.d.from, Payload: slices.Clone(p[:min(len(p), keptPayload)])}, Size: len(p),
 		Fate: Raw, Note: fmt.Sprintf("wrote %d bytes %q", len(p), p[:min(len(p), keptPayload)])})
-	return w.d.dst().conn.Write(p)
+	return w.d.put(p)
 }
 
 // Sleep waits for d, or until the tunnel has ended.
