@@ -137,15 +137,16 @@ func (f *Frame) changed() bool {
 // other one keeps its form: the masking key, the reserved bits, and a length
 // that is longer than need be.
 func (f *Frame) encode(b []byte, to Side) []byte {
-	h := frame.Header{Fin: f.Fin, Opcode: f.Opcode, Masked: to == Server}
-	if a := f.came; a != nil && a.from != to {
+	h := frame.Header{Masked: to == Server}
+	a := f.came
+	if a != nil && a.from != to {
 		h = a.header
-		h.Fin = f.Fin
-		if f.Opcode != a.opcode { // else a continuation stays one
-			h.Opcode = f.Opcode
-		}
 	} else if h.Masked {
 		h.Key = newKey()
+	}
+	h.Fin, h.Opcode = f.Fin, f.Opcode
+	if a != nil && f.Opcode == a.opcode {
+		h.Opcode = a.header.Opcode // a continuation stays one
 	}
 	return frame.Append(b, h, f.Payload)
 }

@@ -72,3 +72,13 @@ func TestATranscriptTellsThatOnlyTheEndOfAMessageChanged(t *testing.T) {
 		t.Errorf("transcript\n%swant\n%s", got, want)
 	}
 }
+
+// The second one was a text frame, in the middle of a message.
+func TestAFragmentThatIsSentBackStaysOne(t *testing.T) {
+	p := New(t, serve(echo), func(w *Wire, f Frame) { w.Tunnel().To(f.From).Send(f) })
+	c := dial(t, p, "/")
+	c.write(false, frame.OpText, "a")
+	c.write(true, frame.OpContinuation, "b")
+	c.want(t, frame.OpText, "a")
+	c.want(t, frame.OpContinuation, "b")
+}
