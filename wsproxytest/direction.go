@@ -190,29 +190,34 @@ func (d *direction) write(b []byte) {
 	}
 }
 
-// put writes b to the destination, whose turn it is. An end that is gone takes
-// nothing, and its machine answers with a reset. The source sees that reset once
-// all that the other end sent has passed, and a second later, as after a Cut: what
-// it sends until then would otherwise depend on the scheduler.
+// put writes b to the destination, whose turn it is.
 func (d *direction) put(b []byte) (int, error) {
 	n, err := d.dst().conn.Write(b)
 	if err != nil {
-		d.refused.Do(func() {
-			go func() {
-				select {
-				case <-d.t.to[d.from].finished:
-					time.AfterFunc(linger, func() {
-						if !d.t.isOver() {
-							d.t.ends[d.from].reset()
-							d.t.kill() // else the proxy discards what the server sends
-						}
-					})
-				case <-d.t.done:
-				}
-			}()
-		})
+		d.noteGone()
 	}
 	return n, err
+}
+
+// noteGone notes that the destination is gone: it takes nothing, and its machine
+// answers with a reset. The source sees that reset once all that the other end
+// sent has passed, and a second later, as after a Cut: what it sends until then
+// would otherwise depend on the scheduler.
+func (d *direction) noteGone() {
+	d.refused.Do(func() {
+		go func() {
+			select {
+			case <-d.t.to[d.from].finished:
+				time.AfterFunc(linger, func() {
+					if !d.t.isOver() {
+						d.t.ends[d.from].reset()
+						d.t.kill() // without a close timeout the proxy goes on
+					}
+				})
+			case <-d.t.done:
+			}
+		}()
+	})
 }
 
 // send sends the first n bytes of a frame, or all of it if n is negative.

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"example.com/wsproxy/internal/memconn"
@@ -102,6 +103,26 @@ func (e *end) reset() {
 func (e *end) close() {
 	e.in.Close()
 	e.socket().Close()
+}
+
+// upgradedKey is the context key of the Tunnel that a request becomes.
+type upgradedKey struct{}
+
+// A serverConn is the proxy's connection to a server. The proxy discards what a
+// client sends to a server that is gone, so that the harness has to see it here.
+type serverConn struct {
+	*memconn.Conn
+	upgraded *atomic.Pointer[Tunnel] // nil for a plain request
+}
+
+func (c *serverConn) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b)
+	if err != nil && c.upgraded != nil {
+		if t := c.upgraded.Load(); t != nil {
+			t.to[Server].noteGone()
+		}
+	}
+	return n, err
 }
 
 func halfClose(conn net.Conn) {

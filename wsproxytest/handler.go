@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"example.com/wsproxy/internal/memconn"
@@ -65,14 +66,15 @@ func (i *interceptor) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	ctx := r.Context()
 	kill := context.CancelFunc(func() {})
+	upgraded := new(atomic.Pointer[Tunnel])
 	if i.proxy != nil {
-		ctx, kill = context.WithCancel(ctx)
+		ctx, kill = context.WithCancel(context.WithValue(ctx, upgradedKey{}, upgraded))
 		defer kill()
 	}
 	r = r.WithContext(ctx)
 	r.Header = r.Header.Clone()
 	r.Header.Del("Sec-Websocket-Extensions")
-	i.next.ServeHTTP(&upgradeWriter{ResponseWriter: w, owner: i, r: r, kill: kill}, r)
+	i.next.ServeHTTP(&upgradeWriter{ResponseWriter: w, owner: i, r: r, kill: kill, upgraded: upgraded}, r)
 }
 
 // isWebSocket reports whether r asks for a WebSocket.
@@ -99,6 +101,8 @@ type upgradeWriter struct {
 	r      *http.Request
 	kill   context.CancelFunc
 	status int
+
+	upgraded *atomic.Pointer[Tunnel] // set by Hijack
 }
 
 // Unwrap is for an http.ResponseController.
@@ -128,6 +132,7 @@ func (w *upgradeWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	conn.SetDeadline(time.Time{})
 	near, far := memconn.PipeBetween(memconn.Size, conn.LocalAddr(), conn.RemoteAddr())
 	t := w.owner.newTunnel(w.r, w.kill, newEnd(conn), far, early)
+	w.upgraded.Store(t)
 	if p := w.owner.proxy; p != nil && !p.track(t) {
 		t.stopNow()
 	}

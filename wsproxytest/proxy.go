@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -64,7 +65,12 @@ func New(t testing.TB, server http.Handler, h Handler, opts ...wsproxy.Option) *
 	p := newProxy(t, h)
 	exit := memconn.Listen(memconn.Size)
 	opts = append(slices.Clone(opts), wsproxy.WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return exit.Dial(ctx)
+		conn, err := exit.Dial(ctx)
+		if err != nil {
+			return nil, err
+		}
+		upgraded, _ := ctx.Value(upgradedKey{}).(*atomic.Pointer[Tunnel])
+		return &serverConn{conn, upgraded}, nil
 	}))
 	p.back = &http.Server{Handler: p.serving.wrap(server), ErrorLog: log.New(testLog{p}, "server: ", 0)}
 	p.start("http://server.test", opts)

@@ -21,9 +21,9 @@ const abandonAfter = 10 * time.Second
 // 10 seconds after both have closed at the latest, or with Cut, Reset or the
 // end of the test. If one end closes, the other reads an end of stream; if one
 // resets its connection, the other sees a reset; each after what was sent
-// before it, so that a Handler that blocks holds these back too. A server
-// that still sends to a client that has closed its connection finds that reset a
-// second later.
+// before it, so that a Handler that blocks holds these back too. An end that
+// still sends to one that has closed its connection sees a reset a second later;
+// with NewURL only a server does.
 type Tunnel struct {
 	N       int           // among the tunnels of the Proxy, from 1, in the order in which they opened
 	Request *http.Request // a copy of the handshake, as the server gets it from the harness

@@ -30,27 +30,34 @@ func TestHandlersOfBothDirectionsReadTheRequestsForm(t *testing.T) {
 
 // Without a harness the client's machine answers what comes for a closed
 // connection with a reset. Such a server wrote until the end of the test.
-func TestAServerThatOnlyWritesFindsOutThatItsClientIsGone(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		server, ends := served()
-		p := New(t, server, Latency(5*time.Second, 0, 1))
-		c := dial(t, p, "/")
-		s := <-ends
-		c.text(t, "last words")
-		c.Close()
-		start := time.Now()
-		for s.write(true, frame.OpText, "x") == nil {
-			if time.Sleep(100 * time.Millisecond); time.Since(start) > time.Minute {
-				t.Fatal("the server writes for a minute")
-			}
-		}
-		if got := time.Since(start); got < 6*time.Second || got > 6200*time.Millisecond {
-			t.Errorf("the server writes for %v, want the latency and a second", got)
-		}
-		s.want(t, frame.OpText, "last words")
-		s.Close()
-		<-p.Tunnel(1).Done()
-	})
+func TestAnEndThatOnlyWritesFindsOutThatTheOtherIsGone(t *testing.T) {
+	for name, order := range map[string]func(c, s *peer) (gone, writer *peer){
+		"client": func(c, s *peer) (*peer, *peer) { return c, s },
+		"server": func(c, s *peer) (*peer, *peer) { return s, c },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				server, ends := served()
+				p := New(t, server, Latency(5*time.Second, 0, 1))
+				c := dial(t, p, "/")
+				gone, writer := order(c, <-ends)
+				gone.write(true, frame.OpText, "last words")
+				gone.Close()
+				start := time.Now()
+				for writer.write(true, frame.OpText, "x") == nil {
+					if time.Sleep(100 * time.Millisecond); time.Since(start) > time.Minute {
+						t.Fatal("the other end writes for a minute")
+					}
+				}
+				if got := time.Since(start); got < 6*time.Second || got > 6200*time.Millisecond {
+					t.Errorf("the other end writes for %v, want the latency and a second", got)
+				}
+				writer.want(t, frame.OpText, "last words")
+				writer.Close()
+				<-p.Tunnel(1).Done()
+			})
+		})
+	}
 }
 
 // The two read the same: `text 1 "x" changed to text 1 "x"`.
