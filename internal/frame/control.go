@@ -9,11 +9,13 @@ import (
 
 // Close codes (RFC 6455, section 7.4.1).
 const (
-	CodeNormal        = 1000
-	CodeGoingAway     = 1001
-	CodeProtocolError = 1002
-	CodeNoStatus      = 1005 // a Close frame without a code; never sent
-	CodeTooBig        = 1009
+	CodeNormal         = 1000
+	CodeGoingAway      = 1001
+	CodeProtocolError  = 1002
+	CodeNoStatus       = 1005 // a Close frame without a code; never sent
+	CodePolicy         = 1008
+	CodeTooBig         = 1009
+	CodeServiceRestart = 1012 // IANA's registry
 )
 
 // AppendControl appends a control frame, with a fresh masking key if masked.

@@ -3,7 +3,7 @@ package frame
 import "encoding/binary"
 
 // A Scanner tracks the frames of one direction of a connection, in pieces of any
-// size. It only reads, and it never allocates. If the stream is not a sequence
+// size. It only reads, and it allocates only for a Close frame. If the stream is not a sequence
 // of well-formed frames, the Scanner sets Off and stops. Masked, Strict, Off and
 // Limit may be set before the first byte. The fields fit in a cache line.
 type Scanner struct {
@@ -17,7 +17,7 @@ type Scanner struct {
 	opcode byte
 	have   uint8    // scanned bytes of the current, incomplete header
 	header [14]byte // of the current frame
-	code   [2]byte  // of the first Close frame, as on the wire
+	bye    *payload // of the first Close frame; nil: none has come, or it is empty
 
 	left     int64 // remaining payload bytes of the current frame
 	size     int64 // payload bytes of the current message so far
@@ -34,7 +34,27 @@ func (s *Scanner) Closed() bool { return s.closed }
 
 // CloseCode returns the code of the first Close frame, after Closed has returned
 // true. It returns [CodeNoStatus] for a frame without a code.
-func (s *Scanner) CloseCode() int { return int(binary.BigEndian.Uint16(s.code[:])) }
+func (s *Scanner) CloseCode() int {
+	code, _ := s.Close()
+	return code
+}
+
+// Close returns the code and the reason of the first Close frame, after Closed
+// has returned true.
+func (s *Scanner) Close() (code int, reason string) { return ParseClose(s.closePayload()) }
+
+func (s *Scanner) closePayload() []byte {
+	if s.bye == nil {
+		return nil
+	}
+	return s.bye.bytes[:s.bye.n]
+}
+
+// A payload is the payload of a control frame.
+type payload struct {
+	n     uint8
+	bytes [MaxControl]byte
+}
 
 // Over reports whether, with the current frame, its message exceeds the limit.
 func (s *Scanner) Over() bool { return s.over }
@@ -50,6 +70,12 @@ func (s *Scanner) Header(n int) []byte { return s.header[:n] }
 
 // Boundary reports whether the next byte may begin a frame.
 func (s *Scanner) Boundary() bool { return !s.Off && s.have == 0 && s.left == 0 }
+
+// Whole reports whether the last call of Frame ended a message, a control frame,
+// or a fragment without payload, which no limit of size would ever stop.
+func (s *Scanner) Whole() bool {
+	return s.Boundary() && (s.final || payloadLength(s.header[:]) == 0)
+}
 
 // All scans all of p.
 func (s *Scanner) All(p []byte) {
@@ -97,8 +123,11 @@ func (s *Scanner) Frame(p []byte) (n int) {
 	}
 	take := int(min(s.left, int64(len(p)-n)))
 	if s.opcode == OpClose && !s.closed {
-		for i, at := n, payloadLength(s.header[:])-s.left; i < n+take && at < 2; i, at = i+1, at+1 {
-			s.code[at] = p[i]
+		if take > 0 {
+			if s.bye == nil {
+				s.bye = new(payload)
+			}
+			s.bye.n += uint8(copy(s.bye.bytes[s.bye.n:], p[n:n+take]))
 		}
 	}
 	s.left -= int64(take)
@@ -178,10 +207,8 @@ func (s *Scanner) endFrame() {
 		}
 	case s.opcode == OpClose && !s.closed:
 		s.closed = true
-		if payloadLength(s.header[:]) < 2 {
-			binary.BigEndian.PutUint16(s.code[:], CodeNoStatus)
-		} else if s.Masked {
-			Mask(s.code[:], [4]byte(s.header[2:6]))
+		if s.Masked {
+			Mask(s.closePayload(), [4]byte(s.header[2:6]))
 		}
 	}
 }
