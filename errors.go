@@ -207,7 +207,9 @@ func (p *Proxy) fail(w http.ResponseWriter, r *http.Request, err error) {
 	p.errorHandler(w, r, err)
 }
 
-func defaultErrorHandler(w http.ResponseWriter, _ *http.Request, err error) {
+// DefaultErrorHandler is the default of [WithErrorHandler]. It responds with
+// [StatusCode] and a short text that names no upstream.
+func DefaultErrorHandler(w http.ResponseWriter, _ *http.Request, err error) {
 	status := StatusCode(err)
 	text := http.StatusText(status)
 	var refused *refusal

@@ -94,8 +94,10 @@ func Example_testHarness() {
 
 	ended := make(chan string, 1)
 	proxy, err := wsproxy.New(upstream.URL, wsproxy.WithHooks(wsproxy.Hooks{
-		OnClose: func(t *wsproxy.Tunnel, e wsproxy.Ending) {
-			ended <- fmt.Sprint(t.Path(), " sent ", e.FromUpstream.Bytes, " bytes")
+		OnOpen: func(t *wsproxy.Tunnel, _ *http.Request) func(wsproxy.Ending) {
+			return func(e wsproxy.Ending) {
+				ended <- fmt.Sprint(t.Path(), " sent ", e.FromUpstream.Bytes, " bytes")
+			}
 		},
 	}))
 	if err != nil {
@@ -315,10 +317,13 @@ func newEchoServer() *httptest.Server {
 
 // echo sends a message to the WebSocket at url and returns the echo or an error
 // text.
-func echo(url, message string) string {
+func echo(url, message string) string { return echoWith(nil, url, message) }
+
+// echoWith is echo with header fields of the handshake.
+func echoWith(header http.Header, url, message string) string {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	conn, res, err := websocket.Dial(ctx, url, nil)
+	conn, res, err := websocket.Dial(ctx, url, &websocket.DialOptions{HTTPHeader: header})
 	if err != nil {
 		return "refused with " + res.Status
 	}

@@ -86,8 +86,9 @@ func (h *handshake) ask() error {
 // tunnel returns the tunnel, which takes everything that h owns.
 func (h *handshake) tunnel(client clientEnd) (t *Tunnel) {
 	h.ended.Do(func() {
-		t = h.p.newTunnel(h.in, h.clientIP, h.protocol, h.start, client, h.x.conn)
+		t = h.p.newTunnel(h, client, h.x.conn)
 		t.server = h.x.server
+		t.server.opened.Add(1)
 		t.fromClient.early = client.early
 		t.fromUpstream.head, t.fromUpstream.early = client.head, h.x.early()
 		if draining, cutFor := h.p.tunnels.add(t); cutFor != 0 {

@@ -1,11 +1,14 @@
 package wsproxy
 
 import (
+	"bufio"
+	"cmp"
 	"context"
 	"crypto/sha1"
 	"encoding/base64"
 	"io"
 	"maps"
+	"net"
 	"net/http"
 	"net/http/httputil"
 	"strings"
@@ -145,6 +148,12 @@ func (h *handshake) relayResponse() {
 		keepUpgrade(h.x.res)
 	}
 	w := newPlainWriter(h.w, h.p.sendTimeout)
+	failed := false
+	defer func() { // also if the upstream or the client cuts the response
+		if !failed {
+			h.p.refused(h.in, cmp.Or(w.status, h.x.res.StatusCode), nil)
+		}
+	}()
 	defer w.end(h.in.Context(), false)
 	(&httputil.ReverseProxy{
 		Rewrite:        func(*httputil.ProxyRequest) {},
@@ -154,10 +163,54 @@ func (h *handshake) relayResponse() {
 		BufferPool:     bodyBuffers{},
 		ErrorLog:       h.p.errorLog,
 		ErrorHandler: func(_ http.ResponseWriter, _ *http.Request, err error) {
-			h.p.fail(h.w, h.in, upstreamError(h.in.Context(), err))
+			failed = true
+			h.p.refuse(h.w, h.in, upstreamError(h.in.Context(), err))
 		},
 	}).ServeHTTP(w, (&http.Request{Method: method, URL: h.in.URL, Header: http.Header{}}).WithContext(h.in.Context()))
 }
+
+// refuse responds to an upgrade that failed before its tunnel was open.
+func (p *Proxy) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	sw := &statusWriter{ResponseWriter: w}
+	status := StatusCode(err) // if the error handler panics
+	defer func() { p.refused(r, cmp.Or(sw.status, status), err) }()
+	p.fail(sw, r, err)
+	if !sw.hijacked {
+		status = http.StatusOK // which net/http sends for a handler that writes nothing
+	}
+}
+
+// A statusWriter records the status that an error handler responds with.
+type statusWriter struct {
+	http.ResponseWriter
+	status   int // 0 before it
+	hijacked bool
+}
+
+func (w *statusWriter) WriteHeader(status int) {
+	if w.status == 0 && status >= 200 {
+		w.status = status
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *statusWriter) Write(b []byte) (int, error) {
+	w.status = cmp.Or(w.status, http.StatusOK)
+	return w.ResponseWriter.Write(b)
+}
+
+func (w *statusWriter) Flush() {
+	w.status = cmp.Or(w.status, http.StatusOK)
+	http.NewResponseController(w.ResponseWriter).Flush()
+}
+
+func (w *statusWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, brw, err := http.NewResponseController(w.ResponseWriter).Hijack()
+	w.hijacked = w.hijacked || err == nil
+	return conn, brw, err
+}
+
+func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 type roundTripFunc func(*http.Request) (*http.Response, error)
 

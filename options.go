@@ -11,7 +11,8 @@ import (
 )
 
 // An Option configures a Proxy in [New]. If an option is given twice, the last
-// one wins. For [WithHeader] this applies to each field name separately.
+// one wins. For [WithHeader] this applies to each field name separately, and
+// [WithHooks] adds to the hooks given before.
 //
 // New checks all options and reports every mistake. It returns an error if a
 // duration or a number is negative, or if a function, handler or pointer is
@@ -37,6 +38,7 @@ type config struct {
 	maxTunnelsPerIP int
 	maxFromClient   int64
 	maxFromUpstream int64
+	messageRate     messageRate
 
 	keepAlive bool
 	upgrades  []string
@@ -59,7 +61,7 @@ type config struct {
 	plainHandler http.Handler
 	errorHandler func(http.ResponseWriter, *http.Request, error)
 	logger       *slog.Logger
-	hooks        Hooks
+	hooks        []Hooks
 	detached     bool
 
 	missing []string // options that were given nil
@@ -75,7 +77,7 @@ func defaultConfig() config {
 		maxTries:       3,
 		upgrades:       []string{"websocket"},
 		dialContext:    (&net.Dialer{}).DialContext,
-		errorHandler:   defaultErrorHandler,
+		errorHandler:   DefaultErrorHandler,
 		logger:         slog.Default(),
 	}
 }
@@ -98,8 +100,8 @@ func WithPlainHandler(h http.Handler) Option {
 // err wraps one of the package's errors. Body errors, client disconnects and
 // mistakes of middleware wrap none of these. The header of w already has the
 // fields that the response needs (Retry-After, Allow, Sec-WebSocket-Version,
-// Connection). The default writes the status and a short text without the
-// upstream's address.
+// Connection). The default is [DefaultErrorHandler], which f may call. To count
+// refused upgrades use [Hooks], which see those refused by the upstream too.
 func WithErrorHandler(f func(w http.ResponseWriter, r *http.Request, err error)) Option {
 	return optionFunc(func(c *config) {
 		c.errorHandler = f
@@ -122,9 +124,11 @@ func WithLogger(l *slog.Logger) Option {
 	})
 }
 
-// WithHooks sets the functions to call when tunnels open and close.
+// WithHooks adds functions to call when upgrades open a tunnel or are refused. It
+// may be given more than once, so metrics, logs and audits do not exclude each
+// other. The default is none, which costs nothing.
 func WithHooks(h Hooks) Option {
-	return optionFunc(func(c *config) { c.hooks = h })
+	return optionFunc(func(c *config) { c.hooks = append(c.hooks, h) })
 }
 
 // WithDetached makes ServeHTTP return as soon as the tunnel is open. That
@@ -227,8 +231,9 @@ func WithCloseTimeout(d time.Duration) Option {
 
 // WithMaxLifetime limits the lifetime of a tunnel, busy or idle. The tunnel
 // then ends with [ReasonMaxLifetime]. When clients reconnect, their credentials are
-// checked again and load is balanced again. The default is zero, which means
-// no limit.
+// checked again and load is balanced again. Each tunnel ends at a random moment
+// between 0.9 d and d, so that clients that connected together do not reconnect
+// together. The default is zero, which means no limit.
 func WithMaxLifetime(d time.Duration) Option {
 	return optionFunc(func(c *config) { c.maxLifetime = d })
 }
@@ -297,4 +302,33 @@ func WithMaxClientMessageSize(n int64) Option {
 // means no limit.
 func WithMaxUpstreamMessageSize(n int64) Option {
 	return optionFunc(func(c *config) { c.maxFromUpstream = n })
+}
+
+// WithMessageRate limits the messages of the client on each tunnel to perSecond,
+// with up to burst at once: a token bucket. Control frames count as messages, so
+// that a flood of pings is limited too, and so do the answers to [WithPing]. Above the rate both ends get a Close
+// frame with code 1008, and the tunnel ends with [ReasonLimit]. The proxy does
+// not delay messages, and does not drop one, as the next ones may be compressed
+// with its help.
+//
+// A message is counted as its last byte arrives, and is forwarded even if it is
+// above the rate, since parts of it may have been forwarded before. Fragments do
+// not count, unless they are empty: [WithMaxClientMessageSize] limits the
+// fragments of a message by their size. Messages are counted as the proxy reads
+// them. An upstream that is slow to read makes them come in bursts.
+//
+// With a limit the client must send well-formed frames, as with
+// [WithMaxClientMessageSize]. Tunnels of other protocols than WebSocket are not
+// limited. The default, a perSecond of zero, is no limit; New returns an error
+// if perSecond is negative or not a number, and for a burst below 1 with a
+// limit.
+//
+// nginx has no such directive. Its limit_req counts a tunnel as one request.
+func WithMessageRate(perSecond float64, burst int) Option {
+	return optionFunc(func(c *config) { c.messageRate = messageRate{perSecond, burst} })
+}
+
+type messageRate struct {
+	perSecond float64 // 0: no limit
+	burst     int
 }

@@ -3,6 +3,7 @@ package wsproxy
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/netip"
 	"net/textproto"
@@ -63,6 +64,11 @@ func (c *config) validate() error {
 		if limit.n < 0 {
 			fail("%s: \"%d\" is negative, want a number or 0 for no limit", limit.option, limit.n)
 		}
+	}
+	if r := c.messageRate; !(r.perSecond >= 0) || math.IsInf(r.perSecond, 0) {
+		fail("WithMessageRate: \"%v\" messages a second, want a number or 0 for no limit", r.perSecond)
+	} else if r.perSecond > 0 && r.burst < 1 {
+		fail("WithMessageRate: a burst of \"%d\", want at least 1", r.burst)
 	}
 	for _, status := range c.retryStatus {
 		if status < 400 || status > 599 {

@@ -17,6 +17,7 @@ type plainWriter struct {
 	http.ResponseWriter
 	before  http.Header
 	cleared bool
+	status  int         // of the final response; 0 before it
 	body    *clientBody // nil if the request has no body
 	stall   stallTimer  // for writes
 }
@@ -48,6 +49,7 @@ func (w *plainWriter) WriteHeader(status int) {
 		h["Transfer-Encoding"] = nil
 		w.cleared = true // httputil clears the header when this returns
 	} else {
+		w.status = status
 		w.prepare(h)
 		if status == http.StatusUpgradeRequired && h["Upgrade"] != nil { // see keepUpgrade
 			h.Add("Connection", "Upgrade")

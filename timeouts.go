@@ -2,6 +2,7 @@ package wsproxy
 
 import (
 	"math"
+	"math/rand/v2"
 	"sync/atomic"
 	"time"
 
@@ -26,11 +27,20 @@ func (c *config) timeouts() timeouts {
 	return t
 }
 
+// spreadLifetime returns a random lifetime for one tunnel, so that tunnels that
+// opened together do not end together.
+func (t timeouts) spreadLifetime() time.Duration {
+	if t.lifetime == 0 {
+		return 0
+	}
+	return t.lifetime - rand.N(t.lifetime/10+1)
+}
+
 // least returns the shortest limit. There always is one, as the answer to the
 // proxy's Close frame is always limited.
 func (t timeouts) least() time.Duration {
 	least := defaultCloseTimeout
-	for _, d := range []time.Duration{t.read, t.send, t.close, t.lifetime, t.pingInterval, t.pingTimeout} {
+	for _, d := range []time.Duration{t.read, t.send, t.close, t.lifetime - t.lifetime/10, t.pingInterval, t.pingTimeout} {
 		if d > 0 {
 			least = min(least, d)
 		}
@@ -231,7 +241,7 @@ func (s *sweeper) deadline(t *Tunnel) deadline {
 		d.limit(t.closing.Load(), answer, expiry{cut: true})
 		return d
 	}
-	d.limit(s.stamp(t.opened), s.lifetime, expiry{reason: ReasonMaxLifetime})
+	d.limit(s.stamp(t.opened), t.lifetime, expiry{reason: ReasonMaxLifetime})
 	d.limit(t.lastActivity(), s.read, expiry{reason: ReasonReadTimeout})
 	for _, f := range t.flows() {
 		d.limit(f.stalled.Load(), s.send, expiry{reason: ReasonSendTimeout})

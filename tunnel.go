@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"example.com/wsproxy/internal/frame"
+	"example.com/wsproxy/internal/rate"
 )
 
 // A Tunnel is one upgraded pair of connections. It is the Proxy's; its methods
@@ -21,10 +22,13 @@ type Tunnel struct {
 	p         *Proxy
 	id        uint64
 	clientIP  netip.Addr
-	path      string
 	opened    time.Time
 	handshake time.Duration
-	frames    bool // a WebSocket, whose frames are followed
+	lifetime  time.Duration // at most; 0: any
+	frames    bool          // a WebSocket, whose frames are followed
+	onClose   []func(Ending)
+
+	host, path, protocol, subprotocol string
 
 	server                   lease // the one that switched
 	relay                    relay
@@ -40,24 +44,37 @@ type Tunnel struct {
 	goodbye []byte // payload of the proxy's Close frames, fixed once leaving
 }
 
-// maxPath is how much of a path a tunnel keeps: what a client can make each of
-// its tunnels hold.
-const maxPath = 4 << 10
+// A client can make each of its tunnels hold this much of what it sends.
+const (
+	maxPath = 4 << 10
+	maxName = 256 // of a host or a subprotocol
+)
 
-func (p *Proxy) newTunnel(r *http.Request, clientIP netip.Addr, protocol string, start time.Time, client clientEnd, upstream net.Conn) *Tunnel {
+// keep returns at most n bytes of s. It copies them, not to hold the whole
+// request line.
+func keep(s string, n int) string { return strings.Clone(s[:min(len(s), n)]) }
+
+func (p *Proxy) newTunnel(h *handshake, client clientEnd, upstream net.Conn) *Tunnel {
 	now := time.Now()
 	t := &Tunnel{
-		p:         p,
-		clientIP:  clientIP,
-		path:      strings.Clone(r.URL.Path[:min(len(r.URL.Path), maxPath)]), // not to hold the whole request line
-		opened:    now,
-		handshake: now.Sub(start),
-		frames:    protocol == "websocket",
+		p:           p,
+		clientIP:    h.clientIP,
+		opened:      now,
+		handshake:   now.Sub(h.start),
+		lifetime:    p.tunnels.spreadLifetime(),
+		frames:      h.protocol == "websocket",
+		host:        keep(h.in.Host, maxName),
+		path:        keep(h.in.URL.Path, maxPath),
+		protocol:    h.protocol,
+		subprotocol: keep(h.x.res.Header.Get("Sec-Websocket-Protocol"), maxName),
 	}
 	t.fromClient.init(t, ReasonClientClosed, ReasonUpstreamClosed)
 	t.fromUpstream.init(t, ReasonUpstreamClosed, ReasonClientClosed)
 	t.fromClient.limit(p.maxFromClient)
 	t.fromUpstream.limit(p.maxFromUpstream)
+	if r := p.messageRate; r.perSecond > 0 {
+		t.fromClient.limitRate(rate.NewBucket(r.perSecond, r.burst))
+	}
 	t.relay = newRelay(t, client, upstream)
 	return t
 }
@@ -65,13 +82,24 @@ func (p *Proxy) newTunnel(r *http.Request, clientIP netip.Addr, protocol string,
 // ID returns the tunnel's number, unique within its Proxy and counted from 1.
 func (t *Tunnel) ID() uint64 { return t.id }
 
-// ClientIP returns the client's address by the rule of [WithTrustedProxies],
-// or the zero Addr where there is none, as on a unix socket.
+// ClientIP returns the client's address by the rule of [WithTrustedProxies]. It
+// is the zero Addr if there is none, as on a unix socket.
 func (t *Tunnel) ClientIP() netip.Addr { return t.clientIP }
 
-// Path returns the path that the client asked for, without the query. Of a path
-// longer than 4 KiB it returns the first 4 KiB.
+// Host returns the Host that the client asked for, its first 256 bytes.
+func (t *Tunnel) Host() string { return t.host }
+
+// Path returns the path that the client asked for, without the query. It returns
+// the first 4 KiB of a longer path.
 func (t *Tunnel) Path() string { return t.path }
+
+// Protocol returns what the connections switched to: "websocket", or another
+// protocol of [WithUpgrades].
+func (t *Tunnel) Protocol() string { return t.protocol }
+
+// Subprotocol returns the WebSocket subprotocol that the upstream chose, its
+// first 256 bytes. It is empty if there is none.
+func (t *Tunnel) Subprotocol() string { return t.subprotocol }
 
 // Server returns the address of the upstream's server as [Server.Addr] has it:
 // host:port or unix:/path.
@@ -85,6 +113,22 @@ func (t *Tunnel) FromClient() FlowStats { return t.fromClient.stats() }
 
 // FromUpstream counts what the upstream has sent so far.
 func (t *Tunnel) FromUpstream() FlowStats { return t.fromUpstream.stats() }
+
+// LogValue implements [slog.LogValuer] with a group: id, client, host, path,
+// protocol, subprotocol, server, opened_at, from_client and from_upstream. A
+// client or subprotocol that the tunnel does not have is left out.
+func (t *Tunnel) LogValue() slog.Value {
+	attrs := []slog.Attr{slog.Uint64("id", t.id)}
+	if t.clientIP.IsValid() {
+		attrs = append(attrs, slog.String("client", t.clientIP.String()))
+	}
+	attrs = append(attrs, slog.String("host", t.Host()), slog.String("path", t.Path()), slog.String("protocol", t.Protocol()))
+	if t.Subprotocol() != "" {
+		attrs = append(attrs, slog.String("subprotocol", t.Subprotocol()))
+	}
+	return slog.GroupValue(append(attrs, slog.String("server", t.Server()), slog.Time("opened_at", t.opened),
+		slog.Any("from_client", t.FromClient()), slog.Any("from_upstream", t.FromUpstream()))...)
+}
 
 // LastActivity returns when a byte last crossed the tunnel.
 func (t *Tunnel) LastActivity() time.Time {
@@ -117,10 +161,10 @@ func (t *Tunnel) closedAt() (at stamp) {
 
 func (t *Tunnel) flows() [2]*flow { return [2]*flow{&t.fromClient, &t.fromUpstream} }
 
-// Close ends the tunnel with [ReasonKilled]: both ends get a Close frame with code
-// and reason as soon as a frame of theirs allows, and have the close timeout to
-// answer. It does not wait for that. A tunnel of another protocol than
-// WebSocket is cut. Where either side has begun to close, that goes on instead.
+// Close ends the tunnel with [ReasonKilled]. Both ends get a Close frame with
+// code and reason at the next frame boundary, and have the close timeout to
+// answer. Close does not wait for that. A tunnel of another protocol than
+// WebSocket is cut. If either side has begun to close, that handshake continues.
 //
 // Close fails for a code that no endpoint may send (RFC 6455, section 7.4: 1000
 // to 1003, 1007 to 1014 and 3000 to 4999 may be sent) and for a reason that is
@@ -132,6 +176,11 @@ func (t *Tunnel) Close(code int, reason string) error {
 	t.goAway(ReasonKilled, code, reason)
 	return nil
 }
+
+// Cut closes both connections at once, without a Close frame. A tunnel that had
+// not begun to close ends with [ReasonKilled]. The [Ending] has [ErrCut]. Cut
+// does not wait for the end.
+func (t *Tunnel) Cut() { t.cutShort(ReasonKilled) }
 
 // goAway ends the tunnel in good order: with a Close frame to both ends, and
 // the close timeout for their answers. Where frames are not followed it cuts.
@@ -194,6 +243,13 @@ func (t *Tunnel) settle(reason Reason, err error) {
 	}
 }
 
+// settled returns why the tunnel ends.
+func (t *Tunnel) settled() (Reason, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.reason, t.err
+}
+
 // startClosing starts the close timeout, once.
 func (t *Tunnel) startClosing() {
 	t.closing.storeFirst(t.p.tunnels.now())
@@ -223,21 +279,17 @@ func (t *Tunnel) cutShort(reason Reason) {
 func (t *Tunnel) finish() {
 	defer t.p.tunnels.remove(t)
 	defer t.server.release()
-	t.mu.Lock()
-	reason, err := t.reason, t.err
-	t.mu.Unlock()
+	reason, err := t.settled()
 	e := Ending{
-		Reason:       reason,
-		Err:          err,
-		Handshake:    t.handshake,
-		Lifetime:     time.Since(t.opened),
-		FromClient:   t.FromClient(),
-		FromUpstream: t.FromUpstream(),
+		Reason:        reason,
+		Err:           err,
+		ClientClose:   t.fromClient.closeFrame(),
+		UpstreamClose: t.fromUpstream.closeFrame(),
+		Handshake:     t.handshake,
+		Lifetime:      time.Since(t.opened),
+		FromClient:    t.FromClient(),
+		FromUpstream:  t.FromUpstream(),
 	}
-	if t.p.hooks.OnClose != nil {
-		defer t.hook("OnClose", func() { t.p.hooks.OnClose(t, e) })
-	}
-	t.log(slog.LevelDebug, "tunnel closed", slog.String("reason", e.Reason.String()), slog.Any("error", e.Err),
-		slog.Duration("handshake", e.Handshake), slog.Duration("lifetime", e.Lifetime),
-		slog.Any("from_client", e.FromClient), slog.Any("from_upstream", e.FromUpstream))
+	defer t.callOnClose(t.onClose, e)
+	t.log(slog.LevelDebug, "tunnel closed", slog.Any("", e))
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"example.com/wsproxy/internal/frame"
+	"example.com/wsproxy/internal/rate"
 )
 
 // A flow is one direction of a tunnel: it forwards what src sends to dst. One
@@ -29,9 +30,10 @@ type flow struct {
 
 	srcEnded, dstEnded Reason // why the tunnel ends if that end is the first to go
 
-	head  []byte // the proxy's own bytes to dst, sent first and not counted
-	early []byte // what src sent before the tunnel opened
-	held  int    // bytes of the frame header that are kept back until it is complete
+	rate  *rate.Bucket // of messages from src; nil: no limit
+	head  []byte       // the proxy's own bytes to dst, sent first and not counted
+	early []byte       // what src sent before the tunnel opened
+	held  int          // bytes of the frame header that are kept back until it is complete
 
 	quiet    atomic.Bool  // frames are no longer followed, so none can be added
 	dstReset atomic.Bool  // a write reported that dst was reset
@@ -78,6 +80,11 @@ func (f *flow) limit(size int64) {
 	f.scan.Limit, f.scan.Strict = size, size > 0
 }
 
+// limitRate limits the rate of messages. It must follow limit.
+func (f *flow) limitRate(messages *rate.Bucket) {
+	f.rate, f.scan.Strict = messages, true
+}
+
 // back returns the flow in the other direction.
 func (f *flow) back() *flow {
 	if f == &f.t.fromClient {
@@ -87,7 +94,16 @@ func (f *flow) back() *flow {
 }
 
 func (f *flow) stats() FlowStats {
-	return FlowStats{Bytes: f.bytes.Load(), Messages: f.messages.Load(), CloseCode: int(f.code.Load())}
+	return FlowStats{Bytes: f.bytes.Load(), Messages: f.messages.Load()}
+}
+
+// closeFrame returns the first Close frame of src. The flow must have ended.
+func (f *flow) closeFrame() CloseFrame {
+	if !f.scan.Closed() {
+		return CloseFrame{}
+	}
+	code, reason := f.scan.Close()
+	return CloseFrame{Code: code, Reason: reason}
 }
 
 // begin writes what precedes the first read of src. The caller then reads src,
@@ -241,6 +257,8 @@ func (f *flow) forwardFrames(p []byte) (at int, err error) {
 		}
 		if f.scan.Strict && f.scan.Closed() {
 			p = p[:at]
+		} else if f.rate != nil && f.scan.Whole() && !f.rate.Take(int64(f.heard.Load())) {
+			return at, f.refuse(p[from:at], ReasonLimit, frame.CodePolicy, "too many messages")
 		}
 	}
 	f.publish()

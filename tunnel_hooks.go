@@ -2,70 +2,123 @@ package wsproxy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"runtime/debug"
+	"strings"
 	"time"
 )
 
-// Hooks are called as tunnels open and close, each exactly once for a tunnel
-// and OnOpen first. Any may be nil. They may be called concurrently for
-// different tunnels and hold their tunnel up, so they should be quick. Each call
-// has a goroutine of its own: a panic, or a [runtime.Goexit], is logged and ends
-// the hook's tunnel with [ReasonFailed].
+// Hooks are told of upgrades. Each function may be nil. [WithHooks] adds: all
+// given are called, in the order given.
+//
+// A hook is called on the goroutine that serves the request or ends the tunnel,
+// and for different upgrades concurrently. It delays its own tunnel, and should
+// be quick. If it panics, or calls [runtime.Goexit], that is logged, the hooks
+// after it are called all the same, and a tunnel that is open ends with
+// [ReasonFailed]. Goexit also ends the goroutine of ServeHTTP.
 type Hooks struct {
 	// OnOpen is called when the upstream has switched, before the client is
-	// told. r must not be kept.
-	OnOpen func(t *Tunnel, r *http.Request)
+	// told. r must not be kept. The function it returns, if not nil, is called
+	// once, when the tunnel has ended and both connections are closed. It
+	// carries what the hook wants to remember of t and r. Without
+	// [WithDetached] it is called before ServeHTTP returns.
+	OnOpen func(t *Tunnel, r *http.Request) (onClose func(Ending))
 
-	// OnClose is called when both connections are closed, before ServeHTTP
-	// returns where that waits.
-	OnClose func(t *Tunnel, e Ending)
+	// OnRefuse is called once for each upgrade request that opened no tunnel,
+	// after the response. status is the status of that response. err is what an
+	// error handler gets, or nil if the upstream responded without switching. r
+	// must not be kept. A panic that passes through ServeHTTP is no refusal.
+	OnRefuse func(r *http.Request, status int, err error)
 }
 
-// announce logs the tunnel and calls OnOpen, before a byte crosses it.
+// announce logs the tunnel and calls the hooks, before a byte crosses it.
 func (t *Tunnel) announce(r *http.Request) {
-	if t.p.hooks.OnOpen != nil {
-		defer t.hook("OnOpen", func() { t.p.hooks.OnOpen(t, r) }) // also after a log handler's Goexit
-	}
+	defer t.callOnOpen(t.p.hooks, r) // also after a log handler's Goexit
 	t.log(slog.LevelDebug, "tunnel opened", slog.Duration("handshake", t.handshake))
 }
 
-// hook calls a function of the user's. Its panic ends this tunnel alone, and
-// so does runtime.Goexit, as of a testing.T that fails, for which it has a
-// goroutine of its own.
-func (t *Tunnel) hook(name string, call func()) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		returned := false
-		defer func() {
-			if v := recover(); !returned {
-				t.end(ReasonFailed, fmt.Errorf("wsproxy: %s failed: %v", name, v))
-				t.log(slog.LevelError, "hook failed", slog.String("hook", name), slog.Any("panic", v), slog.String("stack", string(debug.Stack())))
-			}
-		}()
-		call()
-		returned = true
+// callOnOpen calls the hooks that are left. The next one is deferred, as a hook
+// may exit the goroutine.
+func (t *Tunnel) callOnOpen(hooks []Hooks, r *http.Request) {
+	for i, h := range hooks {
+		if h.OnOpen != nil {
+			defer t.callOnOpen(hooks[i+1:], r)
+			t.callHook("OnOpen", func() {
+				if onClose := h.OnOpen(t, r); onClose != nil {
+					t.onClose = append(t.onClose, onClose)
+				}
+			})
+			return
+		}
+	}
+}
+
+// callOnClose is callOnOpen for the functions that the hooks returned.
+func (t *Tunnel) callOnClose(hooks []func(Ending), e Ending) {
+	if len(hooks) > 0 {
+		defer t.callOnClose(hooks[1:], e)
+		t.callHook("onClose", func() { hooks[0](e) })
+	}
+}
+
+func (t *Tunnel) callHook(name string, call func()) {
+	guard(call, func(failure error, stack string) {
+		t.end(ReasonFailed, fmt.Errorf("wsproxy: %s %w", name, failure))
+		t.log(slog.LevelError, "hook failed", slog.String("hook", name), slog.Any("error", failure), slog.String("stack", stack))
+	})
+}
+
+// refused counts a refusal and calls the hooks.
+func (p *Proxy) refused(r *http.Request, status int, err error) {
+	p.tunnels.refuse(status)
+	p.callOnRefuse(p.hooks, r, status, err)
+}
+
+func (p *Proxy) callOnRefuse(hooks []Hooks, r *http.Request, status int, err error) {
+	for i, h := range hooks {
+		if h.OnRefuse != nil {
+			defer p.callOnRefuse(hooks[i+1:], r, status, err)
+			guard(func() { h.OnRefuse(r, status, err) }, func(failure error, stack string) {
+				p.logger.LogAttrs(context.Background(), slog.LevelError, "hook failed",
+					slog.String("hook", "OnRefuse"), slog.Any("error", failure), slog.String("stack", stack))
+			})
+			return
+		}
+	}
+}
+
+var errExited = errors.New("exited its goroutine (runtime.Goexit)")
+
+// guard calls a function of the user's, and failed if that panics or exits the
+// goroutine. Only a panic can be recovered from: a function that neither
+// returned nor panicked has called runtime.Goexit, which goes on after failed.
+func guard(call func(), failed func(failure error, stack string)) {
+	returned := false
+	defer func() {
+		if v := recover(); v != nil {
+			failed(fmt.Errorf("panicked: %v", v), string(debug.Stack()))
+		} else if !returned {
+			failed(errExited, string(debug.Stack()))
+		}
 	}()
-	<-done
+	call()
+	returned = true
 }
 
 // log guards against a user's handler: a panic of its, or a runtime.Goexit, ends
 // this tunnel alone.
 func (t *Tunnel) log(level slog.Level, message string, attrs ...slog.Attr) {
-	returned := false
-	defer func() {
-		if v := recover(); !returned {
-			t.end(ReasonFailed, fmt.Errorf("wsproxy: logger failed: %v", v))
+	guard(func() {
+		if ctx := context.Background(); t.p.logger.Enabled(ctx, level) {
+			t.p.logger.LogAttrs(ctx, level, message, append([]slog.Attr{
+				slog.Uint64("tunnel", t.id), slog.String("client", t.clientIP.String()), slog.String("path", t.path)}, attrs...)...)
 		}
-	}()
-	if ctx := context.Background(); t.p.logger.Enabled(ctx, level) {
-		t.p.logger.LogAttrs(ctx, level, message, append([]slog.Attr{
-			slog.Uint64("tunnel", t.id), slog.String("client", t.clientIP.String()), slog.String("path", t.path)}, attrs...)...)
-	}
-	returned = true
+	}, func(failure error, _ string) {
+		t.end(ReasonFailed, fmt.Errorf("wsproxy: logger %w", failure))
+	})
 }
 
 // A Reason is why a tunnel ended. What happened first decides.
@@ -79,9 +132,9 @@ const (
 	ReasonSendTimeout                      // a write made no progress for the send timeout
 	ReasonPingTimeout                      // an end did not answer the proxy's Ping
 	ReasonMaxLifetime                      // the tunnel reached the maximal lifetime
-	ReasonShutdown                         // Proxy.Shutdown
-	ReasonKilled                           // Tunnel.Close or Proxy.Close
-	ReasonLimit                            // a message was larger than WithMaxClientMessageSize or WithMaxUpstreamMessageSize allows
+	ReasonShutdown                         // Proxy.Shutdown or Proxy.Drain
+	ReasonKilled                           // Tunnel.Close, Tunnel.Cut or Proxy.Close
+	ReasonLimit                            // a message exceeded the limit of its size or of their rate
 	ReasonProtocolError                    // a side with a limit sent a malformed frame
 	ReasonContextDone                      // the request's context ended
 	ReasonFailed                           // something of the proxy's own failed, such as a hook
@@ -110,14 +163,23 @@ func (r Reason) String() string {
 	return fmt.Sprintf("reason %d", uint8(r))
 }
 
+// MarshalText implements [encoding.TextMarshaler]. It returns the reason in
+// words.
+func (r Reason) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
+
 // An Ending is how a tunnel ended.
 type Ending struct {
 	Reason Reason
 
 	// Err is what failed, if anything did: a reset, the panic of a hook, or
-	// [ErrCut] where the tunnel had to be cut because an end did not close in
-	// time. It is nil for a tunnel that closed in order.
+	// [ErrCut] if the proxy cut the tunnel before both ends had closed. It is
+	// nil for a tunnel that closed in order.
 	Err error
+
+	// ClientClose and UpstreamClose are the Close frames that the client and
+	// the upstream sent, zero if none came. Those that the proxy sent are not
+	// among them.
+	ClientClose, UpstreamClose CloseFrame
 
 	// Handshake is the time from the request to the upstream's 101, and
 	// Lifetime the time from there to the end. Only the first belongs in a
@@ -127,14 +189,51 @@ type Ending struct {
 	FromClient, FromUpstream FlowStats
 }
 
+// LogValue implements [slog.LogValuer] with a group: reason, error,
+// client_close, upstream_close, handshake, lifetime, from_client and
+// from_upstream. What is nil or zero is left out of error and the Close frames.
+func (e Ending) LogValue() slog.Value { return slog.GroupValue(e.attrs()...) }
+
+func (e Ending) attrs() []slog.Attr {
+	attrs := []slog.Attr{slog.String("reason", e.Reason.String())}
+	if e.Err != nil {
+		attrs = append(attrs, slog.String("error", e.Err.Error()))
+	}
+	if e.ClientClose != (CloseFrame{}) {
+		attrs = append(attrs, slog.Any("client_close", e.ClientClose))
+	}
+	if e.UpstreamClose != (CloseFrame{}) {
+		attrs = append(attrs, slog.Any("upstream_close", e.UpstreamClose))
+	}
+	return append(attrs, slog.Duration("handshake", e.Handshake), slog.Duration("lifetime", e.Lifetime),
+		slog.Any("from_client", e.FromClient), slog.Any("from_upstream", e.FromUpstream))
+}
+
+// A CloseFrame is what an end said as it closed (RFC 6455, section 5.5.1).
+type CloseFrame struct {
+	Code   int    // 1005 for a frame without a code
+	Reason string // at most 123 bytes; UTF-8 if the sender kept the rules
+}
+
+// LogValue implements [slog.LogValuer] with a group: code and reason. Of a
+// reason longer than 64 bytes it has the first 64.
+func (f CloseFrame) LogValue() slog.Value {
+	reason := f.Reason
+	if len(reason) > maxQuoted {
+		reason = strings.ToValidUTF8(reason[:maxQuoted], "") + "…"
+	}
+	return slog.GroupValue(slog.Int("code", f.Code), slog.String("reason", reason))
+}
+
 // FlowStats counts what crossed a tunnel in one direction.
 type FlowStats struct {
 	Bytes    int64 // after the handshake, framing included
 	Messages int64 // complete text and binary messages, over however many frames
+}
 
-	// CloseCode is that of the Close frame that the sender has sent: 1005 for
-	// one without a code, 0 before any.
-	CloseCode int
+// LogValue implements [slog.LogValuer] with a group: bytes and messages.
+func (s FlowStats) LogValue() slog.Value {
+	return slog.GroupValue(slog.Int64("bytes", s.Bytes), slog.Int64("messages", s.Messages))
 }
 
 func (s *FlowStats) add(o FlowStats) {

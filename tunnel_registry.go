@@ -2,21 +2,61 @@ package wsproxy
 
 import (
 	"fmt"
+	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 )
 
-// Stats are a Proxy's counts since New.
+// Stats are a Proxy's counts since New. Each upgrade request ends as refused or
+// in Opened. Each tunnel in Opened is in Live, and then closed.
 type Stats struct {
 	Handshakes int   // upgrades on their way to a 101 now
 	Live       int   // tunnels open now
 	Opened     int64 // tunnels opened
+	Retries    int64 // times that a request, upgrade or plain, went on to another server
 
-	// Bytes and messages over all tunnels, those that have ended included; its
-	// CloseCode is 0.
+	// Bytes and messages over all tunnels, those that have ended included.
 	FromClient, FromUpstream FlowStats
+
+	closed  [len(reasonNames)]int64
+	refused map[int]int64
+}
+
+// Closed returns how many tunnels have ended for reason.
+func (s Stats) Closed(reason Reason) int64 {
+	if int(reason) < len(s.closed) {
+		return s.closed[reason]
+	}
+	return 0
+}
+
+// Refused returns how many upgrade requests got a response with status, and so
+// no tunnel, whether from the proxy or from the upstream.
+func (s Stats) Refused(status int) int64 { return s.refused[status] }
+
+// LogValue implements [slog.LogValuer] with a group: handshakes, live, opened,
+// retries, closed, refused, from_client and from_upstream. closed is a group of
+// counts by reason, refused one by status. Both leave zeros out.
+func (s Stats) LogValue() slog.Value {
+	var closed, refused []slog.Attr
+	for reason, n := range s.closed {
+		if n > 0 {
+			closed = append(closed, slog.Int64(strings.ReplaceAll(Reason(reason).String(), " ", "_"), n))
+		}
+	}
+	for _, status := range slices.Sorted(maps.Keys(s.refused)) {
+		refused = append(refused, slog.Int64(strconv.Itoa(status), s.refused[status]))
+	}
+	return slog.GroupValue(slog.Int("handshakes", s.Handshakes), slog.Int("live", s.Live),
+		slog.Int64("opened", s.Opened), slog.Int64("retries", s.Retries),
+		slog.Attr{Key: "closed", Value: slog.GroupValue(closed...)},
+		slog.Attr{Key: "refused", Value: slog.GroupValue(refused...)},
+		slog.Any("from_client", s.FromClient), slog.Any("from_upstream", s.FromUpstream))
 }
 
 // A registry knows the tunnels of a Proxy and the handshakes that may become
@@ -27,9 +67,14 @@ type registry struct {
 	perIP      map[netip.Prefix]int // handshakes and tunnels by clientNetwork, if they are limited
 	live       []*Tunnel
 	opened     uint64
+	closed     [len(reasonNames)]int64
+	refused    map[int]int64
 	ended      [2]FlowStats  // from client, from upstream
+	awaited    []*awaited    // by calls of Drain
 	empty      chan struct{} // made by drain, closed when nothing is left
 	cutFor     Reason        // why all tunnels are cut, 0: they are not
+
+	retries atomic.Int64
 
 	max, maxPerIP int // 0: any number
 	loops         loops
@@ -109,10 +154,15 @@ func (r *registry) add(t *Tunnel) (draining bool, cutFor Reason) {
 
 // remove forgets a tunnel that has ended.
 func (r *registry) remove(t *Tunnel) {
+	reason, _ := t.settled()
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.closed[reason]++
 	r.ended[0].add(t.FromClient())
 	r.ended[1].add(t.FromUpstream())
+	for _, a := range r.awaited {
+		a.gone(t)
+	}
 	last := len(r.live) - 1
 	r.live[t.index] = r.live[last]
 	r.live[t.index].index = t.index
@@ -123,6 +173,16 @@ func (r *registry) remove(t *Tunnel) {
 		r.live = nil
 	}
 	r.leave(t.clientIP)
+}
+
+// refuse counts an upgrade that was refused.
+func (r *registry) refuse(status int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.refused == nil {
+		r.refused = make(map[int]int64)
+	}
+	r.refused[status]++
 }
 
 // drain refuses new handshakes. It returns a channel that is closed when the
@@ -166,14 +226,24 @@ func (r *registry) markCut(reason Reason) []*Tunnel {
 	return slices.Clone(r.live)
 }
 
+// stats holds the lock for as long as a copy of the list takes. A tunnel that
+// ends meanwhile counts as it was at that moment or later, and at most once.
 func (r *registry) stats() Stats {
+	live := make([]*Tunnel, 0, r.count())
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	s := Stats{Handshakes: r.handshakes, Live: len(r.live), Opened: int64(r.opened),
-		FromClient: r.ended[0], FromUpstream: r.ended[1]}
-	for _, t := range r.live {
+	s := Stats{Handshakes: r.handshakes, Live: len(r.live), Opened: int64(r.opened), Retries: r.retries.Load(),
+		FromClient: r.ended[0], FromUpstream: r.ended[1], closed: r.closed, refused: maps.Clone(r.refused)}
+	live = append(live, r.live...)
+	r.mu.Unlock()
+	for _, t := range live {
 		s.FromClient.add(t.FromClient())
 		s.FromUpstream.add(t.FromUpstream())
 	}
 	return s
+}
+
+func (r *registry) count() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.live)
 }

@@ -3,7 +3,9 @@ package wsproxy
 import (
 	"encoding/hex"
 	"errors"
+	"log/slog"
 	"math"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -88,9 +90,29 @@ type ServerState struct {
 	Server // with defaults in place of zeros
 
 	Tunnels   int       // open tunnels, including handshakes in progress
+	Opened    int64     // tunnels opened since the server was added to the set
+	Failed    int64     // failures since then, as MaxFails defines them
 	Fails     int       // failures that count toward MaxFails, or since the server went down
 	DownUntil time.Time // when a server that is down is tried again; zero if the server is up
 	Available bool      // whether the server can take an upgrade now; if none can, those that are down are tried
+}
+
+// LogValue implements [slog.LogValuer] with a group: addr, tunnels, opened,
+// failed, fails, available and, if the server is down, down_until. It has backup
+// and down if they are true.
+func (s ServerState) LogValue() slog.Value {
+	attrs := []slog.Attr{slog.String("addr", s.Addr), slog.Int("tunnels", s.Tunnels), slog.Int64("opened", s.Opened),
+		slog.Int64("failed", s.Failed), slog.Int("fails", s.Fails), slog.Bool("available", s.Available)}
+	if !s.DownUntil.IsZero() {
+		attrs = append(attrs, slog.Time("down_until", s.DownUntil))
+	}
+	if s.Backup {
+		attrs = append(attrs, slog.Bool("backup", true))
+	}
+	if s.Down {
+		attrs = append(attrs, slog.Bool("down", true))
+	}
+	return slog.GroupValue(attrs...)
 }
 
 // An Upstream is a set of servers for the same requests, as nginx's upstream
@@ -102,8 +124,9 @@ type Upstream struct {
 	policy Policy
 	set    atomic.Pointer[serverSet]
 
-	mu     sync.Mutex        // held by SetServers
-	states map[string]*state // by Addr; includes former servers that still have tunnels
+	mu      sync.Mutex        // held by SetServers
+	states  map[string]*state // by Addr; includes former servers that still have tunnels
+	changed chan struct{}     // closed at the next change; nil if nobody waits
 }
 
 // A serverSet is the set that SetServers replaces. It is immutable.
@@ -115,6 +138,8 @@ type serverSet struct {
 // A state is the part of a server that SetServers keeps if the address stays.
 type state struct {
 	tunnels atomic.Int64
+	opened  atomic.Int64 // tunnels in all
+	failed  atomic.Int64 // failures in all
 	health  health
 	current int // used by roundRobin
 }
@@ -183,6 +208,28 @@ func (u *Upstream) SetServers(servers ...Server) error {
 	return nil
 }
 
+// Changed returns a channel that is closed at the next call of SetServers that
+// changes a server, or their order. What health makes of them is no change. Each
+// change has a channel of its own. Get it before you look at [Upstream.Servers],
+// and no change is missed.
+func (u *Upstream) Changed() <-chan struct{} {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.changed == nil {
+		u.changed = make(chan struct{})
+	}
+	return u.changed
+}
+
+// tellChange closes the channel of Changed. u.mu is held.
+func (u *Upstream) tellChange(from, to *serverSet) {
+	same := func(a, b *Candidate) bool { return a.server == b.server }
+	if u.changed != nil && from != nil && !slices.EqualFunc(from.all, to.all, same) {
+		close(u.changed)
+		u.changed = nil
+	}
+}
+
 func (u *Upstream) swap(servers []Server) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -208,7 +255,7 @@ func (u *Upstream) swap(servers []Server) {
 	for _, c := range set.all {
 		c.alwaysUp = c.server.MaxFails == NeverDown || len(primaries)+len(backups) == 1
 	}
-	u.set.Store(set)
+	before := u.set.Swap(set)
 	// Read the counts only after storing the set. route.take counts its tunnel
 	// first and then loads the set. So either this loop sees the tunnel, or
 	// route.take sees the new set and gives the tunnel up. In the other order this
@@ -221,6 +268,7 @@ func (u *Upstream) swap(servers []Server) {
 		}
 	}
 	u.states = states
+	u.tellChange(before, set)
 }
 
 func newCandidate(server Server, s *state) *Candidate {
@@ -247,7 +295,8 @@ func (u *Upstream) Servers() []ServerState {
 	set := u.set.Load()
 	states := make([]ServerState, len(set.all))
 	for i, c := range set.all {
-		s := ServerState{Server: c.server, Tunnels: c.Tunnels(), Available: !c.server.Down && c.available(true, false)}
+		s := ServerState{Server: c.server, Tunnels: c.Tunnels(), Opened: c.opened.Load(), Failed: c.failed.Load(),
+			Available: !c.server.Down && c.available(true, false)}
 		if !c.alwaysUp {
 			s.Fails, s.DownUntil = c.health.report(c.server.FailTimeout)
 		}
@@ -311,6 +360,9 @@ type lease struct {
 
 // settle records the request's verdict on the server's health.
 func (l lease) settle(v verdict) {
+	if v == failed {
+		l.failed.Add(1)
+	}
 	if !l.alwaysUp {
 		l.health.settle(v, l.by, l.server.MaxFails, l.server.FailTimeout)
 	}

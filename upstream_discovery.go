@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"net/netip"
 	"slices"
@@ -16,34 +15,35 @@ import (
 // A Resolver finds the servers of an Upstream, for [Upstream.Watch]: [DNS],
 // [DNSSRV], or a registry of your own.
 type Resolver interface {
-	// Resolve returns all servers there are now, and after what time to ask
-	// again: at once where that is zero, for a Resolve that waits for a change
-	// itself. It returns early when ctx ends. Its other errors, and an empty
-	// result, leave the servers as they are.
+	// Resolve returns all current servers, and after what time to ask again. A
+	// Resolve that waits for a change itself returns zero. Resolve returns early
+	// when ctx ends. Its other errors, and an empty result, leave the servers as
+	// they are.
 	Resolve(ctx context.Context) (servers []Server, again time.Duration, err error)
 }
 
 // retryLookup is the least time from a lookup that failed to the next.
 const retryLookup = time.Second
 
-// Watch keeps the servers of u as r finds them: at once, and until ctx ends,
-// for which it blocks; run it in a goroutine of its own. A lookup that fails,
-// finds no server or finds what [Upstream.SetServers] refuses is logged, to
-// [slog.Default], and the last good set stays. Of an Upstream only one Watch
-// should run, and nobody else set its servers.
+// Watch updates u's servers from r, at once and until ctx ends. It blocks: run
+// it in a goroutine of its own. If a lookup fails, finds no server or finds what
+// [Upstream.SetServers] refuses, the last good set stays, and Watch calls failed
+// with the error, on its own goroutine. A failed of nil means that nobody is
+// told. Only one Watch should run for an Upstream, and nobody else set its
+// servers.
 //
-// The error is ctx's. An Upstream is made with servers, so the first lookup is
-// the caller's, who decides whether to start where it fails:
+// Watch returns ctx's error. An Upstream is made with servers, so the first
+// lookup is the caller's, who decides whether to start without them:
 //
-//	r := wsproxy.DNS("chat.default.svc.cluster.local", 8080, 5*time.Second)
+//	r := wsproxy.DNS{Name: "chat.default.svc.cluster.local", Port: 8080}
 //	servers, _, err := r.Resolve(ctx)
 //	...
 //	u, err := wsproxy.NewUpstream(wsproxy.HashByClientIP(), servers...)
 //	...
-//	go u.Watch(ctx, r)
+//	go u.Watch(ctx, r, func(err error) { logger.Warn("servers not found", "error", err) })
 //
 // It is nginx's "server name resolve".
-func (u *Upstream) Watch(ctx context.Context, r Resolver) error {
+func (u *Upstream) Watch(ctx context.Context, r Resolver, failed func(error)) error {
 	for {
 		servers, again, err := r.Resolve(ctx)
 		if ctx.Err() != nil {
@@ -54,7 +54,9 @@ func (u *Upstream) Watch(ctx context.Context, r Resolver) error {
 		}
 		if err != nil {
 			again = max(again, retryLookup)
-			slog.WarnContext(ctx, "servers not found, keeping the last ones", "error", err)
+			if failed != nil {
+				failed(err)
+			}
 		}
 		select {
 		case <-time.After(again):
@@ -62,21 +64,6 @@ func (u *Upstream) Watch(ctx context.Context, r Resolver) error {
 			return ctx.Err()
 		}
 	}
-}
-
-// A DNSResolver is a [Resolver] that asks DNS. Make one with [DNS] or
-// [DNSSRV]; its fields may be set before its first use and must not be
-// changed after.
-type DNSResolver struct {
-	// Resolver is what asks. Nil means [net.DefaultResolver].
-	Resolver *net.Resolver
-
-	// Server is what all servers are like. Its Addr is not used, and with
-	// DNSSRV neither are its Weight and Backup.
-	Server Server
-
-	interval time.Duration
-	lookup   func(ctx context.Context, r *net.Resolver, like Server) ([]Server, error)
 }
 
 // lookupTimeout bounds all lookups of one Resolve: nginx's resolver_timeout.
@@ -89,52 +76,73 @@ const maxServers = 1024
 // defaultInterval follows a rollout closely and is no load for a DNS server.
 const defaultInterval = 5 * time.Second
 
-// DNS returns a Resolver for the addresses of name, IPv4 and IPv6, at port,
-// asked for again after each interval; [net.Resolver] does not tell how long an
-// answer is good for. The names of a Kubernetes headless Service and of a
-// Consul service are such. An interval that is not positive means 5 seconds.
-// A Resolve fails after 30 seconds.
-func DNS(name string, port int, interval time.Duration) *DNSResolver {
-	return &DNSResolver{interval: interval, lookup: func(ctx context.Context, r *net.Resolver, like Server) ([]Server, error) {
-		return lookupHost(ctx, r, name, port, like)
-	}}
+// DNS is a [Resolver] for the addresses of a name, IPv4 and IPv6. The names of a
+// Kubernetes headless Service and of a Consul service are such.
+type DNS struct {
+	Name string
+	Port int // of each server, 1 to 65535
+
+	// Interval is the time between two lookups. [net.Resolver] does not tell how
+	// long an answer is valid. Zero or less means 5 seconds.
+	Interval time.Duration
+
+	// Resolver makes the lookups. Nil means [net.DefaultResolver].
+	Resolver *net.Resolver
+
+	// Server is what all servers are like. Its Addr is not used.
+	Server Server
 }
 
-// DNSSRV returns a Resolver for the SRV records of a service, such as "ws",
-// "tcp", "chat.example.com", with their ports and weights; those of the lowest
-// priority number are primaries, all others backups. With service and proto
-// empty, name is asked for as it is. A host of several addresses is as many
-// servers, each of the record's weight; one that does not exist is left out. A
-// weight of 0 becomes 1. A Resolve fails if all its lookups together take more
-// than 30 seconds, or if they find more than 1024 records or servers. For
-// interval see [DNS].
-func DNSSRV(service, proto, name string, interval time.Duration) *DNSResolver {
-	return &DNSResolver{interval: interval, lookup: func(ctx context.Context, r *net.Resolver, like Server) ([]Server, error) {
-		return lookupSRV(ctx, r, service, proto, name, like)
-	}}
+// Resolve implements [Resolver]. The servers are sorted by address. It fails
+// after 30 seconds.
+func (d DNS) Resolve(ctx context.Context) ([]Server, time.Duration, error) {
+	return resolve(ctx, d.Interval, func(ctx context.Context) ([]Server, error) {
+		return lookupHost(ctx, cmp.Or(d.Resolver, net.DefaultResolver), d.Name, d.Port, d.Server)
+	})
 }
 
-// Resolve implements [Resolver]. The servers come in the order of their
-// addresses.
-func (d *DNSResolver) Resolve(ctx context.Context) ([]Server, time.Duration, error) {
-	r := d.Resolver
-	if r == nil {
-		r = net.DefaultResolver
-	}
-	interval := d.interval
+// DNSSRV is a [Resolver] for the SRV records of a service, with their ports and
+// weights. Records of the lowest priority number are primaries, all others
+// backups. A weight of 0 becomes 1. A host of several addresses is as many
+// servers, each of the record's weight. A host that does not exist is left out.
+type DNSSRV struct {
+	// Service, Proto and Name are such as "ws", "tcp" and "chat.example.com". If
+	// Service and Proto are empty, Name is looked up as it is.
+	Service, Proto, Name string
+
+	// Interval and Resolver are as in [DNS].
+	Interval time.Duration
+	Resolver *net.Resolver
+
+	// Server is what all servers are like. Its Addr, Weight and Backup are not
+	// used.
+	Server Server
+}
+
+// Resolve implements [Resolver]. The servers are sorted by address. It fails if
+// all its lookups together take more than 30 seconds, or if they find more than
+// 1024 records or servers.
+func (d DNSSRV) Resolve(ctx context.Context) ([]Server, time.Duration, error) {
+	return resolve(ctx, d.Interval, func(ctx context.Context) ([]Server, error) {
+		return lookupSRV(ctx, cmp.Or(d.Resolver, net.DefaultResolver), d.Service, d.Proto, d.Name, d.Server)
+	})
+}
+
+// resolve bounds a lookup, and sorts what it finds.
+func resolve(ctx context.Context, interval time.Duration, lookup func(context.Context) ([]Server, error)) ([]Server, time.Duration, error) {
 	if interval <= 0 {
 		interval = defaultInterval
 	}
 	lookups, cancel := context.WithTimeout(ctx, lookupTimeout)
 	defer cancel()
-	servers, err := d.lookup(lookups, r, d.Server)
+	servers, err := lookup(lookups)
 	if err != nil && lookups.Err() != nil && ctx.Err() == nil {
 		err = fmt.Errorf("the lookups took more than %v: %w", lookupTimeout, err)
 	}
 	if err != nil {
 		return nil, interval, fmt.Errorf("wsproxy: %w", err)
 	}
-	// An address that is there twice is a primary, if it is one at all.
+	// An address that is found twice is a primary, if it is one at all.
 	slices.SortFunc(servers, func(a, b Server) int {
 		return cmp.Or(cmp.Compare(a.Addr, b.Addr), cmp.Compare(btoi(a.Backup), btoi(b.Backup)), cmp.Compare(b.Weight, a.Weight))
 	})

@@ -147,7 +147,7 @@ func TestFailuresWithinTheWindowMarkAServerDown(t *testing.T) {
 		require.Equal(t, "a:1", try(u, failed))
 		state := u.Servers()[0]
 		assert.Equal(t, ServerState{Server: Server{Addr: "a:1", Weight: 1, MaxFails: 3, FailTimeout: 10 * time.Second},
-			Fails: 3, DownUntil: time.Now().Add(10 * time.Second)}, state)
+			Failed: 5, Fails: 3, DownUntil: time.Now().Add(10 * time.Second)}, state)
 		assert.Equal(t, "fallback:1", try(u, succeeded))
 	})
 }
@@ -177,7 +177,7 @@ func TestOneProbeAWindowDecidesWhetherAServerIsUp(t *testing.T) {
 		require.Equal(t, "a:1", try(u, succeeded), "so the next one probes")
 		require.Equal(t, "a:1", next(u))
 		assert.Equal(t, ServerState{Server: Server{Addr: "a:1", Weight: 1, MaxFails: 1, FailTimeout: 10 * time.Second},
-			Available: true}, u.Servers()[0])
+			Failed: 7, Available: true}, u.Servers()[0])
 	})
 }
 

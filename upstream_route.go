@@ -52,6 +52,7 @@ func (p *Proxy) tryServers(ctx context.Context, r *route, out *http.Request, try
 		}
 		failed = append(failed, fmt.Errorf("server %s: %w", s.server.Addr, withoutKind(err)))
 		if ok {
+			p.tunnels.retries.Add(1)
 			p.logFailover(ctx, failed[len(failed)-1], next)
 		}
 		s = next

@@ -66,6 +66,10 @@ type Proxy struct {
 // and wss mean http and https. The target's path and query are prepended to
 // those of each request, as [httputil.ProxyRequest.SetURL] does.
 //
+// The host of target is looked up in DNS and connected to. With [WithUpstream]
+// it is not: in New("http://chat", WithUpstream(u)) it is only a name, which
+// [WithTargetHost] sends and which the certificates of an https target are for.
+//
 // New reports every mistake in target and opts, in one joined error.
 func New(target string, opts ...Option) (*Proxy, error) {
 	p := &Proxy{config: defaultConfig()}
@@ -119,7 +123,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case err != nil:
 		p.limitDrain(w, r)
-		p.fail(w, r, err)
+		p.refuse(w, r, err)
 	case t == nil: // the upstream responded without switching
 	case p.detached && !isStream(r):
 		t.start(r)
@@ -233,7 +237,7 @@ func (p *Proxy) end(reason Reason) {
 }
 
 // Tunnels returns the open tunnels in no particular order. A tunnel may end
-// during the iteration. It counts as open until its OnClose hook has returned.
+// during the iteration. It counts as open until the hooks have been told of its end.
 func (p *Proxy) Tunnels() iter.Seq[*Tunnel] {
 	return func(yield func(*Tunnel) bool) {
 		for _, t := range p.tunnels.snapshot() {
@@ -244,5 +248,16 @@ func (p *Proxy) Tunnels() iter.Seq[*Tunnel] {
 	}
 }
 
-// Stats returns the proxy's counts, all taken at the same moment.
+// Tunnel returns the tunnel with this [Tunnel.ID], if it is open.
+func (p *Proxy) Tunnel(id uint64) (*Tunnel, bool) {
+	for t := range p.Tunnels() {
+		if t.id == id {
+			return t, true
+		}
+	}
+	return nil, false
+}
+
+// Stats returns the proxy's counts, all taken at the same moment, except that
+// the bytes and messages of open tunnels are read shortly after it.
 func (p *Proxy) Stats() Stats { return p.tunnels.stats() }

@@ -18,6 +18,7 @@ type settings struct {
 	listen    string
 	cert, key string
 	wait      time.Duration // -drain
+	spread    time.Duration
 	level     slog.Level
 	targets   []string // empty for the demo
 	bad       error    // the errors of targets
@@ -152,6 +153,10 @@ func flagSet(s *settings, v *values) *flag.FlagSet {
 		"nginx worker_shutdown_timeout: maximum time for tunnels, which get a Close frame, and\n"+
 			"requests to end after SIGINT or SIGTERM, but at most -close-timeout for a WebSocket;\n"+
 			"0 closes them immediately")
+	f.DurationVar(&s.spread, "spread", 0,
+		"no nginx directive (HAProxy close-spread-time): time, as a part of -drain, over which the\n"+
+			"tunnels are closed after SIGINT or SIGTERM, evenly, in random order and with code 1012;\n"+
+			"0 closes all at once (default 0s)")
 	f.StringVar(&v.level, "log", "info",
 		"nginx error_log's level: lowest `level` to log: debug, info, warn or error")
 	f.BoolVar(&s.version, "version", false,
@@ -246,6 +251,9 @@ func parse(args []string) (*settings, error) {
 	}
 	if s.wait < 0 {
 		fail("-drain: %q is negative, want a duration or 0 to close immediately", s.wait)
+	}
+	if s.spread < 0 || s.spread > max(s.wait, 0) {
+		fail("-spread: %q, want a duration from 0 to -drain, which is %v", s.spread, s.wait)
 	}
 	if s.maxHeader <= 0 {
 		fail("-max-header-bytes: \"%d\" is not positive, want a number of bytes", s.maxHeader)

@@ -43,6 +43,7 @@ var reference = map[string]struct{ value, directives string }{
 	"header":             {"", "nginx proxy_set_header"},
 	"detached":           {"false", "no nginx directive (its connections are always so)"},
 	"drain":              {"30s", "nginx worker_shutdown_timeout"},
+	"spread":             {"0", "no nginx directive (HAProxy close-spread-time)"},
 	"log":                {"info", "nginx error_log's level"},
 	"version":            {"false", "nginx -v"},
 }

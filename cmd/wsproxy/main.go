@@ -71,6 +71,7 @@
 //	-header "Name: value"    set a field of every request; repeatable
 //	-detached                free the server's goroutine while a tunnel is open
 //	-drain d                 time for tunnels to end on shutdown (30s)
+//	-spread d                close tunnels evenly over this part of the drain (0)
 //	-log level               debug, info, warn or error (info)
 //	-version                 print the versions of wsproxy and of Go
 //
@@ -84,6 +85,10 @@
 // ends when both have answered. A tunnel that has not ended within
 // -close-timeout is closed immediately. When -drain expires or a second signal
 // arrives, wsproxy closes all remaining tunnels and plain requests.
+//
+// With -spread the tunnels get their Close frames in random order and evenly
+// over that time, with code 1012, "service restart", so that their clients do
+// not reconnect all at once.
 //
 // # Exit status
 //
@@ -176,14 +181,13 @@ func (s *settings) serve(signals <-chan os.Signal, stdout, stderr io.Writer) err
 		return s.bad
 	}
 	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: s.level}))
-	slog.SetDefault(log) // where Upstream.Watch logs
 	var watching sync.WaitGroup
 	defer watching.Wait()
 	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
 
 	v := &service{settings: s, log: log}
-	options := append(s.options, wsproxy.WithLogger(log), wsproxy.WithHooks(wsproxy.Hooks{OnClose: v.count}))
+	options := append(s.options, wsproxy.WithLogger(log), wsproxy.WithHooks(wsproxy.Hooks{OnOpen: v.opened}))
 	var target, shown string
 	var demo *demo
 	if len(s.targets) == 0 {
@@ -199,7 +203,9 @@ func (s *settings) serve(signals <-chan os.Signal, stdout, stderr io.Writer) err
 			return err
 		}
 		if resolver != nil {
-			watching.Go(func() { u.Watch(ctx, resolver) })
+			watching.Go(func() {
+				u.Watch(ctx, resolver, func(err error) { log.Warn("servers not found, keeping the last ones", "error", err) })
+			})
 		}
 		target, shown = s.targets[0], s.shown(u)
 		if u != nil {
@@ -305,8 +311,11 @@ func (v *service) newServer() *http.Server {
 	}
 }
 
-// count is the hook that counts the tunnels cut during the drain.
-func (v *service) count(_ *wsproxy.Tunnel, e wsproxy.Ending) {
+// opened is the hook for tunnels.
+func (v *service) opened(*wsproxy.Tunnel, *http.Request) func(wsproxy.Ending) { return v.closed }
+
+// closed counts the tunnels cut during the drain.
+func (v *service) closed(e wsproxy.Ending) {
 	if v.draining.Load() && errors.Is(e.Err, wsproxy.ErrCut) {
 		v.cut.Add(1)
 	}
@@ -342,6 +351,9 @@ func (v *service) drain(signals <-chan os.Signal) error {
 		}
 		unfinished <- n
 	}()
+	if v.spread > 0 { // Shutdown lets tunnels of other protocols go on until ctx is done
+		v.proxy.Drain(ctx, v.spread, func(t *wsproxy.Tunnel) bool { return t.Protocol() == "websocket" })
+	}
 	v.proxy.Shutdown(ctx) // ignore the error: handshakes count as requests below
 	var cut []string
 	requests := <-unfinished

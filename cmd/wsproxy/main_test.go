@@ -57,6 +57,51 @@ func TestATunnelThatDoesNotAnswerTheCloseIsCutInTheDrain(t *testing.T) {
 	require.Contains(t, c.stderr.String(), "\nwsproxy: cut 1 tunnel: no answer to the Close frame within the close timeout\n")
 }
 
+// Clients that lose their tunnels all at once reconnect all at once.
+func TestSpreadClosesTheTunnelsOneAfterTheOther(t *testing.T) {
+	t.Parallel()
+	restart := "\x03\xf4service restart" // 1012
+	url, conns := switches(t)
+	c := start(t, "-drain", "1h", "-spread", "1s", url)
+	first, firstServer := c.tunnel(t, conns)
+	second, secondServer := c.tunnel(t, conns)
+	begin := time.Now()
+	c.signals <- os.Interrupt
+	for _, end := range []*peer{first, firstServer, second, secondServer} {
+		end.told(t, restart)
+	}
+	require.GreaterOrEqual(t, time.Since(begin), 500*time.Millisecond)
+	for _, ends := range [][2]*peer{{first, firstServer}, {second, secondServer}} {
+		ends[0].sendFrame(t, closes, restart[:2])
+		ends[1].reply(t, closes, restart[:2])
+		ends[0].Close()
+		ends[1].Close()
+	}
+	require.Zero(t, c.exit(t), c.stderr)
+}
+
+func TestASpreadLongerThanTheDrainIsAMistake(t *testing.T) {
+	for _, args := range [][]string{{"-spread", "31s"}, {"-spread", "-1s"}, {"-drain", "0", "-spread", "1s"}} {
+		code, _, stderr := status(t, args...)
+		require.Equal(t, 2, code)
+		require.Contains(t, stderr, "-spread: ")
+	}
+}
+
+func TestASecondSignalEndsASpread(t *testing.T) {
+	url, conns := switches(t)
+	c := start(t, "-drain", "1h", "-spread", "1h", url)
+	first, _ := c.tunnel(t, conns)
+	second, _ := c.tunnel(t, conns)
+	c.signals <- os.Interrupt
+	c.stderr.Await(t, "draining")
+	c.signals <- os.Interrupt
+	require.Equal(t, 1, c.exit(t))
+	require.Contains(t, c.stderr.String(), "\nwsproxy: cut 2 tunnels: a second signal arrived\n")
+	first.ended(t)
+	second.ended(t)
+}
+
 func TestWhatWasCutBeforeTheDrainIsNotItsFault(t *testing.T) {
 	url, conns := switches(t)
 	c := start(t, "-close-timeout", "20ms", "-log", "debug", url)

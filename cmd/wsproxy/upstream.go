@@ -133,19 +133,18 @@ func (s *settings) checkUpstream() (errs []error) {
 
 // upstream returns the Upstream of the targets and, with -dns, its resolver. Both
 // are nil for a single target without -dns.
-func (s *settings) upstream(ctx context.Context, signals <-chan os.Signal) (*wsproxy.Upstream, *wsproxy.DNSResolver, error) {
+func (s *settings) upstream(ctx context.Context, signals <-chan os.Signal) (*wsproxy.Upstream, wsproxy.Resolver, error) {
 	like := wsproxy.Server{MaxFails: s.maxFails, FailTimeout: s.failTimeout}
 	if s.maxFails == 0 {
 		like.MaxFails = wsproxy.NeverDown
 	}
 	var servers []wsproxy.Server
-	var resolver *wsproxy.DNSResolver
+	var resolver wsproxy.Resolver
 	switch {
 	case s.dns > 0:
 		p := placeOf(s.targets[0])
 		port, _ := strconv.Atoi(p.port)
-		resolver = wsproxy.DNS(p.host, port, s.dns)
-		resolver.Server = like
+		resolver = wsproxy.DNS{Name: p.host, Port: port, Interval: s.dns, Server: like}
 		var err error
 		if servers, err = firstLookup(ctx, resolver, signals); err != nil {
 			return nil, nil, err

@@ -10,6 +10,21 @@ import (
 	"example.com/wsproxy"
 )
 
+// OnOpen makes a Proxy call f as a tunnel opens.
+func OnOpen(f func(t *wsproxy.Tunnel, r *http.Request)) wsproxy.Option {
+	return wsproxy.WithHooks(wsproxy.Hooks{OnOpen: func(t *wsproxy.Tunnel, r *http.Request) func(wsproxy.Ending) {
+		f(t, r)
+		return nil
+	}})
+}
+
+// OnClose makes a Proxy call f when a tunnel has ended.
+func OnClose(f func(t *wsproxy.Tunnel, e wsproxy.Ending)) wsproxy.Option {
+	return wsproxy.WithHooks(wsproxy.Hooks{OnOpen: func(t *wsproxy.Tunnel, _ *http.Request) func(wsproxy.Ending) {
+		return func(e wsproxy.Ending) { f(t, e) }
+	}})
+}
+
 // Endings collects how tunnels end.
 type Endings chan wsproxy.Ending
 
@@ -18,13 +33,26 @@ func NewEndings() Endings { return make(Endings, 10_000) }
 
 // Option makes a Proxy report its endings to e.
 func (e Endings) Option() wsproxy.Option {
-	return wsproxy.WithHooks(wsproxy.Hooks{OnClose: func(_ *wsproxy.Tunnel, ending wsproxy.Ending) { e <- ending }})
+	return OnClose(func(_ *wsproxy.Tunnel, ending wsproxy.Ending) { e <- ending })
 }
 
 // Next returns the next ending.
 func (e Endings) Next(t testing.TB) wsproxy.Ending {
 	t.Helper()
 	return Within(t, e, "the end of a tunnel")
+}
+
+// Counts are the counts of a Proxy that a test may compare.
+type Counts struct {
+	Handshakes, Live         int
+	Opened                   int64
+	FromClient, FromUpstream wsproxy.FlowStats
+}
+
+// Counted returns the counts of p.
+func Counted(p *wsproxy.Proxy) Counts {
+	s := p.Stats()
+	return Counts{s.Handshakes, s.Live, s.Opened, s.FromClient, s.FromUpstream}
 }
 
 // A Failure is one call of an error handler.

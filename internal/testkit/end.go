@@ -128,6 +128,14 @@ func (e End) Sent(ending wsproxy.Ending) wsproxy.FlowStats {
 	return ending.FromUpstream
 }
 
+// ClosedWith returns the Close frame of ending that e sent.
+func (e End) ClosedWith(ending wsproxy.Ending) wsproxy.CloseFrame {
+	if e.Client {
+		return ending.ClientClose
+	}
+	return ending.UpstreamClose
+}
+
 // Closed returns the reason of a tunnel that e ends.
 func (e End) Closed() wsproxy.Reason {
 	if e.Client {

@@ -85,8 +85,8 @@ func testTalk(t *testing.T, browser context.Context, scheme string) {
 		assert.Equal(t, c.want, call[closing](t, page, c.call), c.call)
 		e := f.Ending(t, c.path)
 		assert.Equal(t, c.reason, e.Reason, c.call)
-		assert.Equal(t, c.client, e.FromClient.CloseCode, c.call)
-		assert.Equal(t, c.upstream, e.FromUpstream.CloseCode, c.call)
+		assert.Equal(t, c.client, e.ClientClose.Code, c.call)
+		assert.Equal(t, c.upstream, e.UpstreamClose.Code, c.call)
 	}
 
 	assert.Equal(t, closing{1006, "", false, 1}, call[closing](t, page, `fails("/refuse")`), "refused by the server")
@@ -102,7 +102,7 @@ func testDrain(t *testing.T, browser context.Context, scheme string) {
 	e := f.Ending(t, "/echo/waits")
 	assert.Equal(t, wsproxy.ReasonShutdown, e.Reason)
 	assert.NoError(t, e.Err)
-	assert.Equal(t, 1001, e.FromClient.CloseCode, "the browser's reply")
+	assert.Equal(t, 1001, e.ClientClose.Code, "the browser's reply")
 }
 
 func testDeadUpstream(t *testing.T, browser context.Context, scheme string) {
@@ -144,7 +144,7 @@ func testTwoHundred(t *testing.T, browser context.Context, scheme string) {
 	require.Equal(t, 200, call[int](t, page, "all()"), "echoes")
 	require.NoError(t, chromedp.Cancel(page)) // closes it
 	testkit.Eventually(t, func() bool { return f.Stats().Live == 0 }, "sockets outlive their page")
-	code := f.Ending(t, "/echo/many").FromClient.CloseCode
+	code := f.Ending(t, "/echo/many").ClientClose.Code
 	if scheme == "h2" && code == 0 {
 		return // the reset of the stream has overtaken the Close frame
 	}

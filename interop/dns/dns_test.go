@@ -7,7 +7,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -115,7 +114,7 @@ func eventually(t *testing.T, cond func() bool, what string) {
 func watch(t *testing.T, u *wsproxy.Upstream, r wsproxy.Resolver) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error)
-	go func() { ended <- u.Watch(ctx, r) }()
+	go func() { ended <- u.Watch(ctx, r, nil) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-ended; err != context.Canceled {
@@ -176,8 +175,8 @@ func TestNewTunnelsFollowDNSAndOpenOnesStay(t *testing.T) {
 	server(t, "127.0.0.5", port)
 	z.set(dns.RcodeSuccess, "chat.example. 1 IN A 127.0.0.1")
 
-	r := wsproxy.DNS("chat.example.", port, 10*time.Millisecond)
-	r.Resolver, r.Server = z.resolver(), wsproxy.Server{MaxFails: 3}
+	r := wsproxy.DNS{Name: "chat.example.", Port: port, Interval: 10 * time.Millisecond,
+		Resolver: z.resolver(), Server: wsproxy.Server{MaxFails: 3}}
 	servers, again, err := r.Resolve(t.Context())
 	if err != nil || again != 10*time.Millisecond || len(servers) != 1 || servers[0].MaxFails != 3 {
 		t.Fatal(servers, again, err)
@@ -187,7 +186,6 @@ func TestNewTunnelsFollowDNSAndOpenOnesStay(t *testing.T) {
 		t.Fatal(err)
 	}
 	watch(t, u, r)
-	silence(t)
 	proxy, err := wsproxy.New("http://chat.example", wsproxy.WithUpstream(u), wsproxy.WithUpgrades("tcp"))
 	if err != nil {
 		t.Fatal(err)
@@ -228,13 +226,6 @@ func TestNewTunnelsFollowDNSAndOpenOnesStay(t *testing.T) {
 	echo()
 }
 
-// silence discards what Watch logs about lookups that must fail.
-func silence(t *testing.T) {
-	was := slog.Default()
-	slog.SetDefault(slog.New(slog.DiscardHandler))
-	t.Cleanup(func() { slog.SetDefault(was) })
-}
-
 func TestSRVRecordsGivePortsWeightsAndBackups(t *testing.T) {
 	z := newZone(t)
 	z.set(dns.RcodeSuccess,
@@ -247,9 +238,9 @@ func TestSRVRecordsGivePortsWeightsAndBackups(t *testing.T) {
 		"b.example. 1 IN A 192.0.2.2",
 		"b.example. 1 IN AAAA 2001:db8::2",
 	)
-	for _, r := range []*wsproxy.DNSResolver{
-		wsproxy.DNSSRV("ws", "tcp", "chat.example.", 0),
-		wsproxy.DNSSRV("", "", "_ws._tcp.chat.example.", 0),
+	for _, r := range []wsproxy.DNSSRV{
+		{Service: "ws", Proto: "tcp", Name: "chat.example."},
+		{Name: "_ws._tcp.chat.example."},
 	} {
 		r.Resolver, r.Server = z.resolver(), wsproxy.Server{MaxTunnels: 9}
 		servers, again, err := r.Resolve(t.Context())

@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"example.com/wsproxy"
+	"example.com/wsproxy/internal/testkit"
 )
 
 // An actor adds the state of its kind of process to a report.
@@ -103,7 +104,7 @@ func newProxy(r role, logged *lockedBuffer) (*wsproxy.Proxy, actor) {
 	endings := map[string]int{}
 	opts := []wsproxy.Option{
 		wsproxy.WithLogger(slog.New(slog.NewTextHandler(logged, nil))),
-		wsproxy.WithHooks(wsproxy.Hooks{OnClose: func(_ *wsproxy.Tunnel, e wsproxy.Ending) {
+		testkit.OnClose(func(_ *wsproxy.Tunnel, e wsproxy.Ending) {
 			how := e.Reason.String()
 			if e.Err != nil {
 				how += ", " + describe(e.Err)
@@ -111,7 +112,7 @@ func newProxy(r role, logged *lockedBuffer) (*wsproxy.Proxy, actor) {
 			mu.Lock()
 			defer mu.Unlock()
 			endings[how]++
-		}}),
+		}),
 		wsproxy.WithMaxTunnels(r.MaxTunnels),
 		wsproxy.WithPing(r.PingInterval, r.PingTimeout),
 	}

@@ -16,5 +16,5 @@ func TestNodesHTTP2Client(t *testing.T) {
 	out, err := exec.Command(testkit.Program(t, "node"), "client.mjs", "https"+strings.TrimPrefix(f.URL, "wss")).Output()
 	require.NoError(t, err)
 	assert.JSONEq(t, `{"announced": true, "status": 200, "protocol": "chat.v2", "got": "810568656c6c6f880203e8", "reset": 0}`, string(out))
-	assert.Equal(t, 1000, f.Ending(t, "/echo/node").FromClient.CloseCode)
+	assert.Equal(t, 1000, f.Ending(t, "/echo/node").ClientClose.Code)
 }

@@ -102,7 +102,7 @@ func TestChannelsInAWebSocketAreForwarded(t *testing.T) {
 		assert.True(t, gorilla.IsCloseError(err, 1000), "the end: %v", err)
 		c.Close()
 		e := f.ending(t)
-		assert.Equal(t, 1000, e.FromUpstream.CloseCode)
+		assert.Equal(t, 1000, e.UpstreamClose.Code)
 		assert.EqualValues(t, 32+2, e.FromClient.Messages)
 		assert.EqualValues(t, 3, e.FromUpstream.Messages)
 	})

@@ -33,7 +33,7 @@ func newFront(t *testing.T, secure bool, api http.Handler, opts ...wsproxy.Optio
 	f := &front{endings: make(chan wsproxy.Ending, 1)}
 	f.Proxy = testkit.NewProxy(t, "http://"+testkit.Serve(t, api), append([]wsproxy.Option{
 		wsproxy.WithUpgrades("websocket", "SPDY/3.1", "tcp"),
-		wsproxy.WithHooks(wsproxy.Hooks{OnClose: func(_ *wsproxy.Tunnel, e wsproxy.Ending) { f.endings <- e }}),
+		testkit.OnClose(func(_ *wsproxy.Tunnel, e wsproxy.Ending) { f.endings <- e }),
 	}, opts...)...)
 	if secure {
 		f.addr, f.trust = testkit.ServeTLS(t, f.Proxy)

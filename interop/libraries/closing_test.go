@@ -60,22 +60,22 @@ func closes(t *testing.T, r *rig, from, to *end, code int, reason wsproxy.Reason
 	}
 	reply := from.ended(t)
 	e := r.ending(t)
-	there, back := e.FromClient, e.FromUpstream
+	there, back := e.ClientClose, e.UpstreamClose
 	if reason == wsproxy.ReasonUpstreamClosed {
 		there, back = back, there
 	}
 	assert.Equal(t, reason, e.Reason, by)
-	assert.Equal(t, meant.code, there.CloseCode, by)
+	assert.Equal(t, meant.code, there.Code, by)
 	if from.hangsUp() {
 		return // no one reads the reply
 	}
 	assert.NoError(t, e.Err, by)
-	if refused := from.refusal(back.CloseCode); refused == "" || back.CloseCode == 1005 {
-		assert.Equal(t, reply.code, back.CloseCode, "the reply to %s", by)
+	if refused := from.refusal(back.Code); refused == "" || back.Code == 1005 {
+		assert.Equal(t, reply.code, back.Code, "the reply to %s", by)
 	} else {
 		assert.ErrorContains(t, reply.err, refused, "the reply to %s", by)
 	}
 	if refusal != "" {
-		assert.Equal(t, 1002, back.CloseCode, "the reply to %s", by)
+		assert.Equal(t, 1002, back.Code, "the reply to %s", by)
 	}
 }

@@ -24,8 +24,8 @@ func bothEnd(t *testing.T, r *rig, want closing, reason wsproxy.Reason, ends ...
 	e := r.ending(t)
 	assert.Equal(t, reason, e.Reason)
 	assert.NoError(t, e.Err)
-	assert.NotZero(t, e.FromClient.CloseCode, "the client's reply")
-	assert.NotZero(t, e.FromUpstream.CloseCode, "the upstream's reply")
+	assert.NotZero(t, e.ClientClose.Code, "the client's reply")
+	assert.NotZero(t, e.UpstreamClose.Code, "the upstream's reply")
 }
 
 func TestTheProxysCloseFrameReachesBothEnds(t *testing.T) {

@@ -84,10 +84,7 @@ func newRig(t *testing.T, c cell, offer, accept options, opts ...wsproxy.Option)
 	} else {
 		r.direct = testkit.Serve(t, serve)
 	}
-	opts = append(opts, wsproxy.WithHooks(wsproxy.Hooks{
-		OnOpen:  func(tunnel *wsproxy.Tunnel, _ *http.Request) { r.opened <- tunnel },
-		OnClose: func(_ *wsproxy.Tunnel, e wsproxy.Ending) { r.endings <- e },
-	}))
+	opts = append(opts, testkit.OnOpen(func(tunnel *wsproxy.Tunnel, _ *http.Request) { r.opened <- tunnel }), testkit.OnClose(func(_ *wsproxy.Tunnel, e wsproxy.Ending) { r.endings <- e }))
 	r.Proxy = testkit.NewProxy(t, target+r.direct, opts...)
 	if c.front == "wss" {
 		r.url, r.trust = testkit.ServeTLS(t, r.Proxy)

@@ -119,7 +119,7 @@ func talk(t *testing.T, c cell, deflate bool) {
 
 	e := r.ending(t)
 	assert.Equal(t, wsproxy.ReasonClientClosed, e.Reason)
-	assert.Equal(t, 1000, e.FromClient.CloseCode)
+	assert.Equal(t, 1000, e.ClientClose.Code)
 	for _, way := range []struct {
 		from string
 		sent count

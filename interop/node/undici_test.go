@@ -25,5 +25,5 @@ func TestUndiciOpensAWebSocketOverHTTP2(t *testing.T) {
 	require.NoError(t, err)
 	assert.JSONEq(t, `{"protocol": "chat.v2", "text": "hello", "large": 1048576, "code": 4002, "reason": "my turn", "wasClean": true}`, string(out))
 	assert.True(t, keyed.Load(), "it sends no key any longer")
-	assert.Equal(t, 4002, f.Ending(t, "/echo/undici").FromClient.CloseCode)
+	assert.Equal(t, 4002, f.Ending(t, "/echo/undici").ClientClose.Code)
 }

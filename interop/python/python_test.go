@@ -89,7 +89,7 @@ func TestAClientsKeepaliveDetectsAFrozenServer(t *testing.T) {
 	require.Empty(t, lines[0].Error)
 	e := f.Ending(t, "/frozen")
 	assert.Equal(t, wsproxy.ReasonClientClosed, e.Reason)
-	assert.Equal(t, 1011, e.FromClient.CloseCode)
+	assert.Equal(t, 1011, e.ClientClose.Code)
 }
 
 func TestAServerCanSendAfterTheClientsEOF(t *testing.T) {

@@ -82,7 +82,7 @@ func TestATimeoutOfMiddlewareEndsOnlyBlockingTunnels(t *testing.T) {
 				t.Parallel()
 				ended := make(chan wsproxy.Ending, 1)
 				p := testkit.NewProxy(t, upstream, append(mode.opts,
-					wsproxy.WithHooks(wsproxy.Hooks{OnClose: func(_ *wsproxy.Tunnel, e wsproxy.Ending) { ended <- e }}))...)
+					testkit.OnClose(func(_ *wsproxy.Tunnel, e wsproxy.Ending) { ended <- e }))...)
 				f := serve(t, wrap(p), nil)
 				conn, _ := dialWebSocket(t, f.URL, nil)
 				if mode.detached {

@@ -52,7 +52,7 @@ func eachLimited(t *testing.T, test func(t *testing.T, f *front, p *wsproxy.Prox
 			t.Run(name, func(t *testing.T) {
 				ended := make(chan wsproxy.Ending, 10)
 				p := testkit.NewProxy(t, upstream, append(mode.opts, wsproxy.WithUpgrades("websocket", "tcp"),
-					wsproxy.WithHooks(wsproxy.Hooks{OnClose: func(_ *wsproxy.Tunnel, e wsproxy.Ending) { ended <- e }}))...)
+					testkit.OnClose(func(_ *wsproxy.Tunnel, e wsproxy.Ending) { ended <- e }))...)
 				test(t, serve(t, p, limited(1, secure)), p, ended)
 			})
 		}

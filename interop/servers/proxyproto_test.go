@@ -88,8 +88,8 @@ func TestTheAddressInAPROXYHeaderIsTheClientsAddress(t *testing.T) {
 		for _, mode := range modes {
 			t.Run(w.name+"/"+mode.name, func(t *testing.T) {
 				opened := make(chan string, 10)
-				p := testkit.NewProxy(t, upstream, append(mode.opts, wsproxy.WithUpgrades("tcp"), wsproxy.WithHooks(wsproxy.Hooks{
-					OnOpen: func(tunnel *wsproxy.Tunnel, _ *http.Request) { opened <- tunnel.ClientIP().String() }}))...)
+				p := testkit.NewProxy(t, upstream, append(mode.opts, wsproxy.WithUpgrades("tcp"), testkit.OnOpen(
+					func(tunnel *wsproxy.Tunnel, _ *http.Request) { opened <- tunnel.ClientIP().String() }))...)
 				f := w.serve(t, p)
 				for _, c := range []struct {
 					header *proxyproto.Header

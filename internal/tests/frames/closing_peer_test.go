@@ -25,7 +25,7 @@ func TestATunnelEndsAtTheCloseTimeoutAfterACloseFrame(t *testing.T) {
 		to.ExpectFrame(t, testkit.Close, testkit.ClosePayload(1000, ""))
 		ending := r.EndsIn(t, 10*time.Second, from.Closed())
 		assert.ErrorIs(t, ending.Err, wsproxy.ErrCut)
-		assert.Equal(t, 1000, from.Sent(ending).CloseCode)
+		assert.Equal(t, 1000, from.ClosedWith(ending).Code)
 	})
 }
 

@@ -25,8 +25,6 @@ type goodbye struct {
 
 var goodbyes = []goodbye{
 	{name: "the read timeout", after: 60 * time.Second, code: 1001, reason: wsproxy.ReasonReadTimeout},
-	{name: "the lifetime", opts: []wsproxy.Option{wsproxy.WithMaxLifetime(7 * time.Second)}, after: 7 * time.Second,
-		code: 1001, reason: wsproxy.ReasonMaxLifetime},
 	{name: "Shutdown", start: func(t *testing.T, p *wsproxy.Proxy) {
 		done := make(chan error, 1)
 		go func() { done <- p.Shutdown(context.Background()) }()
@@ -63,8 +61,8 @@ func TestBothEndsReceiveACloseFrameAndReply(t *testing.T) {
 		testkit.AnswerClose(t, g.code, client, server)
 		ending := r.EndsIn(t, 0, g.reason)
 		assert.NoError(t, ending.Err)
-		assert.Equal(t, g.code, ending.FromClient.CloseCode, "code of the client's reply")
-		assert.Equal(t, g.code, ending.FromUpstream.CloseCode, "code of the upstream's reply")
+		assert.Equal(t, g.code, ending.ClientClose.Code, "code of the client's reply")
+		assert.Equal(t, g.code, ending.UpstreamClose.Code, "code of the upstream's reply")
 		client.ExpectEOF(t, "")
 		server.ExpectEOF(t, "")
 	})
@@ -87,8 +85,8 @@ func TestTheCloseTimeoutBoundsTheWaitForReplies(t *testing.T) {
 				server.ExpectClose(t, g.code)
 				server.SendFrame(t, testkit.Close, testkit.ClosePayload(1000, ""))
 				ending := r.EndsIn(t, test.want, g.reason)
-				assert.Equal(t, 1000, ending.FromUpstream.CloseCode)
-				assert.Zero(t, ending.FromClient.CloseCode)
+				assert.Equal(t, 1000, ending.UpstreamClose.Code)
+				assert.Zero(t, ending.ClientClose.Code)
 				client.ExpectEOF(t, "")
 			})
 		})
@@ -182,7 +180,7 @@ func TestACloseReplyInOneWriteWithTheLastFrameEndsTheTunnel(t *testing.T) {
 		to.ExpectClose(t, 4000)
 		to.SendFrame(t, testkit.Close, testkit.ClosePayload(4000, ""))
 		ending := r.EndsIn(t, 0, wsproxy.ReasonKilled)
-		assert.Equal(t, 4000, from.Sent(ending).CloseCode)
+		assert.Equal(t, 4000, from.ClosedWith(ending).Code)
 	})
 }
 
@@ -213,8 +211,8 @@ func TestTheProxyDoesNotReplyToAPeersCloseFrame(t *testing.T) {
 		from.ExpectFrame(t, testkit.Text, "last words")
 		from.ExpectFrame(t, testkit.Close, testkit.ClosePayload(1000, "yes"))
 		ending := r.EndsIn(t, 0, from.Closed()) // before either end closes its connection
-		assert.Equal(t, 1000, ending.FromClient.CloseCode)
-		assert.Equal(t, 1000, ending.FromUpstream.CloseCode)
+		assert.Equal(t, 1000, ending.ClientClose.Code)
+		assert.Equal(t, 1000, ending.UpstreamClose.Code)
 		to.ExpectEOF(t, "")
 		from.ExpectEOF(t, "")
 	})
@@ -228,8 +226,8 @@ func TestTunnelCloseAfterBothCloseFramesEndsTheTunnelAtOnce(t *testing.T) {
 		from.ExpectFrame(t, testkit.Close, "")
 		require.NoError(t, testkit.OnlyTunnel(t, r.Proxy).Close(4000, "now"))
 		ending := r.EndsIn(t, 0, from.Closed())
-		assert.Equal(t, 1005, ending.FromClient.CloseCode, "of a Close frame without a code")
-		assert.Equal(t, 1005, ending.FromUpstream.CloseCode)
+		assert.Equal(t, 1005, ending.ClientClose.Code, "of a Close frame without a code")
+		assert.Equal(t, 1005, ending.UpstreamClose.Code)
 		to.ExpectEOF(t, "")
 		from.ExpectEOF(t, "")
 	})

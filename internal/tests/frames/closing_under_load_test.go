@@ -91,7 +91,8 @@ func closeUnderLoad(t *testing.T, rig *strictRig, compression, round int, rng *r
 		assert.LessOrEqual(t, s.received, other.sent+1, "messages that the %s gets", name)
 		from := [2]wsproxy.FlowStats{ending.FromUpstream, ending.FromClient}[i]
 		assert.EqualValues(t, s.received, from.Messages, "messages toward the %s, by the ending", name)
-		assert.Equal(t, code, from.CloseCode, "the code of the reply to the %s's peer", name)
+		closed := [2]wsproxy.CloseFrame{ending.UpstreamClose, ending.ClientClose}[i]
+		assert.Equal(t, code, closed.Code, "the code of the reply to the %s's peer", name)
 	}
 }
 
@@ -145,7 +146,7 @@ func TestFiveHundredBusyTunnelsDrain(t *testing.T) {
 	for range n {
 		ending := ended.Next(t)
 		require.Equal(t, wsproxy.ReasonShutdown, ending.Reason)
-		require.Equal(t, 1001, ending.FromClient.CloseCode)
-		require.Equal(t, 1001, ending.FromUpstream.CloseCode)
+		require.Equal(t, 1001, ending.ClientClose.Code)
+		require.Equal(t, 1001, ending.UpstreamClose.Code)
 	}
 }

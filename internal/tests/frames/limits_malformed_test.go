@@ -149,7 +149,7 @@ func TestNothingIsForwardedAfterTheCloseFrameOfALimitedSide(t *testing.T) {
 			ending := r.EndsIn(t, 0, from.Closed())
 			assert.NoError(t, ending.Err)
 			assert.EqualValues(t, 1, from.Sent(ending).Messages)
-			assert.Equal(t, 1000, from.Sent(ending).CloseCode)
+			assert.Equal(t, 1000, from.ClosedWith(ending).Code)
 		}
 	})
 }

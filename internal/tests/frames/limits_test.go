@@ -152,7 +152,7 @@ func TestACloseFrameAfterAMessageOverTheLimitIsReported(t *testing.T) {
 		testkit.AnswerClose(t, 1009, to)
 		from.ExpectClose(t, 1009)
 		ending := r.EndsIn(t, 0, wsproxy.ReasonLimit)
-		assert.Equal(t, 1000, from.Sent(ending).CloseCode)
+		assert.Equal(t, 1000, from.ClosedWith(ending).Code)
 		assert.Zero(t, from.Sent(ending).Messages, "messages that crossed")
 	})
 }
@@ -183,8 +183,8 @@ func TestTheMessageLimitWorksOverEveryLink(t *testing.T) {
 		testkit.AnswerClose(t, 1009, client, server)
 		ending := ended.Next(t)
 		assert.Equal(t, wsproxy.ReasonLimit, ending.Reason)
-		assert.Equal(t, 1009, ending.FromClient.CloseCode)
-		assert.Equal(t, 1009, ending.FromUpstream.CloseCode)
+		assert.Equal(t, 1009, ending.ClientClose.Code)
+		assert.Equal(t, 1009, ending.UpstreamClose.Code)
 	})
 }
 

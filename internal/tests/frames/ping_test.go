@@ -98,7 +98,7 @@ func TestAnEndThatDoesNotReplyToAPingIsDropped(t *testing.T) {
 		live.SendFrame(t, testkit.Close, testkit.ClosePayload(1001, ""))
 		ending := r.EndsIn(t, 0, wsproxy.ReasonPingTimeout)
 		assert.NoError(t, ending.Err)
-		assert.Equal(t, 1001, live.Sent(ending).CloseCode)
+		assert.Equal(t, 1001, live.ClosedWith(ending).Code)
 		got, err := io.ReadAll(dead)
 		assert.NoError(t, err)
 		assert.Equal(t, 1, strings.Count(string(got), testkit.Frame{First: testkit.Ping, Masked: !dead.Client, Payload: ""}.String()[:1]+
@@ -315,7 +315,7 @@ func TestADeadEndIsDroppedOverEveryLink(t *testing.T) {
 		return func(t *testing.T) {
 			ending := ended.Next(t)
 			assert.Equal(t, wsproxy.ReasonPingTimeout, ending.Reason)
-			assert.Equal(t, 1001, ending.FromUpstream.CloseCode, "of the live end's reply")
+			assert.Equal(t, 1001, ending.UpstreamClose.Code, "of the live end's reply")
 			got, _ := io.ReadAll(client)
 			assert.Contains(t, string(got), testkit.Frame{First: testkit.Ping, Masked: false, Payload: "wsproxy!"}.String(), "what the dead end was sent")
 		}

@@ -107,7 +107,7 @@ func TestAClientThatDisconnectsDuringARefusalFreesTheUpstream(t *testing.T) {
 	client.Response(t)
 	client.Reset()
 	server.Rest(t, "the upstream's")
-	testkit.Eventually(t, func() bool { return p.Stats() == wsproxy.Stats{} }, "the handshake is still counted")
+	testkit.Eventually(t, func() bool { return testkit.Counted(p) == testkit.Counts{} }, "the handshake is still counted")
 }
 
 // A client that does not read must not keep Shutdown from returning after its

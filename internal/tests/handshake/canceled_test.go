@@ -32,7 +32,7 @@ func TestAClientThatDisconnectsDuringTheDialCancelsIt(t *testing.T) {
 	assert.Equal(t, 499, wsproxy.StatusCode(err))
 	assert.ErrorIs(t, err, context.Canceled)
 	assert.NotErrorIs(t, err, wsproxy.ErrUpstream, "the upstream is blamed")
-	assert.Equal(t, wsproxy.Stats{}, p.Stats())
+	assert.Equal(t, testkit.Counts{}, testkit.Counted(p))
 }
 
 func TestAClientThatDisconnectsBeforeTheResponseFreesTheUpstream(t *testing.T) {
@@ -53,7 +53,7 @@ func TestAClientThatDisconnectsBeforeTheResponseFreesTheUpstream(t *testing.T) {
 			err := errs.Next(t).Err
 			assert.Equal(t, 499, wsproxy.StatusCode(err))
 			assert.NotErrorIs(t, err, wsproxy.ErrUpstream, "the upstream is blamed")
-			assert.Equal(t, wsproxy.Stats{}, p.Stats())
+			assert.Equal(t, testkit.Counts{}, testkit.Counted(p))
 		})
 	}
 }
@@ -116,7 +116,7 @@ func TestClosingTheProxyEndsAHandshake(t *testing.T) {
 	assert.Equal(t, 503, res.StatusCode)
 	assert.NotEmpty(t, res.Header["Retry-After"])
 	assert.ErrorIs(t, errs.Next(t).Err, wsproxy.ErrShutdown)
-	assert.Equal(t, wsproxy.Stats{}, p.Stats())
+	assert.Equal(t, testkit.Counts{}, testkit.Counted(p))
 
 	res, _ = testkit.Do(t, addr, testkit.SampleRequest)
 	assert.Equal(t, 503, res.StatusCode)

@@ -24,7 +24,7 @@ func TestAnUpstreamThatIsDownCauses502(t *testing.T) {
 	client.Send(t, testkit.SampleRequest)
 	testkit.WantFailure(t, client, u, 502)
 	assert.Empty(t, client.Rest(t, "the client's"))
-	assert.Equal(t, wsproxy.Stats{}, p.Stats())
+	assert.Equal(t, testkit.Counts{}, testkit.Counted(p))
 
 	errs := testkit.NewFailures()
 	_, addr = testkit.ServeProxy(t, "http://"+u.Addr, errs.Option())
@@ -61,7 +61,7 @@ func TestAnUpstreamThatHangsCauses504(t *testing.T) {
 				assert.Equal(t, 5*time.Second, time.Since(start), "the response arrives after")
 				assert.Empty(t, client.Rest(t, "the client's"))
 				assert.Empty(t, server.Rest(t, "the upstream's"))
-				assert.Equal(t, wsproxy.Stats{}, r.Proxy.Stats())
+				assert.Equal(t, testkit.Counts{}, testkit.Counted(r.Proxy))
 
 				errs := testkit.NewFailures()
 				r = testkit.NewMemRigTo(t, "http://"+u.Addr, nil, wsproxy.WithReadTimeout(5*time.Second), errs.Option())

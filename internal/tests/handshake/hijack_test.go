@@ -98,7 +98,7 @@ func TestAFailedHijackCauses500(t *testing.T) {
 	assert.ErrorContains(t, err, "handshake_test.brokenHijacker")
 	assert.ErrorContains(t, err, "no luck")
 	assert.Equal(t, 500, wsproxy.StatusCode(err))
-	assert.Equal(t, wsproxy.Stats{}, p.Stats())
+	assert.Equal(t, testkit.Counts{}, testkit.Counted(p))
 }
 
 // A routerWriter wraps a ResponseWriter as routers do: it has Hijack and Unwrap
@@ -146,7 +146,7 @@ func TestAHijackThatPanicsLeavesNoFieldsOfThe101(t *testing.T) {
 	res, _ := testkit.Do(t, addr, testkit.SampleRequest)
 	assert.Equal(t, 500, res.StatusCode)
 	assert.Empty(t, res.Header["Sec-Websocket-Accept"])
-	assert.Equal(t, wsproxy.Stats{}, p.Stats())
+	assert.Equal(t, testkit.Counts{}, testkit.Counted(p))
 }
 
 // A refuser returns http.ErrNotSupported although the writer it wraps could be

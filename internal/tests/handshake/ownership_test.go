@@ -108,10 +108,7 @@ func TestALoggerThatExitsItsGoroutineFailsOnlyItsTunnel(t *testing.T) {
 				ended, opened := testkit.NewEndings(), make(chan struct{}, 1)
 				u := testkit.NewUpstream(t)
 				p, addr := testkit.ServeProxy(t, u.URL, append(opts,
-					wsproxy.WithHooks(wsproxy.Hooks{
-						OnOpen:  func(*wsproxy.Tunnel, *http.Request) { opened <- struct{}{} },
-						OnClose: func(_ *wsproxy.Tunnel, e wsproxy.Ending) { ended <- e },
-					}),
+					testkit.OnOpen(func(*wsproxy.Tunnel, *http.Request) { opened <- struct{}{} }), testkit.OnClose(func(_ *wsproxy.Tunnel, e wsproxy.Ending) { ended <- e }),
 					wsproxy.WithLogger(slog.New(exitingHandler{slog.DiscardHandler, message})))...)
 				client := testkit.Dial(t, addr)
 				client.Send(t, testkit.SampleRequest)

@@ -71,7 +71,7 @@ func TestARefusalOfTheUpstreamReachesTheClient(t *testing.T) {
 			assert.Empty(t, client.Rest(t, "the client's"))
 			assert.Empty(t, server.Rest(t, "the upstream's"))
 			assert.Empty(t, errs, "a response of the upstream is not a failure")
-			testkit.Eventually(t, func() bool { return p.Stats() == wsproxy.Stats{} }, "the handshake is still counted")
+			testkit.Eventually(t, func() bool { return testkit.Counted(p) == testkit.Counts{} }, "the handshake is still counted")
 		})
 	}
 }
@@ -167,7 +167,7 @@ func TestATruncatedRefusalIsTruncatedForTheClientToo(t *testing.T) {
 			got, err := io.ReadAll(res.Body)
 			assert.Error(t, err, "the body looks complete")
 			assert.Equal(t, "part", string(got))
-			testkit.Eventually(t, func() bool { return p.Stats() == wsproxy.Stats{} }, "the handshake is still counted")
+			testkit.Eventually(t, func() bool { return testkit.Counted(p) == testkit.Counts{} }, "the handshake is still counted")
 		})
 	}
 }

@@ -57,7 +57,7 @@ func TestOnlyAValid101OpensATunnel(t *testing.T) {
 			if !c.closes {
 				assert.Empty(t, server.Rest(t, "the upstream's"), "early bytes reached an upstream that did not switch")
 			}
-			assert.Equal(t, wsproxy.Stats{}, p.Stats())
+			assert.Equal(t, testkit.Counts{}, testkit.Counted(p))
 
 			errs := testkit.NewFailures()
 			_, addr = testkit.ServeProxy(t, u.URL, errs.Option())
@@ -111,7 +111,7 @@ func TestAnEndlessHeaderIsRefusedEarly(t *testing.T) {
 			err := errs.Next(t).Err
 			assert.ErrorIs(t, err, wsproxy.ErrUpstream)
 			assert.ErrorContains(t, err, "larger than")
-			assert.Equal(t, wsproxy.Stats{}, p.Stats())
+			assert.Equal(t, testkit.Counts{}, testkit.Counted(p))
 		})
 	}
 }

@@ -96,8 +96,8 @@ func TestNothingTouchesTheResponseWriterAfterTheHijack(t *testing.T) {
 			client.Close() // ends the detached tunnel; the context does not
 		}},
 		{"the client has disconnected", true, nil, func(*wsproxy.Proxy, *testkit.Peer, *testkit.Peer) {}},
-		{"a hook panics", false, []wsproxy.Option{wsproxy.WithHooks(wsproxy.Hooks{
-			OnOpen: func(*wsproxy.Tunnel, *http.Request) { panic("boo") }})}, func(*wsproxy.Proxy, *testkit.Peer, *testkit.Peer) {}},
+		{"a hook panics", false, []wsproxy.Option{testkit.OnOpen(
+			func(*wsproxy.Tunnel, *http.Request) { panic("boo") })}, func(*wsproxy.Proxy, *testkit.Peer, *testkit.Peer) {}},
 	}
 	for mode, detached := range map[string][]wsproxy.Option{"blocking": nil, "detached": {wsproxy.WithDetached()}} {
 		for _, c := range cases {

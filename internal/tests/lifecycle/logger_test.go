@@ -35,16 +35,13 @@ func TestALoggerThatPanicsFailsOnlyItsTunnel(t *testing.T) {
 	} {
 		for _, opts := range [][]wsproxy.Option{nil, {wsproxy.WithDetached()}} {
 			ended := testkit.NewEndings()
-			hooks := wsproxy.Hooks{
-				OnOpen: func(*wsproxy.Tunnel, *http.Request) {
-					if message == "hook failed" {
-						panic("boo")
-					}
-				},
-				OnClose: func(_ *wsproxy.Tunnel, e wsproxy.Ending) { ended <- e },
-			}
+			hook := testkit.OnOpen(func(*wsproxy.Tunnel, *http.Request) {
+				if message == "hook failed" {
+					panic("boo")
+				}
+			})
 			u := testkit.NewUpstream(t)
-			p, addr := testkit.ServeProxy(t, u.URL, append(opts, wsproxy.WithHooks(hooks),
+			p, addr := testkit.ServeProxy(t, u.URL, append(opts, hook, ended.Option(),
 				wsproxy.WithLogger(slog.New(brokenHandler{slog.DiscardHandler, message})))...)
 			client := testkit.Dial(t, addr)
 			client.Send(t, testkit.SampleRequest)

@@ -93,7 +93,7 @@ func TestShutdownClosesTunnelsAndHandshakesWhenItsContextEnds(t *testing.T) {
 	assert.Empty(t, done, "Shutdown returns while a tunnel is open")
 	cancel()
 	assert.ErrorIs(t, testkit.Within(t, done, "Shutdown returns"), context.Canceled)
-	assert.Equal(t, wsproxy.Stats{Opened: 1}, r.Proxy.Stats(), "when Shutdown has returned")
+	assert.Equal(t, testkit.Counts{Opened: 1}, testkit.Counted(r.Proxy), "when Shutdown has returned")
 	assert.Equal(t, wsproxy.ReasonShutdown, ended.Next(t).Reason)
 	client.ExpectEOF(t, "")
 	asked.ExpectEOF(t, "")
@@ -176,19 +176,19 @@ func TestCloseDuringThe101LeavesNoTunnel(t *testing.T) {
 	assert.Equal(t, http.StatusServiceUnavailable, client.Response(t).StatusCode)
 	server.ExpectEOF(t, "")
 	assert.NoError(t, p.Shutdown(context.Background()))
-	assert.Equal(t, wsproxy.Stats{}, p.Stats())
+	assert.Equal(t, testkit.Counts{}, testkit.Counted(p))
 }
 
 // A failed require in a test's hook exits its goroutine.
 func TestAHookThatExitsItsGoroutineLeavesNothingBehind(t *testing.T) {
-	for name, hooks := range map[string]wsproxy.Hooks{
-		"OnOpen":  {OnOpen: func(*wsproxy.Tunnel, *http.Request) { runtime.Goexit() }},
-		"OnClose": {OnClose: func(*wsproxy.Tunnel, wsproxy.Ending) { runtime.Goexit() }},
+	for name, hooks := range map[string]wsproxy.Option{
+		"OnOpen":  testkit.OnOpen(func(*wsproxy.Tunnel, *http.Request) { runtime.Goexit() }),
+		"OnClose": testkit.OnClose(func(*wsproxy.Tunnel, wsproxy.Ending) { runtime.Goexit() }),
 	} {
 		t.Run(name, func(t *testing.T) {
 			u := testkit.NewUpstream(t)
 			// Not NewProxy, whose cleanup would wait for a leaked tunnel.
-			p, err := wsproxy.New(u.URL, wsproxy.WithHooks(hooks))
+			p, err := wsproxy.New(u.URL, hooks)
 			require.NoError(t, err)
 			client := testkit.Dial(t, testkit.Serve(t, p))
 			client.Send(t, testkit.SampleRequest)
@@ -219,6 +219,6 @@ func TestADialThatFailsLeavesNothingBehind(t *testing.T) {
 		res, _ := testkit.Do(t, r.Addr, testkit.SampleRequest)
 		assert.Equal(t, http.StatusBadGateway, res.StatusCode)
 	}
-	assert.Equal(t, wsproxy.Stats{}, r.Proxy.Stats())
+	assert.Equal(t, testkit.Counts{}, testkit.Counted(r.Proxy))
 	assert.NoError(t, r.Proxy.Shutdown(context.Background()))
 }

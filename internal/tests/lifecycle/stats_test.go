@@ -42,23 +42,25 @@ func TestATunnelReportsItsActivityMessagesAndCloseCodes(t *testing.T) {
 		client.ExpectFrame(t, testkit.Close, testkit.ClosePayload(1000, ""))
 		synctest.Wait()
 		assert.Equal(t, wsproxy.FlowStats{Bytes: 17, Messages: 1}, tunnel.FromClient())
-		assert.Equal(t, wsproxy.FlowStats{Bytes: 6, CloseCode: 1000}, tunnel.FromUpstream())
+		assert.Equal(t, wsproxy.FlowStats{Bytes: 6}, tunnel.FromUpstream())
 		assert.Equal(t, opened.Add(10*time.Second), tunnel.LastActivity())
-		assert.Equal(t, wsproxy.Stats{Live: 1, Opened: 1, FromClient: wsproxy.FlowStats{Bytes: 17, Messages: 1},
-			FromUpstream: wsproxy.FlowStats{Bytes: 6}}, r.Proxy.Stats())
+		assert.Equal(t, testkit.Counts{Live: 1, Opened: 1, FromClient: wsproxy.FlowStats{Bytes: 17, Messages: 1},
+			FromUpstream: wsproxy.FlowStats{Bytes: 6}}, testkit.Counted(r.Proxy))
 
 		client.SendFrame(t, testkit.Close, "")
 		synctest.Wait()
 		server.Close()
 		client.Close()
 		ending := r.EndsIn(t, 0, wsproxy.ReasonUpstreamClosed)
-		assert.Equal(t, wsproxy.FlowStats{Bytes: 23, Messages: 1, CloseCode: 1005}, ending.FromClient)
-		assert.Equal(t, wsproxy.FlowStats{Bytes: 6, CloseCode: 1000}, ending.FromUpstream)
+		assert.Equal(t, wsproxy.FlowStats{Bytes: 23, Messages: 1}, ending.FromClient)
+		assert.Equal(t, wsproxy.FlowStats{Bytes: 6}, ending.FromUpstream)
+		assert.Equal(t, wsproxy.CloseFrame{Code: 1005}, ending.ClientClose)
+		assert.Equal(t, wsproxy.CloseFrame{Code: 1000}, ending.UpstreamClose)
 		assert.Equal(t, 10*time.Second, ending.Lifetime)
 		assert.Equal(t, ending.FromClient, tunnel.FromClient(), "after the end")
 		synctest.Wait()
-		assert.Equal(t, wsproxy.Stats{Opened: 1, FromClient: wsproxy.FlowStats{Bytes: 23, Messages: 1},
-			FromUpstream: wsproxy.FlowStats{Bytes: 6}}, r.Proxy.Stats(), "after the end")
+		assert.Equal(t, testkit.Counts{Opened: 1, FromClient: wsproxy.FlowStats{Bytes: 23, Messages: 1},
+			FromUpstream: wsproxy.FlowStats{Bytes: 6}}, testkit.Counted(r.Proxy), "after the end")
 	})
 }
 
@@ -77,7 +79,6 @@ func TestAMessageCountsAsSoonAsItIsComplete(t *testing.T) {
 				tunnel := testkit.OnlyTunnel(t, r.Proxy)
 				stats := from.Sent(wsproxy.Ending{FromClient: tunnel.FromClient(), FromUpstream: tunnel.FromUpstream()})
 				assert.EqualValues(t, 1, stats.Messages)
-				assert.Equal(t, 1000, stats.CloseCode)
 			})
 		})
 	}
@@ -93,7 +94,8 @@ func TestBytesAfterTheProxysCloseFrameDoNotCount(t *testing.T) {
 		from.SendFrame(t, testkit.Close, "")
 		to.SendFrame(t, testkit.Close, "")
 		ending := r.EndsIn(t, 0, wsproxy.ReasonKilled)
-		assert.Equal(t, wsproxy.FlowStats{CloseCode: 1005}, from.Sent(ending))
+		assert.Equal(t, wsproxy.FlowStats{}, from.Sent(ending))
+		assert.Equal(t, wsproxy.CloseFrame{Code: 1005}, from.ClosedWith(ending))
 	})
 }
 
@@ -168,8 +170,8 @@ func TestStatsAreConsistent(t *testing.T) {
 	}
 	close(stop)
 	wg.Wait()
-	assert.Equal(t, wsproxy.Stats{Opened: 50, FromClient: wsproxy.FlowStats{Bytes: 50 * 11, Messages: 50},
-		FromUpstream: wsproxy.FlowStats{Bytes: 50 * 9, Messages: 50}}, r.Proxy.Stats())
+	assert.Equal(t, testkit.Counts{Opened: 50, FromClient: wsproxy.FlowStats{Bytes: 50 * 11, Messages: 50},
+		FromUpstream: wsproxy.FlowStats{Bytes: 50 * 9, Messages: 50}}, testkit.Counted(r.Proxy))
 }
 
 func TestShutdownReportsTheTunnelsItClosedAndThoseThatEnded(t *testing.T) {
@@ -191,8 +193,8 @@ func TestShutdownReportsTheTunnelsItClosedAndThoseThatEnded(t *testing.T) {
 		for range 10 {
 			ending := <-r.Ended
 			assert.Equal(t, wsproxy.ReasonShutdown, ending.Reason)
-			assert.Equal(t, 1001, ending.FromUpstream.CloseCode)
-			if ending.FromClient.CloseCode == 0 {
+			assert.Equal(t, 1001, ending.UpstreamClose.Code)
+			if ending.ClientClose.Code == 0 {
 				assert.Equal(t, 30*time.Second, ending.Lifetime, "the tunnel that the proxy closes")
 				unanswered++
 			} else {
@@ -214,6 +216,7 @@ func TestEveryReasonHasItsDocumentedName(t *testing.T) {
 		wsproxy.ReasonShutdown:       "shutdown",
 		wsproxy.ReasonKilled:         "killed",
 		wsproxy.ReasonLimit:          "limit",
+		wsproxy.ReasonProtocolError:  "protocol error",
 		wsproxy.ReasonContextDone:    "context done",
 		wsproxy.ReasonFailed:         "failed",
 	} {

@@ -163,27 +163,38 @@ func TestWithLoggerLogsFailuresWithoutSecrets(t *testing.T) {
 	assert.NotContains(t, all.String()+warnings.String(), "secret")
 }
 
-func TestWithHooksCallsEachHookOnceWhenATunnelOpensAndEnds(t *testing.T) {
+// A second WithHooks replaced the first without a word, so that metrics
+// switched an access log off.
+func TestWithHooksAddsAndAllAreCalledInOrder(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	calls := make(chan string, 100)
-	_, addr := testkit.ServeProxy(t, u.URL,
-		wsproxy.WithHooks(wsproxy.Hooks{OnOpen: func(*wsproxy.Tunnel, *http.Request) { calls <- "the hooks given first" }}),
-		wsproxy.WithHooks(wsproxy.Hooks{
-			OnOpen: func(tunnel *wsproxy.Tunnel, r *http.Request) {
-				calls <- fmt.Sprint("open ", tunnel.ID(), " ", tunnel.Path(), " ", tunnel.ClientIP(), " ", tunnel.Server() == u.Addr, " ", r.URL.RawQuery)
+	hooks := func(name string) wsproxy.Option {
+		return wsproxy.WithHooks(wsproxy.Hooks{
+			OnOpen: func(tunnel *wsproxy.Tunnel, r *http.Request) func(wsproxy.Ending) {
+				calls <- fmt.Sprint(name, " open ", tunnel.ID(), " ", tunnel.Path(), " ", r.URL.RawQuery)
+				return func(e wsproxy.Ending) {
+					calls <- fmt.Sprint(name, " close ", tunnel.ID(), " ", e.Reason, " ", e.Err, " ", e.FromClient.Bytes, " ", e.FromUpstream.Bytes)
+				}
 			},
-			OnClose: func(tunnel *wsproxy.Tunnel, e wsproxy.Ending) {
-				calls <- fmt.Sprint("close ", tunnel.ID(), " ", e.Reason, " ", e.Err, " ", e.FromClient.Bytes, " ", e.FromUpstream.Bytes)
+			OnRefuse: func(r *http.Request, status int, err error) {
+				calls <- fmt.Sprint(name, " ", r.URL, " ", status, " ", err)
 			},
-		}))
-	u.RawReceived(t, addr, testkit.UpgradeGet("/refused")) // a refusal calls no hook
+		})
+	}
+	_, addr := testkit.ServeProxy(t, u.URL, hooks("a"), wsproxy.WithHooks(wsproxy.Hooks{}),
+		testkit.OnOpen(func(*wsproxy.Tunnel, *http.Request) { calls <- "without onClose" }), hooks("b"))
+	u.RawReceived(t, addr, testkit.UpgradeGet("/refused"))
+	assert.Equal(t, "a /refused 200 <nil>", testkit.Within(t, calls, "OnRefuse"))
+	assert.Equal(t, "b /refused 200 <nil>", testkit.Within(t, calls, "OnRefuse"))
 	client := testkit.Dial(t, addr)
 	client.Send(t, testkit.UpgradeGet("/chat?x=1"))
 	server := u.Accept(t)
 	server.RawHeader(t)
 	server.Send(t, testkit.SampleSwitch)
 	require.Equal(t, http.StatusSwitchingProtocols, client.Response(t).StatusCode)
-	assert.Equal(t, "open 1 /chat 127.0.0.1 true x=1", <-calls, "before the client receives the 101")
+	for _, want := range []string{"a open 1 /chat x=1", "without onClose", "b open 1 /chat x=1"} {
+		assert.Equal(t, want, <-calls, "before the client is told")
+	}
 	client.Send(t, "hello")
 	server.Expect(t, "hello")
 	server.Send(t, "hi")
@@ -192,7 +203,9 @@ func TestWithHooksCallsEachHookOnceWhenATunnelOpensAndEnds(t *testing.T) {
 	server.ExpectEOF(t, "")
 	require.NoError(t, server.CloseWrite())
 	client.ExpectEOF(t, "")
-	assert.Equal(t, "close 1 client closed <nil> 5 2", <-calls)
+	for _, want := range []string{"a close 1 client closed <nil> 5 2", "b close 1 client closed <nil> 5 2"} {
+		assert.Equal(t, want, testkit.Within(t, calls, "onClose"))
+	}
 	assert.Empty(t, calls)
 }
 

@@ -198,7 +198,7 @@ func (c *course) serve(conn *testkit.Peer) {
 // newFixture returns a fixture for a way, and its path.
 func (c *course) newFixture(t *testing.T, w int, detached bool) (*fixture, string) {
 	way := ways[w]
-	opts := append([]wsproxy.Option{c.count(w, detached)}, way.opts...)
+	opts := append(c.count(w, detached), way.opts...)
 	if way.timeout != nil {
 		opts = append(opts, way.timeout(c.timeout))
 	}
@@ -223,27 +223,24 @@ func (c *course) newFixture(t *testing.T, w int, detached bool) (*fixture, strin
 	return s, path
 }
 
-// count returns an option that records how the tunnels of a way end.
-func (c *course) count(w int, detached bool) wsproxy.Option {
+// count returns options that record how the tunnels of a way end.
+func (c *course) count(w int, detached bool) []wsproxy.Option {
 	way, reasons := ways[w], ways[w].reasons
 	if detached && slices.Contains(reasons, wsproxy.ReasonContextDone) {
 		reasons = []wsproxy.Reason{wsproxy.ReasonKilled} // the context does not end a detached tunnel
 	}
-	return wsproxy.WithHooks(wsproxy.Hooks{
-		OnOpen: func(*wsproxy.Tunnel, *http.Request) {
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			c.counts[w].opened++
-		},
-		OnClose: func(_ *wsproxy.Tunnel, ending wsproxy.Ending) {
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			c.counts[w].ended++
-			if !slices.Contains(reasons, ending.Reason) || way.cut && !errors.Is(ending.Err, wsproxy.ErrCut) {
-				c.wrong = append(c.wrong, fmt.Sprintf("%s, detached %t: %v, %v", way.name, detached, ending.Reason, ending.Err))
-			}
-		},
-	})
+	return []wsproxy.Option{testkit.OnOpen(func(*wsproxy.Tunnel, *http.Request) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.counts[w].opened++
+	}), testkit.OnClose(func(_ *wsproxy.Tunnel, ending wsproxy.Ending) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.counts[w].ended++
+		if !slices.Contains(reasons, ending.Reason) || way.cut && !errors.Is(ending.Err, wsproxy.ErrCut) {
+			c.wrong = append(c.wrong, fmt.Sprintf("%s, detached %t: %v, %v", way.name, detached, ending.Reason, ending.Err))
+		}
+	})}
 }
 
 // awaitEndings waits until no tunnel is open.

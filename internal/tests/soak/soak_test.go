@@ -126,20 +126,17 @@ func TestSoak(t *testing.T) {
 // serve runs one kind of proxy and its upstream.
 func (s *soak) serve(t *testing.T, l testkit.Link, detached, framed bool) {
 	k := &soakKind{name: l.Name, link: l, detached: detached, framed: framed}
-	opts := []wsproxy.Option{wsproxy.WithCloseTimeout(soakPatience), wsproxy.WithHooks(wsproxy.Hooks{
-		OnOpen: func(tunnel *wsproxy.Tunnel, _ *http.Request) {
-			if tun := s.find(tunnel.Path()); tun != nil {
-				tun.tunnel.Store(tunnel)
-			}
-		},
-		OnClose: func(tunnel *wsproxy.Tunnel, ending wsproxy.Ending) {
-			s.closes.Add(1)
-			if tun := s.find(tunnel.Path()); tun != nil && tun.closes.Add(1) == 1 {
-				tun.ended <- ending
-			} else {
-				s.fail("OnClose of %s once more, with %+v", tunnel.Path(), ending)
-			}
-		},
+	opts := []wsproxy.Option{wsproxy.WithCloseTimeout(soakPatience), testkit.OnOpen(func(tunnel *wsproxy.Tunnel, _ *http.Request) {
+		if tun := s.find(tunnel.Path()); tun != nil {
+			tun.tunnel.Store(tunnel)
+		}
+	}), testkit.OnClose(func(tunnel *wsproxy.Tunnel, ending wsproxy.Ending) {
+		s.closes.Add(1)
+		if tun := s.find(tunnel.Path()); tun != nil && tun.closes.Add(1) == 1 {
+			tun.ended <- ending
+		} else {
+			s.fail("OnClose of %s once more, with %+v", tunnel.Path(), ending)
+		}
 	})}
 	if detached {
 		k.name += ", detached"

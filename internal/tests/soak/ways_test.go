@@ -216,6 +216,7 @@ func (tun *soakTunnel) judge(ending wsproxy.Ending) error {
 		wrong("it ended with error %v", ending.Err)
 	}
 	flows := [2]wsproxy.FlowStats{ending.FromClient, ending.FromUpstream}
+	closed := [2]wsproxy.CloseFrame{ending.ClientClose, ending.UpstreamClose}
 	for i, e := range tun.ends {
 		for _, err := range []error{e.readErr, e.writeErr} {
 			var fault soakFault
@@ -226,7 +227,7 @@ func (tun *soakTunnel) judge(ending wsproxy.Ending) error {
 		if e.closed.Load() != int64(tun.way.code) {
 			wrong("%s got Close %d, want %d", soakSides[i], e.closed.Load(), tun.way.code)
 		}
-		e.judgeFlow(flows[i], tun.ends[1-i], wrong)
+		e.judgeFlow(flows[i], closed[i], tun.ends[1-i], wrong)
 	}
 	return errors.Join(errs...)
 }
@@ -242,7 +243,7 @@ func (tun *soakTunnel) reset() (reset, softened bool) {
 
 // judgeFlow compares what e sent with what to received. The proxy's counts must
 // lie between the two.
-func (e *soakEnd) judgeFlow(flow wsproxy.FlowStats, to *soakEnd, wrong func(format string, args ...any)) {
+func (e *soakEnd) judgeFlow(flow wsproxy.FlowStats, closed wsproxy.CloseFrame, to *soakEnd, wrong func(format string, args ...any)) {
 	way, side := e.of.way, soakSides[soakUpstream]
 	if e.client {
 		side = soakSides[soakClient]
@@ -253,8 +254,8 @@ func (e *soakEnd) judgeFlow(flow wsproxy.FlowStats, to *soakEnd, wrong func(form
 	if flow.Messages < to.gotMessages || flow.Messages > e.sentMessages {
 		wrong("%s sent %d messages, the proxy counted %d, and %d arrived", side, e.sentMessages, flow.Messages, to.gotMessages)
 	}
-	if flow.CloseCode != way.code {
-		wrong("%s sent Close %d, by the proxy's count, want %d", side, flow.CloseCode, way.code)
+	if closed.Code != way.code {
+		wrong("%s sent Close %d, by the proxy's count, want %d", side, closed.Code, way.code)
 	}
 	if way.cuts || way.byProxy && (way.last == nil || e != e.of.ends[e.of.by]) {
 		return

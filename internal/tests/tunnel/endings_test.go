@@ -106,9 +106,7 @@ func TestTheReasonNamesCloseOrShutdown(t *testing.T) {
 func TestATunnelReportsItsClientPathServerAndBytes(t *testing.T) {
 	tunnels := make(chan *wsproxy.Tunnel, 2)
 	before := time.Now()
-	r := testkit.PlainLink.Start(t, nil, wsproxy.WithHooks(wsproxy.Hooks{
-		OnOpen: func(tunnel *wsproxy.Tunnel, _ *http.Request) { tunnels <- tunnel },
-	}))
+	r := testkit.PlainLink.Start(t, nil, testkit.OnOpen(func(tunnel *wsproxy.Tunnel, _ *http.Request) { tunnels <- tunnel }))
 	client, server := r.Tunnel(t)
 	tunnel := <-tunnels
 	assert.EqualValues(t, 1, tunnel.ID())
@@ -138,19 +136,19 @@ func TestStatsCountHandshakesTunnelsAndBytes(t *testing.T) {
 	client.Send(t, testkit.SampleRequest+"early")
 	server := r.Upstream.Accept(t)
 	server.Request(t)
-	assert.Equal(t, wsproxy.Stats{Handshakes: 1}, r.Proxy.Stats())
+	assert.Equal(t, testkit.Counts{Handshakes: 1}, testkit.Counted(r.Proxy))
 	server.Send(t, testkit.SampleSwitch+"glued")
 	client.Response(t)
 	client.Expect(t, "glued")
 	server.Expect(t, "early")
 	five := wsproxy.FlowStats{Bytes: 5}
-	assert.Equal(t, wsproxy.Stats{Live: 1, Opened: 1, FromClient: five, FromUpstream: five}, r.Proxy.Stats())
+	assert.Equal(t, testkit.Counts{Live: 1, Opened: 1, FromClient: five, FromUpstream: five}, testkit.Counted(r.Proxy))
 
 	r.Tunnel(t)
 	client.Close()
 	server.Close()
 	testkit.Eventually(t, func() bool { return r.Proxy.Stats().Live == 1 }, "the first tunnel stays")
-	assert.Equal(t, wsproxy.Stats{Live: 1, Opened: 2, FromClient: five, FromUpstream: five}, r.Proxy.Stats())
+	assert.Equal(t, testkit.Counts{Live: 1, Opened: 2, FromClient: five, FromUpstream: five}, testkit.Counted(r.Proxy))
 }
 
 func TestReasonsHaveDistinctNames(t *testing.T) {

@@ -72,9 +72,9 @@ func TestAResetByAPeerThatDoesNotReadArrivesAsAReset(t *testing.T) {
 // awaitStall waits until the proxy reads no more bytes.
 func awaitStall(t testing.TB, p *wsproxy.Proxy) {
 	t.Helper()
-	var last wsproxy.Stats
+	var last testkit.Counts
 	require.Eventually(t, func() bool {
-		now := p.Stats()
+		now := testkit.Counted(p)
 		stalled := now == last && now.FromClient.Bytes+now.FromUpstream.Bytes > 0
 		last = now
 		return stalled
@@ -217,8 +217,8 @@ func TestAnAbruptEndIsForwardedWithoutACloseFrame(t *testing.T) {
 				to.Close()
 				ending := ended.Next(t)
 				assert.Equal(t, side, ending.Reason)
-				assert.Zero(t, ending.FromClient.CloseCode)
-				assert.Zero(t, ending.FromUpstream.CloseCode)
+				assert.Zero(t, ending.ClientClose.Code)
+				assert.Zero(t, ending.UpstreamClose.Code)
 				assert.EqualValues(t, 1, from.Sent(ending).Messages)
 			}
 		})

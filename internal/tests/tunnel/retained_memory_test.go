@@ -75,7 +75,7 @@ func TestADetachedTunnelRetainsNothingOfItsRequest(t *testing.T) {
 // request line.
 func TestATunnelKeepsAtMost4KiBOfAPath(t *testing.T) {
 	paths := make(chan string, 1)
-	r := testkit.PlainLink.Start(t, nil, wsproxy.WithHooks(wsproxy.Hooks{OnOpen: func(t *wsproxy.Tunnel, _ *http.Request) { paths <- t.Path() }}))
+	r := testkit.PlainLink.Start(t, nil, testkit.OnOpen(func(t *wsproxy.Tunnel, _ *http.Request) { paths <- t.Path() }))
 	for size, want := range map[int]int{1: 1, 4096: 4096, 4097: 4096, 100_000: 4096} {
 		path := "/" + strings.Repeat("p", size-1)
 		client := r.Dial(t)
@@ -113,7 +113,7 @@ func TestTheReaderThatNetHTTPKeepsHoldsNoBuffer(t *testing.T) {
 				return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					next.ServeHTTP(readerSpy{w, &reader}, r)
 				})
-			}, wsproxy.WithHooks(wsproxy.Hooks{OnOpen: func(*wsproxy.Tunnel, *http.Request) { close(opened) }}))
+			}, testkit.OnOpen(func(*wsproxy.Tunnel, *http.Request) { close(opened) }))
 			r.Tunnel(t)
 			testkit.Within(t, opened, "OnOpen is called")
 			runtime.GC()

@@ -233,8 +233,11 @@ func TestTheMaxLifetimeEndsABusyTunnel(t *testing.T) {
 		client, server := r.Tunnel(t)
 		pingEverySecond(t, client)
 		go io.Copy(io.Discard, server)
-		ending := endsAfter(t, r, 90*time.Minute+unanswered, wsproxy.ReasonMaxLifetime)
-		assert.GreaterOrEqual(t, ending.FromClient.Bytes, int64(4*90*60))
+		ending := <-r.Ended
+		assert.Equal(t, wsproxy.ReasonMaxLifetime, ending.Reason)
+		assert.GreaterOrEqual(t, ending.Lifetime, 81*time.Minute+unanswered)
+		assert.LessOrEqual(t, ending.Lifetime, 90*time.Minute+unanswered+time.Millisecond)
+		assert.GreaterOrEqual(t, ending.FromClient.Bytes, int64(4*81*60))
 	})
 }
 
@@ -254,10 +257,36 @@ func TestEachOfManyTunnelsEndsAtItsOwnTime(t *testing.T) {
 		}
 		for range n {
 			ending := <-r.Ended
-			want := map[wsproxy.Reason]time.Duration{wsproxy.ReasonReadTimeout: time.Minute, wsproxy.ReasonMaxLifetime: 5 * time.Minute}[ending.Reason] + unanswered
-			assert.GreaterOrEqual(t, ending.Lifetime, want, "%v", ending.Reason)
-			assert.LessOrEqual(t, ending.Lifetime, want+2*n*20*time.Microsecond, "%v", ending.Reason)
+			from := map[wsproxy.Reason]time.Duration{wsproxy.ReasonReadTimeout: time.Minute, wsproxy.ReasonMaxLifetime: 270 * time.Second}[ending.Reason]
+			to := map[wsproxy.Reason]time.Duration{wsproxy.ReasonReadTimeout: time.Minute, wsproxy.ReasonMaxLifetime: 300 * time.Second}[ending.Reason]
+			assert.GreaterOrEqual(t, ending.Lifetime, from+unanswered, "%v", ending.Reason)
+			assert.LessOrEqual(t, ending.Lifetime, to+unanswered+2*n*20*time.Microsecond, "%v", ending.Reason)
 		}
+	})
+}
+
+// Clients that had reconnected together did so again after each lifetime
+// (gRPC-Go's MaxConnectionAge has 10 percent for it).
+func TestMaxLifetimesAreSpreadOverATenth(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n = 200
+		r := testkit.NewMemRig(t, nil, wsproxy.WithMaxLifetime(50*time.Second))
+		for range n {
+			client, server := testkit.Ends(r.Tunnel(t))
+			client.AnswerPings()
+			server.AnswerPings()
+		}
+		tenths := map[time.Duration]int{}
+		for range n {
+			ending := <-r.Ended
+			assert.Equal(t, wsproxy.ReasonMaxLifetime, ending.Reason)
+			assert.Equal(t, wsproxy.CloseFrame{Code: 1001, Reason: "open for too long"}, ending.ClientClose, "the answer")
+			tenths[(ending.Lifetime-45*time.Second)/(500*time.Millisecond)]++
+		}
+		for tenth := range time.Duration(10) {
+			assert.NotZero(t, tenths[tenth], "ends in the part %d of 10: %v", tenth, tenths)
+		}
+		assert.LessOrEqual(t, len(tenths), 11, "%v", tenths)
 	})
 }
 

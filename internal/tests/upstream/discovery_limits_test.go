@@ -73,14 +73,12 @@ func (z zone) answer(query []byte) []byte {
 }
 
 // resolver returns a Resolver that queries z over connections made by connect.
-func (z zone) resolver(connect func() (near, far net.Conn)) *wsproxy.DNSResolver {
-	r := wsproxy.DNSSRV("", "", "_ws._tcp.chat.example.", 0)
-	r.Resolver = &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
+func (z zone) resolver(connect func() (near, far net.Conn)) wsproxy.DNSSRV {
+	return wsproxy.DNSSRV{Name: "_ws._tcp.chat.example.", Resolver: &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
 		near, far := connect()
 		go z.serve(far)
 		return near, nil
-	}}
-	return r
+	}}}
 }
 
 // Before, a DNS server could return any number of servers. The proxy looked up

@@ -97,7 +97,7 @@ func TestAPolicyThatPanicsDuringARetryLeaksNoSlot(t *testing.T) {
 	client.Send(t, testkit.SampleRequest)
 	client.ExpectEOF(t, "") // net/http closes the connection after a panic
 	assert.Len(t, requests, 1)
-	testkit.Eventually(t, func() bool { return p.Stats() == wsproxy.Stats{} }, "the handshake is still counted")
+	testkit.Eventually(t, func() bool { return testkit.Counted(p) == testkit.Counts{} }, "the handshake is still counted")
 	for _, s := range u.Servers() {
 		assert.Zero(t, s.Tunnels, s.Addr)
 	}

@@ -63,8 +63,8 @@ func Check(t *testing.T, f *Front, lines []Line) {
 			if want.reason != 0 {
 				e := f.Ending(t, want.path)
 				assert.Equal(t, want.reason, e.Reason)
-				want.client.check(t, "client", e.FromClient)
-				want.upstream.check(t, "upstream", e.FromUpstream)
+				want.client.check(t, "client", e.FromClient, e.ClientClose)
+				want.upstream.check(t, "upstream", e.FromUpstream, e.UpstreamClose)
 			}
 		})
 	}
@@ -72,9 +72,9 @@ func Check(t *testing.T, f *Front, lines []Line) {
 	assert.Zero(t, f.Stats().Handshakes)
 }
 
-func (want side) check(t *testing.T, name string, got wsproxy.FlowStats) {
+func (want side) check(t *testing.T, name string, got wsproxy.FlowStats, closed wsproxy.CloseFrame) {
 	t.Helper()
-	assert.Equal(t, want.closeCode, got.CloseCode, "the %s's close code", name)
+	assert.Equal(t, want.closeCode, closed.Code, "the %s's close code", name)
 	assert.Equal(t, want.messages, got.Messages, "the %s's messages", name)
 	if want.bytes > 0 {
 		assert.Less(t, got.Bytes, want.bytes, "the %s's bytes", name)

@@ -52,8 +52,8 @@ func CheckEndings(t *testing.T, upstream string, client func(t *testing.T, f *Fr
 		e := f.Ending(t, "/echo/wait")
 		assert.Equal(t, wsproxy.ReasonShutdown, e.Reason)
 		assert.NoError(t, e.Err)
-		assert.Equal(t, 1001, e.FromClient.CloseCode, "the client's reply")
-		assert.Equal(t, 1001, e.FromUpstream.CloseCode, "the server's reply")
+		assert.Equal(t, 1001, e.ClientClose.Code, "the client's reply")
+		assert.Equal(t, 1001, e.UpstreamClose.Code, "the server's reply")
 	})
 
 	for _, c := range []struct {

@@ -32,7 +32,7 @@ func NewFront(t testing.TB, scheme, upstream string, opts ...wsproxy.Option) *Fr
 func NewFrontWithin(t testing.TB, wrap func(http.Handler) http.Handler, scheme, upstream string, opts ...wsproxy.Option) *Front {
 	t.Helper()
 	f := &Front{endings: map[string]wsproxy.Ending{}}
-	f.Proxy = testkit.NewProxy(t, "http://"+upstream, append(opts, wsproxy.WithHooks(wsproxy.Hooks{OnClose: f.note}))...)
+	f.Proxy = testkit.NewProxy(t, "http://"+upstream, append(opts, testkit.OnClose(f.note))...)
 	switch scheme {
 	case "h2":
 		f.URL = "wss://" + testkit.ServeHTTP2(t, wrap(f), nil)
