@@ -73,7 +73,7 @@ func TestAWriterThatHidesItsConnectionIsNamedInAClearError(t *testing.T) {
 				require.NoError(t, err)
 				text, err := io.ReadAll(res.Body)
 				require.NoError(t, err)
-				assert.Zero(t, p.Stats())
+				assert.Zero(t, testkit.Counted(p))
 				assert.Empty(t, f.log.String())
 				return res, string(text)
 			}
@@ -151,7 +151,7 @@ func TestAHijackerThatFailsLeavesNothingBehind(t *testing.T) {
 			if assert.NotEqual(t, 101, res.StatusCode); name != "gin" { // gin's writer sends 200 after a Hijack
 				assert.Equal(t, 500, res.StatusCode)
 			}
-			assert.Zero(t, p.Stats())
+			assert.Zero(t, testkit.Counted(p))
 			testkit.Eventually(t, func() bool { return open.Load() == 0 }, "the upstream's connection stays open")
 		})
 	}
