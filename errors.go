@@ -8,8 +8,6 @@ import (
 	"maps"
 	"net"
 	"net/http"
-	"strconv"
-	"strings"
 )
 
 // Most errors that reach an error handler (see [WithErrorHandler]) wrap one of
@@ -218,83 +216,3 @@ func DefaultErrorHandler(w http.ResponseWriter, _ *http.Request, err error) {
 	}
 	http.Error(w, text, status)
 }
-
-// quote quotes a value from a client or an upstream, as %q does. It truncates
-// long values, so that they cannot flood a response or a log.
-func quote(s string) string {
-	if len(s) > maxQuoted {
-		return strconv.Quote(s[:maxQuoted]) + "…"
-	}
-	return strconv.Quote(s)
-}
-
-// bounded truncates the values that the text of err quotes, as quote does. It
-// returns an error that wraps err, or err itself if nothing has to be
-// truncated. Errors of net/http quote a malformed line in full.
-func bounded(err error) error {
-	text := err.Error()
-	if short := boundedText(text); short != text {
-		return &shortened{err, short}
-	}
-	return err
-}
-
-type shortened struct {
-	err  error
-	text string
-}
-
-func (e *shortened) Error() string { return e.text }
-
-func (e *shortened) Unwrap() error { return e.err }
-
-// rawMarkers are followed by values that crypto/x509, and net/http of some Go
-// 1.25 releases, do not quote.
-var rawMarkers = []string{"malformed MIME header line: ", "malformed MIME header initial line: ", "certificate is valid for "}
-
-// boundedText truncates each value that text quotes to maxQuoted bytes, and
-// the text to about maxText bytes.
-func boundedText(text string) string {
-	if len(text) <= maxQuoted {
-		return text
-	}
-	for _, marker := range rawMarkers {
-		before, raw, found := strings.Cut(text, marker)
-		if found && raw != "" && raw[0] != '"' && len(raw) > maxQuoted {
-			text = before + marker + raw[:maxQuoted] + "…"
-		}
-	}
-	var b strings.Builder
-	for text != "" && b.Len() <= maxText {
-		if quoted, err := strconv.QuotedPrefix(text); err == nil && text[0] == '"' {
-			value, _ := strconv.Unquote(quoted)
-			b.WriteString(quote(value))
-			text = text[len(quoted):]
-			continue
-		}
-		end := strings.IndexByte(text[1:], '"') + 1
-		if end == 0 {
-			end = len(text)
-		}
-		end = min(end, maxText+1-b.Len())
-		b.WriteString(text[:end])
-		text = text[end:]
-	}
-	if text != "" {
-		b.WriteString("…")
-	}
-	return b.String()
-}
-
-// A boundedLog is the writer of httputil's logger. It logs at debug level.
-type boundedLog struct{ logger *slog.Logger }
-
-func (l boundedLog) Write(line []byte) (int, error) {
-	l.logger.Debug(boundedText(strings.TrimSuffix(string(line), "\n")))
-	return len(line), nil
-}
-
-const (
-	maxQuoted = 64  // maximum bytes of a quoted value
-	maxText   = 256 // maximum bytes of a message
-)

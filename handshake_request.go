@@ -12,6 +12,20 @@ import (
 	"strings"
 )
 
+// check refuses an upgrade that must not reach the upstream.
+func (p *Proxy) check(w http.ResponseWriter, r *http.Request, protocol string) error {
+	if err := checkRequest(r, protocol); err != nil {
+		return err
+	}
+	if err := checkOrigin(r, p.allowed); err != nil {
+		return err
+	}
+	if isStream(r) {
+		return checkStreamable(w)
+	}
+	return checkHijackable(w)
+}
+
 // checkRequest checks a client's handshake as RFC 6455, section 4.2.1, requires
 // it. For other protocols it checks what every upgrade requires.
 func checkRequest(r *http.Request, protocol string) error {

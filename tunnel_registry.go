@@ -247,3 +247,44 @@ func (r *registry) count() int {
 	defer r.mu.Unlock()
 	return len(r.live)
 }
+
+// An awaited is a set of tunnels whose end somebody waits for.
+type awaited struct {
+	left  map[*Tunnel]struct{} // registry.mu
+	ended chan struct{}        // closed when none is left
+}
+
+// await returns those of the tunnels that are still open.
+func (r *registry) await(tunnels []*Tunnel) *awaited {
+	a := &awaited{left: make(map[*Tunnel]struct{}, len(tunnels)), ended: make(chan struct{})}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, t := range tunnels {
+		if t.index < len(r.live) && r.live[t.index] == t {
+			a.left[t] = struct{}{}
+		}
+	}
+	if len(a.left) == 0 {
+		close(a.ended)
+		return a
+	}
+	r.awaited = append(r.awaited, a)
+	return a
+}
+
+// leaveOff waits for a no longer.
+func (r *registry) leaveOff(a *awaited) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.awaited = slices.DeleteFunc(r.awaited, func(other *awaited) bool { return other == a })
+}
+
+// gone tells a that a tunnel has ended. registry.mu is held.
+func (a *awaited) gone(t *Tunnel) {
+	if _, waited := a.left[t]; waited {
+		delete(a.left, t)
+		if len(a.left) == 0 {
+			close(a.ended)
+		}
+	}
+}

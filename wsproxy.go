@@ -41,7 +41,11 @@ import (
 	"fmt"
 	"iter"
 	"log"
+	"math/rand/v2"
 	"net/http"
+	"time"
+
+	"example.com/wsproxy/internal/frame"
 )
 
 // A Proxy is an [http.Handler] that proxies WebSockets and plain requests to
@@ -166,20 +170,6 @@ func (p *Proxy) open(w http.ResponseWriter, r *http.Request, protocol string) (*
 	return h.tunnel(client), nil
 }
 
-// check refuses an upgrade that must not reach the upstream.
-func (p *Proxy) check(w http.ResponseWriter, r *http.Request, protocol string) error {
-	if err := checkRequest(r, protocol); err != nil {
-		return err
-	}
-	if err := checkOrigin(r, p.allowed); err != nil {
-		return err
-	}
-	if isStream(r) {
-		return checkStreamable(w)
-	}
-	return checkHijackable(w)
-}
-
 // Shutdown closes all tunnels gracefully. It refuses new ones with 503 and
 // [ErrShutdown], sends a Close frame with code 1001 to both ends of every open
 // tunnel, and waits for the tunnels to end.
@@ -226,6 +216,60 @@ func (p *Proxy) Close() error {
 	}
 	p.end(ReasonKilled)
 	return nil
+}
+
+// Drain closes the tunnels that are open now and for which match is true, or all
+// if match is nil. It does so in random order and evenly over d, so that the
+// clients do not reconnect all at once. Both ends of a tunnel get a Close frame
+// with code 1012 (service restart), and have [WithCloseTimeout] to answer. A
+// tunnel of another protocol than WebSocket is cut. The tunnels end with
+// [ReasonShutdown]. New upgrades are not refused: for that see [Proxy.Shutdown].
+//
+// Drain returns nil when the tunnels have ended. If ctx ends first, Drain returns
+// ctx's error, and tunnels that were not told yet go on. A d of zero or less
+// closes all at once.
+//
+// match is called once for each tunnel, before the first is closed. Drain must
+// not be called from a hook, whose tunnel it would wait for.
+//
+// nginx has no such directive. It is HAProxy's close-spread-time.
+func (p *Proxy) Drain(ctx context.Context, d time.Duration, match func(*Tunnel) bool) error {
+	var tunnels []*Tunnel
+	for t := range p.Tunnels() {
+		if match == nil || match(t) {
+			tunnels = append(tunnels, t)
+		}
+	}
+	rand.Shuffle(len(tunnels), func(i, j int) { tunnels[i], tunnels[j] = tunnels[j], tunnels[i] })
+	a := p.tunnels.await(tunnels)
+	defer p.tunnels.leaveOff(a)
+
+	start := time.Now()
+	turn := time.NewTimer(0)
+	defer turn.Stop()
+	for told := 0; ; {
+		select {
+		case <-a.ended:
+			return nil
+		case <-ctx.Done():
+			select {
+			case <-a.ended: // both were ready: prefer success
+				return nil
+			default:
+				return ctx.Err()
+			}
+		case <-turn.C:
+		}
+		for ; told < len(tunnels) && ctx.Err() == nil; told++ {
+			at := time.Duration(float64(d) * (float64(told) / float64(len(tunnels))))
+			if wait := at - time.Since(start); wait > 0 {
+				turn.Reset(wait)
+				break
+			}
+			tunnels[told].goAway(ReasonShutdown, frame.CodeServiceRestart, "service restart")
+			tunnels[told] = nil
+		}
+	}
 }
 
 // end cuts every tunnel and every handshake.
