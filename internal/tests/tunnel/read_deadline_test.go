@@ -125,8 +125,22 @@ func TestAReadDeadlineThatPassesWhileTheRelayWritesEndsTheTunnel(t *testing.T) {
 			io.Copy(client, testkit.Zeros{})
 		}()
 		awaitStall(t, r.Proxy)
-		expire()
+		ticker := time.NewTicker(500 * time.Millisecond)
+		stop, stopped := make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(stopped)
+			for expire(); ; expire() { // again, as on a busy machine the stall may have been none, and the read under way
+				select {
+				case <-stop:
+					return
+				case <-ticker.C:
+				}
+			}
+		}()
 		endsByDeadline(t, ended, server)
+		ticker.Stop()
+		close(stop)
+		<-stopped
 		client.Close()
 		<-copied
 	})
