@@ -81,30 +81,6 @@ func checkRequest(r *http.Request, protocol string) error {
 // methods except CONNECT.
 const otherMethods = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT, TRACE"
 
-// checkPlainRequest refuses a plain request that a client must not send or that
-// cannot be forwarded unchanged. It is not sent to any server.
-func checkPlainRequest(r *http.Request) error {
-	if r.Method == http.MethodConnect {
-		return refusedConnect(r)
-	}
-	if protocol, extended := connectProtocol(r); extended {
-		return badRequest("method %s with :protocol %s, want CONNECT", quote(r.Method), quote(protocol))
-	}
-	if err := checkTarget(r); err != nil {
-		return badRequest("%w", err)
-	}
-	if r.ProtoMajor < 2 { // net/http has checked the rest of HTTP/1
-		return nil
-	}
-	if err := requestLineError(r); err != nil {
-		return badRequest("%w", err)
-	}
-	if r.Host != "" && !isHostField(r.Host) && !hasHostBytes(r.Host) {
-		return badRequest("Host %s, want a host with an optional port", quote(r.Host))
-	}
-	return nil
-}
-
 // refusedConnect returns the refusal of a CONNECT. After a success the client
 // would use the connection as a tunnel (RFC 9110, section 9.3.6), and the
 // upstream would parse its bytes as requests (CVE-2026-56866, golang/go#81740).

@@ -6,14 +6,102 @@ import (
 	"context"
 	"crypto/sha1"
 	"encoding/base64"
+	"fmt"
 	"io"
 	"maps"
 	"net"
 	"net/http"
 	"net/http/httputil"
 	"strings"
+	"sync"
 	"time"
 )
+
+// maxResponseHeader limits the header of a response, including those of the
+// informational responses before it. It is net/http's limit for requests.
+const maxResponseHeader = http.DefaultMaxHeaderBytes
+
+var errHeaderTooLarge = fmt.Errorf("response header is larger than %d bytes", maxResponseHeader)
+
+// receive reads the final response to out. It forwards informational responses
+// to w.
+func (x *exchange) receive(ctx context.Context, p *Proxy, out *http.Request, w http.ResponseWriter) error {
+	x.read, x.budget = p.readTimeout, maxResponseHeader
+	x.waitForHeader(time.Now())
+	x.br = readers.Get().(*bufio.Reader)
+	x.br.Reset(x)
+	for {
+		res, err := http.ReadResponse(x.br, out)
+		if err == nil && res.StatusCode < 100 {
+			err = fmt.Errorf("status %d", res.StatusCode)
+		}
+		if err != nil {
+			if x.err == io.EOF {
+				err = io.ErrUnexpectedEOF
+			} else if x.err != nil {
+				err = x.err
+			}
+			err = fmt.Errorf("reading the response: %w", bounded(err))
+			if x.err != nil && !x.heard && !isTimeout(x.err) {
+				err = unanswered{err, false}
+			}
+			return err
+		}
+		if res.StatusCode == http.StatusSwitchingProtocols {
+			if err := checkSwitch(res, out); err != nil {
+				return err
+			}
+		} else if res.StatusCode < 200 {
+			x.heard = false
+			removeHopByHop(res.Header)
+			began := time.Now()
+			informational(ctx, w, res, p.sendTimeout)
+			// Do not count the time of the write to the client.
+			x.waitForHeader(x.headerBy.Add(time.Since(began) - x.read))
+			continue
+		}
+		x.inBody = true
+		res.Body = &responseBody{res.Body, x}
+		x.res = res
+		return nil
+	}
+}
+
+// Read implements io.Reader for br. The header must be complete within the read
+// timeout and the budget. For the body the read timeout applies between two
+// reads. Read keeps returning the first error, because bufio reads on after an
+// error that follows part of a line.
+func (x *exchange) Read(b []byte) (int, error) {
+	if x.err != nil {
+		return 0, x.err
+	}
+	if !x.inBody {
+		if x.budget == 0 {
+			x.err = errHeaderTooLarge
+			return 0, x.err
+		}
+		b = b[:min(int64(len(b)), x.budget)]
+	} else if x.read > 0 {
+		x.conn.SetReadDeadline(time.Now().Add(x.read))
+	}
+	var n int
+	n, x.err = x.conn.Read(b)
+	x.heard = x.heard || n > 0
+	if !x.inBody {
+		x.budget -= int64(n)
+	}
+	return n, x.err
+}
+
+var readers = sync.Pool{New: func() any { return bufio.NewReader(nil) }}
+
+// waitForHeader sets the deadline of the header, one read timeout after from.
+func (x *exchange) waitForHeader(from time.Time) {
+	if x.read > 0 {
+		x.headerBy = from.Add(x.read)
+		x.conn.SetReadDeadline(x.headerBy)
+	}
+}
 
 // acceptSwitch prepares the 101 for the client and the server's connection for
 // the tunnel.

@@ -1,8 +1,10 @@
 package wsproxy
 
 import (
+	"io"
 	"net/http"
 	"net/http/httputil"
+	"slices"
 	"strings"
 )
 
@@ -142,4 +144,74 @@ func (p *Proxy) Rewrite(pr *httputil.ProxyRequest) {
 		p.rewrite(pr)
 	}
 	withoutFields(trailer, pr.Out.Header)
+}
+
+// applyTrailer sets the trailer of out to the fields that in announces, and
+// returns it. It forwards a field only if the header could contain it and does
+// not, because an upstream may merge trailer and header (CVE-2013-5704). The
+// names are known from the start. The values appear in in.Trailer at the end of
+// the body.
+func (p *headerPolicy) applyTrailer(out, in *http.Request) http.Header {
+	taken := fieldNames(in.Header)
+	for name := range tokens(in.Header["Connection"]) {
+		taken[dashed(name)] = true
+	}
+	trailer := make(http.Header)
+	for name := range in.Trailer {
+		if !taken[dashed(name)] && p.passesInTrailer(name) {
+			trailer[name] = nil
+		}
+	}
+	out.Trailer = trailer
+	out.Body = &notingBody{out.Body, func() {
+		for name := range trailer {
+			trailer[name] = in.Trailer[name]
+		}
+	}}
+	// A trailer needs chunks. An HTTP/2 request has no TransferEncoding, and for
+	// it the Transport would read the start of the body on another goroutine.
+	out.TransferEncoding = []string{"chunked"}
+	return trailer
+}
+
+func (p *headerPolicy) passesInTrailer(name string) bool {
+	return isToken(name) && name != "Host" && !slices.Contains(ownFields, name) &&
+		!p.managed(name, false) && !slices.ContainsFunc(p.edits, func(e headerEdit) bool { return e.name == name })
+}
+
+// withoutFields removes the fields of h from trailer.
+func withoutFields(trailer, h http.Header) {
+	if len(trailer) == 0 {
+		return
+	}
+	taken := fieldNames(h)
+	for name := range trailer {
+		if taken[dashed(name)] {
+			delete(trailer, name)
+		}
+	}
+}
+
+// fieldNames returns the set of the names in h, with all punctuation replaced by
+// hyphens.
+func fieldNames(h http.Header) map[string]bool {
+	names := make(map[string]bool, len(h))
+	for name := range h {
+		names[dashed(name)] = true
+	}
+	return names
+}
+
+// A notingBody calls atEnd at the end of a body.
+type notingBody struct {
+	io.ReadCloser
+	atEnd func()
+}
+
+func (b *notingBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err == io.EOF {
+		b.atEnd()
+	}
+	return n, err
 }

@@ -3,7 +3,6 @@ package wsproxy
 import (
 	"bufio"
 	"net/http"
-	"net/netip"
 	"regexp"
 	"slices"
 	"strings"
@@ -137,91 +136,6 @@ func TestUpgradeFieldsAreRemovedFromAPlainRequest(t *testing.T) {
 			assert.Equal(t, "a.example", plain.Host, "everything else is the same")
 		})
 	}
-}
-
-func TestThePeersAddressIsReadWithoutPortZoneAndMapping(t *testing.T) {
-	for remoteAddr, want := range map[string]string{
-		"192.0.2.1:1234":                 "192.0.2.1",
-		"[2001:db8::1]:1234":             "2001:db8::1",
-		"[2001:DB8:0:0::1]:1234":         "2001:db8::1",
-		"[fe80::1%eth0]:1234":            "fe80::1",
-		"[::ffff:192.0.2.1]:1234":        "192.0.2.1",
-		"[::ffff:192.0.2.1%x]:1234":      "192.0.2.1",
-		"192.0.2.1":                      "192.0.2.1", // after a middleware's real-IP rewrite
-		"2001:db8::1":                    "2001:db8::1",
-		"fe80::1%eth0":                   "fe80::1",
-		"::ffff:192.0.2.1":               "192.0.2.1",
-		"":                               "",
-		"@":                              "", // a unix socket
-		"/run/app.sock":                  "",
-		"localhost:80":                   "",
-		"192.0.2.256:1":                  "",
-		"192.0.2.1:":                     "",
-		"192.0.2.1:65536":                "",
-		"[192.0.2.1]:80 ":                "",
-		"192.0.2.1:80, 198.51.100.1:443": "",
-	} {
-		assert.Equal(t, address(want), peerAddr(remoteAddr), "for %q", remoteAddr)
-	}
-}
-
-// address is netip.MustParseAddr, except that "" gives the zero Addr.
-func address(s string) netip.Addr {
-	if s == "" {
-		return netip.Addr{}
-	}
-	return netip.MustParseAddr(s)
-}
-
-func TestTheClientIsTheFirstUntrustedAddressFromTheRight(t *testing.T) {
-	trusted := []netip.Prefix{
-		netip.MustParsePrefix("10.0.0.0/8"),
-		netip.MustParsePrefix("2001:db8:aaaa::/48"),
-		netip.MustParsePrefix("fe80::/10"),
-	}
-	for _, test := range []struct {
-		name string
-		peer string
-		list []string
-		want string
-	}{
-		{"no list", "10.0.0.1", nil, "10.0.0.1"},
-		{"an empty list", "10.0.0.1", []string{"", " ", ",, ,"}, "10.0.0.1"},
-		{"one untrusted", "10.0.0.1", []string{"192.0.2.1"}, "192.0.2.1"},
-		{"the right-most of two untrusted", "10.0.0.1", []string{"192.0.2.1, 192.0.2.2"}, "192.0.2.2"},
-		{"past a trusted one", "10.0.0.1", []string{"192.0.2.1, 192.0.2.2, 10.9.9.9"}, "192.0.2.2"},
-		{"past several trusted ones", "10.0.0.1", []string{"192.0.2.1,192.0.2.2,10.0.0.3,10.0.0.2"}, "192.0.2.2"},
-		{"a trusted one left of an untrusted one is ignored", "10.0.0.1", []string{"10.0.0.3, 192.0.2.2"}, "192.0.2.2"},
-		{"the left-most if all are trusted", "10.0.0.1", []string{"10.0.0.4, 10.0.0.3, 10.0.0.2"}, "10.0.0.4"},
-		{"over several lines, the last first", "10.0.0.1", []string{"192.0.2.1, 192.0.2.2", "10.0.0.3", "10.0.0.2"}, "192.0.2.2"},
-		{"an untrusted one on the last line", "10.0.0.1", []string{"192.0.2.1", "192.0.2.2"}, "192.0.2.2"},
-		{"spaces, tabs and empty elements", "10.0.0.1", []string{"192.0.2.1 ,\t192.0.2.2\t , ,,10.0.0.2 , "}, "192.0.2.2"},
-		{"IPv4 with a port", "10.0.0.1", []string{"192.0.2.1:443, 10.0.0.2:80"}, "192.0.2.1"},
-		{"IPv6", "10.0.0.1", []string{"192.0.2.1, 2001:DB8::0:1, 2001:db8:aaaa::1"}, "2001:db8::1"},
-		{"IPv6 in brackets", "10.0.0.1", []string{"[2001:db8::1], [2001:db8:aaaa::1]"}, "2001:db8::1"},
-		{"IPv6 in brackets with a port", "10.0.0.1", []string{"[2001:db8::1]:443, [2001:db8:aaaa::1]:80"}, "2001:db8::1"},
-		{"a zone does not match a prefix", "10.0.0.1", []string{"192.0.2.1, fe80::1%eth0"}, "192.0.2.1"},
-		{"4-in-6 is the IPv4 address", "10.0.0.1", []string{"::ffff:192.0.2.1, ::ffff:10.0.0.2, [::ffff:10.0.0.3]:80"}, "192.0.2.1"},
-		{"garbage stops the walk at the last good one", "10.0.0.1", []string{"192.0.2.1, garbage, 10.0.0.2"}, "10.0.0.2"},
-		{"garbage at the right leaves the peer", "10.0.0.1", []string{"192.0.2.1, garbage"}, "10.0.0.1"},
-		{"garbage on a later line leaves the peer", "10.0.0.1", []string{"192.0.2.1", "garbage"}, "10.0.0.1"},
-		{"garbage left of the client is never read", "10.0.0.1", []string{"garbage, 192.0.2.1"}, "192.0.2.1"},
-		{"unknown stops the walk", "10.0.0.1", []string{"192.0.2.1, unknown"}, "10.0.0.1"},
-		{"an unclosed bracket is garbage", "10.0.0.1", []string{"192.0.2.1, [2001:db8::1"}, "10.0.0.1"},
-		{"a bracket too many is garbage", "10.0.0.1", []string{"192.0.2.1, 2001:db8::1]"}, "10.0.0.1"},
-		{"a quoted address is garbage", "10.0.0.1", []string{`192.0.2.1, "10.0.0.2"`}, "10.0.0.1"},
-		{"two addresses without a comma are garbage", "10.0.0.1", []string{"192.0.2.1 10.0.0.2"}, "10.0.0.1"},
-		{"a prefix is garbage", "10.0.0.1", []string{"192.0.2.1/32"}, "10.0.0.1"},
-		{"a port out of range is garbage", "10.0.0.1", []string{"192.0.2.1:65536"}, "10.0.0.1"},
-		{"a peer without an address", "", []string{"192.0.2.1, 10.0.0.2"}, "192.0.2.1"},
-		{"a peer without an address and no list", "", nil, ""},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			assert.Equal(t, address(test.want), clientAddr(address(test.peer), test.list, trusted))
-		})
-	}
-	assert.Equal(t, address("192.0.2.2"), clientAddr(address("192.0.2.3"), []string{"192.0.2.1, 192.0.2.2"}, nil),
-		"with no prefix at all the first element from the right is untrusted")
 }
 
 // For any client header, the upstream gets no hop-by-hop fields, exactly the

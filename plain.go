@@ -76,6 +76,30 @@ func (p *Proxy) newPlainHandler() http.Handler {
 	})
 }
 
+// checkPlainRequest refuses a plain request that a client must not send or that
+// cannot be forwarded unchanged. It is not sent to any server.
+func checkPlainRequest(r *http.Request) error {
+	if r.Method == http.MethodConnect {
+		return refusedConnect(r)
+	}
+	if protocol, extended := connectProtocol(r); extended {
+		return badRequest("method %s with :protocol %s, want CONNECT", quote(r.Method), quote(protocol))
+	}
+	if err := checkTarget(r); err != nil {
+		return badRequest("%w", err)
+	}
+	if r.ProtoMajor < 2 { // net/http has checked the rest of HTTP/1
+		return nil
+	}
+	if err := requestLineError(r); err != nil {
+		return badRequest("%w", err)
+	}
+	if r.Host != "" && !isHostField(r.Host) && !hasHostBytes(r.Host) {
+		return badRequest("Host %s, want a host with an optional port", quote(r.Host))
+	}
+	return nil
+}
+
 // inboundKey is the context key of the client's request. httputil passes only
 // the outgoing request to its ErrorHandler.
 type inboundKey struct{}
