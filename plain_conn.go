@@ -135,8 +135,8 @@ func (c *plainConn) abortBody() {
 
 // ask prepares c for a request. body is the client's, or nil.
 func (c *plainConn) ask(body *clientBody) {
-	// The Transport restarts its own limit after each 1xx. It reads up to 4 KiB
-	// more than the header.
+	// The Transport restarts its own limit after each 1xx, so its limit does not
+	// bound their sum. It reads up to 4 KiB more than the header.
 	c.budget.Store(maxResponseHeader + 4<<10)
 	if body != nil {
 		body.connect()

@@ -14,7 +14,7 @@ import (
 // from any goroutine at any time, and do not wait.
 type relay interface {
 	run()               // relays until both flows have ended and both connections are closed
-	start(ended func()) // is run in the background; calls ended on a new goroutine
+	start(ended func()) // calls run in the background, and ended on a new goroutine after it
 	cut()               // closes both connections
 	cutSrc(f *flow)     // closes the connection that f reads
 	wake(f *flow)       // makes f handle what it was asked
@@ -42,7 +42,7 @@ type connRelay struct {
 
 	mu      sync.Mutex
 	isCut   bool // cut was called
-	over    bool // run waits for closing: no more may be added to it
+	over    bool // run waits for closing, so nothing may be added to it
 	closing sync.WaitGroup
 }
 

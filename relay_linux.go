@@ -18,16 +18,16 @@ type loopRelay struct {
 	ended            func()
 	asked            uint32 // what the loop has not taken yet; loop.mu
 
-	// Of the loop:
-	seeing  uint32 // what the loop has taken and see has not done yet
+	// Only the loop uses these:
+	todo    uint32 // what the loop has taken and process has not done yet
 	state   relayState
 	closing *sync.WaitGroup // sockets that linger are being closed; nil if none do
 }
 
 // A relayState is the state of a loopRelay. Only the loop reads and changes it.
 //
-//	placed  → running  see: begin was called
-//	placed  → over     see: begin and cut were called
+//	placed  → running  process: begin was called
+//	placed  → over     process: begin and cut were called
 //	running → over     close: nothing is left to move, or cut was called
 type relayState uint8
 
@@ -107,13 +107,13 @@ func (r *loopRelay) cutSrc(f *flow) {
 
 // Everything below runs on the loop.
 
-// see does what the relay was asked to do.
-func (r *loopRelay) see() {
-	if r.state == over || r.state == placed && r.seeing&doAdopt == 0 {
+// process does what the relay was asked to do.
+func (r *loopRelay) process() {
+	if r.state == over || r.state == placed && r.todo&doAdopt == 0 {
 		return
 	}
-	do := r.seeing
-	r.seeing = 0
+	do := r.todo
+	r.todo = 0
 	if do&doCut == doCut {
 		r.close()
 		return

@@ -194,7 +194,7 @@ func (l *loop) run() {
 			return
 		}
 		for _, r := range l.taken {
-			r.see()
+			r.process()
 		}
 		l.turn, l.ready = l.ready, l.turn[:0]
 		for _, s := range l.turn {
@@ -243,7 +243,7 @@ func (l *loop) take() (park, more bool) {
 	clear(l.taken)
 	l.taken, l.posted = l.posted, l.taken[:0]
 	for _, r := range l.taken {
-		r.seeing |= r.asked
+		r.todo |= r.asked
 		r.asked = 0
 	}
 	l.ended = l.live == 0

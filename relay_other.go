@@ -4,8 +4,8 @@ package wsproxy
 
 import "net"
 
-// On other systems every tunnel uses the portable relay. So it does with Linux on
-// 386 and s390x, where socket calls go through one number, socketcall(2).
+// On other systems every tunnel uses the portable relay. Linux on 386 and s390x
+// does too, because its socket calls all go through socketcall(2).
 
 type loops struct{}
 

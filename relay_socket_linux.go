@@ -15,7 +15,7 @@ import (
 // it. The fields that every read touches come first, as in a flow. Only the loop
 // uses a socket once its relay runs.
 //
-// The state of in tells whether the socket is still read. The booleans below are
+// The state of in shows whether the socket is still read. The booleans below are
 // independent of it and of each other.
 type socket struct {
 	loop       *loop
@@ -33,7 +33,7 @@ type socket struct {
 	streak   int64 // bytes moved to peer since a write to it last had to wait
 
 	pending []byte         // what out has written and the kernel has not taken yet
-	lent    *pendingBuffer // pending's memory, if it is from the pool
+	pooled  *pendingBuffer // pending's memory, if it is from the pool
 	out     *flow          // writes the socket
 	relay   *loopRelay
 }
@@ -152,8 +152,8 @@ func (s *socket) write(p []byte) error {
 		}
 		s.out.stalled.Store(s.out.clock.now())
 		if len(p) <= minRead {
-			s.lent = pendingBuffers.Get().(*pendingBuffer)
-			s.pending = s.lent[:0]
+			s.pooled = pendingBuffers.Get().(*pendingBuffer)
+			s.pending = s.pooled[:0]
 		}
 	}
 	s.pending = append(s.pending, p...)
@@ -201,10 +201,10 @@ func (s *socket) flush() {
 
 // drop discards what is pending.
 func (s *socket) drop() {
-	if s.lent != nil {
-		pendingBuffers.Put(s.lent)
+	if s.pooled != nil {
+		pendingBuffers.Put(s.pooled)
 	}
-	s.pending, s.lent = nil, nil
+	s.pending, s.pooled = nil, nil
 }
 
 // closeWrite implements sink. The flow to s is about to end:

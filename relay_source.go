@@ -103,12 +103,13 @@ func (s *tlsSource) read() ([]byte, error) {
 	return s.rented[:n], endOfTLS(err)
 }
 
-// expired reports whether a deadline has already passed. The code around the
-// proxy has set that one, and read must not replace it. It can pass unseen: read
-// fills parked and crypto/tls keeps more bytes; then a listener sets a deadline
-// while the flow writes; then the next read succeeds, as crypto/tls returns
-// those bytes without reading the socket. A later read that reads the socket
-// returns the deadline's error.
+// expired reports whether a deadline has already passed. Code around the proxy
+// must have set it, and read must not replace it. It guards against this
+// interleaving: read fills parked, and crypto/tls keeps more bytes. While the flow
+// writes, a listener sets a deadline. The next read succeeds although the deadline
+// has passed, because crypto/tls returns the kept bytes without reading the
+// socket. The deadline must stay set for a later read, which reads the socket and
+// returns its error.
 func (s *tlsSource) expired() bool { return s.raw.Read(readNothing) != nil }
 
 func (s *tlsSource) release() {
@@ -176,9 +177,9 @@ func setNonblock[T ~int | ~uintptr](set func(T, bool) error, fd uintptr) { set(T
 var longAgo = time.Unix(1, 0)
 
 // A waiter interrupts a read of a connection when wake is called. It does that
-// with a read deadline. The code around the proxy may set read deadlines too: a
-// listener, for instance, that limits the age of its connections. A deadline of
-// theirs ends the flow, as it does with httputil.ReverseProxy.
+// with a read deadline. Code around the proxy may set read deadlines too, such as
+// a listener that limits the age of its connections. Such a deadline ends the
+// flow, as it does with httputil.ReverseProxy.
 //
 // So a waiter sets its deadline only during a read, removes it when that read
 // ends, and changes deadline and state together, under mu. It rules out two
@@ -229,8 +230,8 @@ func (w *waiter) begin() bool {
 	return true
 }
 
-// end follows the read. It reports whether wake has interrupted it: then its
-// os.ErrDeadlineExceeded is no error.
+// end follows the read. It reports whether wake has interrupted the read. If so,
+// the caller must ignore its os.ErrDeadlineExceeded.
 func (w *waiter) end() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -36,8 +36,8 @@ func (t timeouts) spreadLifetime() time.Duration {
 	return t.lifetime - rand.N(t.lifetime/10+1)
 }
 
-// least returns the shortest limit. There always is one, as the answer to the
-// proxy's Close frame is always limited.
+// least returns the shortest limit. There always is one, because the wait for
+// the answer to the proxy's Close frame is always limited.
 func (t timeouts) least() time.Duration {
 	least := defaultCloseTimeout
 	for _, d := range []time.Duration{t.read, t.send, t.close, t.lifetime - t.lifetime/10, t.pingInterval, t.pingTimeout} {
@@ -129,10 +129,10 @@ func (r *registry) sweepIn(d time.Duration) {
 	}
 }
 
-// pause is how late a sweep must be to show that the whole process was stopped,
-// or its machine. Bytes and Pongs may have arrived that no flow could read yet,
-// so that the sweep is put off by another pause. It is put off once: on a
-// machine where every sweep is late the timeouts still hold.
+// pause is how late a sweep must be to show that the process or its machine was
+// stopped. Bytes and Pongs may have arrived meanwhile that no flow could read
+// yet, so the sweep is put off by another pause. It is put off only once, so
+// that the timeouts hold even on a machine where every sweep is late.
 const pause = 100 * time.Millisecond
 
 // watchAnswers sets the timer for the answers to the proxy's Close frames, if it is
@@ -215,7 +215,7 @@ type deadline struct {
 type expiry struct {
 	reason Reason // why the tunnel ends
 	dead   *flow  // from the end that does not answer, for ReasonPingTimeout
-	cut    bool   // the tunnel has begun to close, which gave it its reason: cut it
+	cut    bool   // cut the tunnel; it has begun to close, which set its reason
 }
 
 // limit moves the deadline to timeout after since, if that is set and nearer. If
@@ -229,8 +229,8 @@ func (d *deadline) limit(since stamp, timeout time.Duration, e expiry) {
 	}
 }
 
-// deadline returns when t expires. Of limits that are due at the same time, the
-// most specific comes last.
+// deadline returns when t expires. The most specific limit is applied last, so
+// it decides among limits that are due at the same time.
 func (s *sweeper) deadline(t *Tunnel) deadline {
 	d := deadline{t: t}
 	if t.leaving.Load() {

@@ -8,7 +8,7 @@ import (
 
 // The proxy's own frames: Pings and Close frames that it adds to a flow.
 
-// pingPayload tells the proxy's pings from the peers' own.
+// pingPayload distinguishes the proxy's pings from the peers' own.
 const pingPayload = "wsproxy!"
 
 const (
@@ -78,9 +78,10 @@ func (f *flow) addClose() error {
 	return errClosing
 }
 
-// addFrame writes one of the proxy's own frames. Unless that takes a quarter of
-// the ping timeout, it leaves moved as it was: src was not read meanwhile, but
-// for so short a time that its silence counts all the same.
+// addFrame writes one of the proxy's own frames. A write that has to wait sets
+// moved, and the silence of src then counts from that time. If the write took
+// less than a quarter of the ping timeout, addFrame restores moved: the proxy's
+// own frame does not make src any less silent.
 func (f *flow) addFrame(opcode byte, payload []byte) error {
 	moved, start := f.moved.Load(), f.clock.now()
 	err := f.dst.write(frame.AppendControl(nil, opcode, payload, f.scan.Masked))

@@ -28,7 +28,7 @@ type flow struct {
 	state    flowState     // of the driving goroutine
 	scan     frame.Scanner // of the driving goroutine
 
-	srcEnded, dstEnded Reason // why the tunnel ends if that end is the first to go
+	srcEnded, dstEnded Reason // why the tunnel ends if that end is the first to close
 
 	rate  *rate.Bucket // of messages from src; nil: no limit
 	head  []byte       // the proxy's own bytes to dst, sent first and not counted
@@ -208,7 +208,7 @@ func (f *flow) forward(p []byte) error {
 	}
 	at, err := f.forwardFrames(p)
 	if err != nil {
-		f.scan.All(p[at:]) // the scanner goes on behind p while the flow is discarding
+		f.scan.All(p[at:]) // the scanner continues after p while the flow is discarding
 		f.publishClose()
 	}
 	return err
@@ -296,13 +296,13 @@ func (f *flow) publishClose() {
 	}
 }
 
-// srcDone passes the end of src on. After an EOF it half-closes dst, and the
-// other flow goes on; after any other error it resets dst.
+// srcDone forwards the end of src. After an EOF it half-closes dst, and the other
+// flow continues. After any other error it resets dst.
 //
 // A reset can look like an EOF. The kernel reports it once, to the call that
-// comes first: if the other flow was writing to src, its write got the reset, and
-// the read here got the EOF. dstReset of the other flow tells; stop says why it
-// is set by now.
+// comes first. If the other flow was writing to src, its write got the reset, and
+// the read here got the EOF. The other flow's dstReset shows that this happened;
+// stop explains why it is already set.
 func (f *flow) srcDone(err error) {
 	if f.held > 0 {
 		f.dst.write(f.scan.Header(f.held))

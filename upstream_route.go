@@ -86,9 +86,9 @@ func mayRetry(out *http.Request, err error) bool {
 	return errors.As(err, &unsent) || replayable(out) && !isTimeout(err)
 }
 
-// attempt calls try with one server and records the verdict on its health.
-// There is none if try panics, or if ctx is done: unless the server ended it, by
-// closing the connection while the client's body was awaited.
+// attempt calls try with one server and records the verdict on its health. The
+// verdict is abandoned if try panics or if ctx is done, unless the server caused
+// ctx to end by closing the connection while the client's body was awaited.
 //
 // A client must not be able to take a server down for others. So a status is
 // not a failure. Nor is a connection that breaks during a large request: the

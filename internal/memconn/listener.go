@@ -6,7 +6,7 @@ import (
 	"sync"
 )
 
-// A Listener accepts what is dialed with its Dial.
+// A Listener accepts the connections that its Dial makes.
 type Listener struct {
 	size   int
 	conns  chan net.Conn

@@ -1,6 +1,7 @@
-// Package memconn has connections in memory that behave as TCP's do: a bounded
-// buffer in each direction, half-close, resets and deadlines. They work in a
-// testing/synctest bubble: an end that waits is durably blocked.
+// Package memconn provides connections in memory that behave as TCP connections
+// do. They have a bounded buffer in each direction, half-close, resets and
+// deadlines. They work in a testing/synctest bubble, because an end that waits is
+// durably blocked.
 package memconn
 
 import (
@@ -29,14 +30,14 @@ type Conn struct {
 	abort         atomic.Bool // Close resets: SetLinger(0) was called
 }
 
-// ports gives each connection in memory an address of its own.
+// ports is the source of ports, so that each connection has a different address.
 var ports atomic.Uint32
 
-// Pipe returns both ends of a connection. size is how many bytes each direction
-// takes without being read.
+// Pipe returns both ends of a connection. Each direction holds up to size unread
+// bytes.
 func Pipe(size int) (near, far *Conn) {
-	// An address that is only for documentation (RFC 5737). Code that splits
-	// addresses into host and port works.
+	// The addresses are reserved for documentation (RFC 5737). They have a host
+	// and a port, for code that splits addresses.
 	port := 1024 + int(ports.Add(1)%60000)
 	return PipeBetween(size, &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: port},
 		&net.TCPAddr{IP: net.IPv4(192, 0, 2, 2), Port: 80})
@@ -49,14 +50,14 @@ func PipeBetween(size int, nearAddr, farAddr net.Addr) (near, far *Conn) {
 		&Conn{in: b, out: a, local: farAddr, remote: nearAddr}
 }
 
-// Read reads the bytes of a single write, so it may return fewer than there
-// are.
+// Read returns bytes of a single write, so it may return fewer bytes than are
+// available.
 func (c *Conn) Read(b []byte) (int, error) {
 	n, _, err := c.ReadStamped(b)
 	return n, err
 }
 
-// ReadStamped is Read, and returns when the other end wrote the bytes.
+// ReadStamped is like Read and also returns when the other end wrote the bytes.
 func (c *Conn) ReadStamped(b []byte) (n int, at time.Time, err error) {
 	n, at, err = c.in.read(b)
 	return n, at, c.opError("read", err)
@@ -81,8 +82,8 @@ func (c *Conn) CloseWrite() error {
 	return nil
 }
 
-// Close closes this end: the other one reads what was written and then EOF. After
-// SetLinger(0), Close is Reset.
+// Close closes this end. The other end reads what was written and then io.EOF.
+// After SetLinger(0), Close resets the connection.
 func (c *Conn) Close() error {
 	if c.abort.Load() {
 		return c.Reset()
@@ -106,16 +107,16 @@ func (c *Conn) close() {
 	c.out.stopWriting()
 }
 
-// SetLinger with 0 makes Close reset the connection, as that of a
-// [net.TCPConn] does. Other values make it close in order.
+// SetLinger makes Close reset the connection if sec is 0, as the method of
+// [net.TCPConn] does. With other values Close ends the stream in order.
 func (c *Conn) SetLinger(sec int) error {
 	c.abort.Store(sec == 0)
 	return nil
 }
 
-// NotifyEnd has f called, once, when the other end has ended its stream, by
-// closing or by a reset, even if bytes before that are still unread. It is
-// called at once if that has happened.
+// NotifyEnd calls f once, when the other end has ended its stream by closing or
+// by a reset, even if earlier bytes are still unread. If that has already
+// happened, it calls f at once.
 func (c *Conn) NotifyEnd(f func()) { c.in.notify(f) }
 
 // SetReadDeadline implements [net.Conn].

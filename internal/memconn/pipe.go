@@ -19,16 +19,16 @@ type pipe struct {
 	off   int
 	marks []mark // when the unread bytes were written, oldest first
 
-	ended bool // the writer has ended it
-	reset bool // by either end
+	ended bool // the writer has ended the stream
+	reset bool // either end has reset the connection
 	gone  bool // the reader has closed
 
-	onEnd func() // called once the writer has ended it, by either way
+	onEnd func() // called when the writer has ended or reset the stream
 
 	readBy, writeBy deadline
 }
 
-// A mark says that the bytes up to end were written by the time at.
+// A mark records that the bytes before end were written at the time at.
 type mark struct {
 	end int // in buf
 	at  time.Time
@@ -40,7 +40,7 @@ func newPipe(size int) *pipe {
 	return p
 }
 
-// read returns bytes of a single write, and when that was.
+// read returns bytes of a single write, and the time of that write.
 func (p *pipe) read(b []byte) (n int, at time.Time, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -64,7 +64,7 @@ func (p *pipe) read(b []byte) (n int, at time.Time, err error) {
 	}
 }
 
-// take copies what is unread of the oldest write.
+// take copies the unread bytes of the oldest write.
 func (p *pipe) take(b []byte) (int, time.Time) {
 	full := len(p.buf)-p.off == p.size
 	n := copy(b, p.buf[p.off:p.marks[0].end])
@@ -107,7 +107,7 @@ func (p *pipe) write(b []byte) (n int, err error) {
 	}
 }
 
-// put appends b, for which there is room.
+// put appends b. The caller has checked that it fits.
 func (p *pipe) put(b []byte) {
 	if p.off > 0 && len(p.buf)+len(b) > cap(p.buf) {
 		p.buf = p.buf[:copy(p.buf, p.buf[p.off:])]
@@ -129,10 +129,10 @@ func (p *pipe) put(b []byte) {
 	}
 }
 
-// end ends the pipe for its writer. What is unread can still be read.
+// end ends the stream for its writer. Unread bytes can still be read.
 func (p *pipe) end() { p.stop(func() { p.ended = true }, true) }
 
-// close ends the pipe for its reader, and drops what is unread.
+// close closes the pipe for its reader, and drops unread bytes.
 func (p *pipe) close() {
 	p.stop(func() {
 		p.gone = true
@@ -140,7 +140,7 @@ func (p *pipe) close() {
 	}, false)
 }
 
-// breakOff resets the pipe. What is unread can still be read, as on Linux.
+// breakOff resets the pipe. Unread bytes can still be read, as on Linux.
 func (p *pipe) breakOff() { p.stop(func() { p.reset = true }, true) }
 
 func (p *pipe) stop(change func(), ends bool) {
@@ -159,7 +159,7 @@ func (p *pipe) stop(change func(), ends bool) {
 	}
 }
 
-// notify has f called once the writer has ended the pipe.
+// notify calls f when the writer has ended or reset the stream.
 func (p *pipe) notify(f func()) {
 	p.mu.Lock()
 	ended := p.ended || p.reset
@@ -172,7 +172,7 @@ func (p *pipe) notify(f func()) {
 	}
 }
 
-// A deadline is the reader's or the writer's.
+// A deadline is a read deadline or a write deadline.
 type deadline struct {
 	at    time.Time
 	timer *time.Timer

@@ -1,6 +1,6 @@
 // Package tests has no code. The packages below it test wsproxy through its
 // public API, over real sockets unless a test needs a fake clock. Their helpers
-// are in internal/testkit. Unit tests stand beside their sources, in the root
+// are in internal/testkit. Unit tests are beside their sources, in the root
 // and in internal/frame.
 //
 //	package    shows

@@ -285,17 +285,17 @@ func intro(t *testing.T) string {
 		versions = append(versions, fmt.Sprintf("%s %s", path, version[1]))
 	}
 	return "# What clients and servers see\n\n" +
-		"What five Go libraries report when the other end dies, falls silent or breaks the protocol: the text of the error of\n" +
-		"their read, the close code that they report, and the Close frame that they send. Each end has received the message\n" +
-		"\"one\"; messages that it receives after that are listed. Addresses are left out. The connections are in memory, and\n" +
-		"behave as TCP's do on Linux.\n\n" +
+		"This page lists what five Go libraries report when the other end dies, falls silent or breaks the protocol: the error of\n" +
+		"their read, the close code that they report, and the Close frame that they send. Before the fault, each end has received\n" +
+		"the message \"one\". Messages that it receives later are listed. Addresses are left out. The connections are in memory and\n" +
+		"behave as TCP connections do on Linux.\n\n" +
 		"[`interop/harness`](../interop/harness) writes this page with [`wsproxytest`](../wsproxytest), and fails if a library does anything else:\n\n" +
 		"    cd interop && go test ./harness -update\n\n" +
 		strings.Join(versions, ", ") + ".\n\n" +
 		"Worth knowing:\n\n" +
 		"- coder and nhooyr return the beginning of a message as a whole message if the connection ends between two fragments,\n" +
-		"  and an empty message if it ends after a frame's header. Only the next read fails. A length or a checksum in the\n" +
-		"  message tells.\n" +
+		"  and an empty message if it ends after a frame's header. Only the next read fails. Only a length or a checksum in\n" +
+		"  the message reveals it.\n" +
 		"- Only gorilla reports 1006 for a connection that ends without a Close frame. A reset has no code with any library.\n" +
 		"- gws answers 1000 to the codes 1001 to 1013. gobwas refuses 1012 to 1014, which IANA has registered since RFC 6455,\n" +
 		"  and accepts 5000 and above. As a client, its answer to a bad code is a malformed frame.\n" +
