@@ -9,18 +9,18 @@ import (
 	"time"
 )
 
-// A Mix says how often Chaos does what, as probabilities from 0 to 1 for each
-// frame. Their sum is at most 1. The rest passes.
+// A Mix sets the probability, from 0 to 1, of each thing that [Chaos] does to a
+// frame. Their sum is at most 1. All other frames are forwarded.
 type Mix struct {
 	Drop      float64 // the frame is lost
-	Duplicate float64 // it passes twice
-	Cut       float64 // a drawn number of its bytes pass, and then the tunnel ends
-	Reset     float64 // likewise, and its sender sees a reset
-	Stall     float64 // its direction stalls for StallFor
-	Delay     float64 // it passes late, and what is behind it too
+	Duplicate float64 // the frame is sent twice
+	Cut       float64 // a random part of the frame is sent, and then the tunnel ends
+	Reset     float64 // as Cut, and the frame's sender sees a reset
+	Stall     float64 // the frame's direction stalls for StallFor
+	Delay     float64 // the frame and those after it are late
 
-	StallFor time.Duration // 0: until the tunnel ends
-	MaxDelay time.Duration // delays are drawn from 0 to MaxDelay; 0: a second
+	StallFor time.Duration // zero means until the tunnel ends
+	MaxDelay time.Duration // the longest delay; zero means one second
 }
 
 func (m Mix) check() error {
@@ -40,20 +40,20 @@ func (m Mix) check() error {
 	return nil
 }
 
-// Chaos does to frames what m says. What happens to a frame depends on the seed,
-// on the path and query of its tunnel, on how many tunnels to these were opened
-// before, on its end, and on its opcode, its Index and its number among the
-// fragments of its message: not on time, on how bytes arrived, or on other
-// tunnels. The same seed therefore gives the same transcript, as long as the ends
-// send the same. Frames that no end sent pass.
+// Chaos breaks frames at random, with the probabilities of m. The same seed gives
+// the same transcript as long as both ends send the same frames. What happens to
+// a frame depends only on the seed, the path and query of its tunnel, the number
+// of earlier tunnels with these, the frame's sender, its opcode, its Index and its
+// number among the fragments of its message. It does not depend on time, on how
+// bytes arrive, or on other tunnels. Frames that neither end sent are forwarded.
 //
-// A Cut or Reset does not destroy what is under way in the other direction,
-// which would depend on the scheduler. The frame's receiver reads an end of
-// stream in the middle of the frame. What it has sent still passes. Once it has
-// closed, five seconds later at the latest, the frame's sender reads an end of
-// stream, or a reset.
+// A Cut or Reset does not destroy frames in the other direction, because which
+// ones would depend on the scheduler. The frame's receiver reads an end of stream
+// in the middle of the frame. Frames that it has sent are still forwarded. When it
+// has closed, or after five seconds, the frame's sender reads an end of stream or
+// a reset.
 //
-// A Mix with a negative probability, or with a sum above 1, panics.
+// Chaos panics if a probability is negative or if their sum is above 1.
 func Chaos(seed uint64, m Mix) Handler {
 	if err := m.check(); err != nil {
 		panic("wsproxytest: Chaos: " + err.Error())
@@ -98,7 +98,7 @@ func Chaos(seed uint64, m Mix) Handler {
 	}
 }
 
-// take reports whether draw is below p, and takes p off if not.
+// take reports whether draw is below p. If not, it subtracts p from draw.
 func take(draw *float64, p float64) bool {
 	if *draw < p {
 		return true
@@ -109,7 +109,7 @@ func take(draw *float64, p float64) bool {
 
 func (f *Frame) wireSize() int { return len(f.encode(nil, f.From.other())) }
 
-// sever ends the direction, and has the tunnel end once the other one has.
+// sever ends the direction. The tunnel ends when the other direction has ended.
 func (w *Wire) sever(how string, stop func(*end)) {
 	d := w.d
 	if !d.acquire() {
@@ -148,15 +148,15 @@ func (d *direction) afterSever(stop func(*end)) {
 	}
 }
 
-// What is drawn for a frame, each apart.
+// The random numbers of a frame. Each is drawn separately.
 const (
 	drawFate = iota
 	drawAmount
 	drawLatency
 )
 
-// draw returns a number from 0 to 1 that depends on nothing but its arguments and
-// where the frame is.
+// draw returns a number from 0 to 1 that depends only on its arguments and the
+// position of the frame.
 func (w *Wire) draw(seed uint64, f *Frame, what uint64) float64 {
 	h := mix(seed)
 	for _, b := range []byte(w.d.t.target) {

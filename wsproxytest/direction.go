@@ -13,24 +13,24 @@ import (
 	"time"
 )
 
-// A direction carries the frames that one end sends. One goroutine reads them
+// A direction forwards the frames that one end sends. One goroutine reads them
 // and calls the Handler.
 type direction struct {
 	t    *Tunnel
 	from Side
 	in   *parser
-	out  []byte // wire form of the frame that is sent
+	out  []byte // wire form of the frame that is being sent
 
 	// turn has a value while nobody writes. A mutex would not let the clock of
 	// a synctest bubble run while one goroutine waits for another's write.
 	turn   chan struct{}
-	closed bool // CloseWrite; of whose turn it is
+	closed bool // CloseWrite was called; guarded by turn
 
 	goroutine atomic.Pointer[string] // its number, for the report of a Handler that never returns
 	finished  chan struct{}
 	refused   sync.Once // a write to an end that is gone
 
-	severed atomic.Pointer[func(*end)] // by Chaos: how the tunnel ends then
+	severed atomic.Pointer[func(*end)] // set by Chaos: how to end the tunnel afterwards
 }
 
 func newDirection(t *Tunnel, from Side, early []byte) *direction {
@@ -62,7 +62,7 @@ func (d *direction) acquire() bool {
 
 func (d *direction) release() { d.turn <- struct{}{} }
 
-// run carries frames until the source ends or the tunnel does.
+// run forwards frames until the source or the tunnel ends.
 func (d *direction) run() {
 	defer d.finish()
 	number := goroutineNumber()
@@ -99,7 +99,7 @@ func (d *direction) finish() {
 }
 
 // awaitEnd waits until the direction is done. It reports false if the timeout
-// comes first.
+// expires first.
 func (d *direction) awaitEnd(timeout <-chan time.Time) bool {
 	select {
 	case <-d.finished:
@@ -114,8 +114,8 @@ func (d *direction) awaitEnd(timeout <-chan time.Time) bool {
 	}
 }
 
-// call calls the Handler. It reports whether the Handler returned. A panic or a
-// runtime.Goexit, as of t.FailNow, cuts the tunnel.
+// call calls the Handler and reports whether it returned. A panic or a
+// runtime.Goexit, such as t.FailNow's, cuts the tunnel.
 func (d *direction) call(f Frame) (returned bool) {
 	w := &Wire{d: d}
 	p := d.t.owner.proxy
@@ -125,7 +125,7 @@ func (d *direction) call(f Frame) (returned bool) {
 		}
 		d.t.Cut()
 		if p == nil {
-			return // the panic goes on
+			return // the panic continues
 		}
 		if v := recover(); v != nil {
 			p.errorf("wsproxytest: the Handler panics: %v\n%s", v, debug.Stack())
@@ -135,8 +135,8 @@ func (d *direction) call(f Frame) (returned bool) {
 	return true
 }
 
-// sourceEnded passes the end of the source on, and first what was read but is
-// no frame.
+// sourceEnded forwards the end of the source, and before it the bytes that were
+// read but are not a whole frame.
 func (d *direction) sourceEnded(err error) {
 	rest := d.in.unread()
 	switch {
@@ -151,10 +151,11 @@ func (d *direction) sourceEnded(err error) {
 	d.sourceEndedAfter(err)
 }
 
-// sourceEndedAfter passes an end of stream on as such, and all else as a reset.
+// sourceEndedAfter forwards an end of stream as such, and any other error as a
+// reset.
 func (d *direction) sourceEndedAfter(err error) {
 	switch {
-	case errors.Is(err, net.ErrClosed): // the harness's own doing
+	case errors.Is(err, net.ErrClosed): // the harness has closed it
 	case d.t.to[d.from].severed.Load() != nil: // which ends the tunnel
 	case err == io.EOF:
 		if d.acquire() {
@@ -167,7 +168,7 @@ func (d *direction) sourceEndedAfter(err error) {
 	}
 }
 
-// copyRaw passes bytes on as they come, after rest.
+// copyRaw forwards rest and then all bytes unchanged.
 func (d *direction) copyRaw(rest []byte) error {
 	d.write(rest)
 	b := make([]byte, 32<<10)
@@ -180,7 +181,7 @@ func (d *direction) copyRaw(rest []byte) error {
 	}
 }
 
-// write writes bytes of no frame.
+// write writes bytes that are not a frame.
 func (d *direction) write(b []byte) {
 	if d.acquire() {
 		if !d.closed {

@@ -1,8 +1,8 @@
 // Package wsproxytest breaks WebSockets on purpose, frame by frame, to test
 // the clients and servers at either end.
 //
-// A [Proxy] stands between a client and a server in the test's process. Its
-// [Handler] is called for each frame and decides what passes:
+// A [Proxy] runs between a client and a server in the test's process. It calls
+// its [Handler] for each frame, and the Handler decides what is forwarded:
 //
 //	func TestTheClientSurvivesALostMessage(t *testing.T) {
 //		p := wsproxytest.New(t, chatServer, func(w *wsproxytest.Wire, f wsproxytest.Frame) {
@@ -15,8 +15,8 @@
 //		…
 //	}
 //
-// There are no rules to configure. A Go if matches frames. Each fault is what
-// the Handler does with its frame:
+// There are no rules to configure. An if statement selects frames, and each fault
+// is something that the Handler does with its frame:
 //
 //	drop          return without Send
 //	change        f.Payload = …; w.Send(f)
@@ -36,8 +36,8 @@
 //
 // # Connecting
 //
-// [New] serves an http.Handler in memory, and [NewURL] stands in front of a
-// running server. A client in the test's process connects with [Proxy.Dial],
+// [New] serves an http.Handler in memory, and [NewURL] proxies to a running
+// server. A client in the test's process connects with [Proxy.Dial],
 // which ignores the address that it is given:
 //
 //	websocket.Dialer{NetDialContext: p.Dial}          // gorilla/websocket
@@ -45,7 +45,7 @@
 //	ws.Dialer{NetDial: p.Dial}                        // gobwas/ws
 //	&gws.ClientOption{Addr: "ws://any.test/path", NewDialer: …}
 //
-// with a ws URL of any host. Browsers and other processes connect to
+// The ws URL may have any host. Browsers and other processes connect to
 // [Proxy.URL]. [Handler.Wrap] puts a Handler around any handler that upgrades,
 // without a Proxy and without a test.
 //
@@ -65,21 +65,22 @@
 //	})
 //
 // New belongs inside the function given to synctest.Test. The bubble's clock
-// stops when that function returns, so close clients before, and wait for their
-// goroutines: one that still sleeps makes synctest panic with "deadlock". Servers
-// see their connections end with the test, and may take an hour of the bubble's
-// clock to return. [Proxy.URL] does not work in a bubble, because a bubble's clock
-// stops while a goroutine waits for a socket. Neither does NewURL, unless its options dial in memory.
+// stops when that function returns. Before that, close clients and wait for their
+// goroutines: if one still sleeps, synctest panics with "deadlock". The end of the
+// test ends the servers' connections, and servers may then take an hour of the
+// bubble's clock to return. [Proxy.URL] does not work in a bubble, because the
+// bubble's clock stops while a goroutine waits for a socket. Neither does NewURL,
+// unless its options dial in memory.
 //
 // The read, send and close timeouts of the [wsproxy.Proxy] inside are off, so
 // that it does not end a stall. Options given to New set them.
 //
 // # Backpressure
 //
-// Each connection in memory holds 64 KiB in each direction, as does the harness
-// for a client on a socket. A Handler that blocks stops the reading, so a sender
-// blocks once the buffers up to the Handler are full: 64 KiB for a client in
-// memory, and one read of the harness more, of 4 KiB. A stall in one direction
+// Each connection in memory buffers 64 KiB in each direction. For a client on a
+// socket the Proxy buffers as much. While a Handler blocks, its direction is not
+// read, and its sender blocks when the buffers are full. A client in memory can
+// send 64 KiB, and 4 KiB more that the Proxy has read. A stall in one direction
 // does not affect the other.
 //
 // # Frames
@@ -87,29 +88,31 @@
 // The proxy removes Sec-WebSocket-Extensions from requests, so frames are
 // never compressed and a Handler can read them.
 //
-// A Handler is called once a frame has arrived whole, and the frame is in
-// memory until the Handler returns. One of 100 bytes takes about a microsecond in
-// all. The Handler sees frames that are well formed: a known opcode, the masking
-// that its direction needs, fragments in order, control frames of at most 125
-// bytes, no more than [MaxFrame] bytes.
-// The first frame that is not, and all that follows it in that direction, pass
-// unseen and unchanged, and so does a frame that its sender ended in the
-// middle. The transcript has one record for it. A frame that passes unchanged
-// has the same bytes as before, masking key included.
+// A Handler is called when a whole frame has arrived. The frame stays in memory
+// until the Handler returns. A frame of 100 bytes takes about a microsecond in
+// all.
+//
+// Handlers are called for well-formed frames only: with a known opcode, the
+// masking that the direction requires, fragments in order, at most 125 bytes in a
+// control frame and at most [MaxFrame] bytes in any frame. The first other frame,
+// and everything after it in that direction, is forwarded unchanged without a
+// call of the Handler. So is a frame that ends early because its sender did. The
+// transcript has one record for such bytes. A frame that the Handler sends
+// unchanged keeps all its bytes, including the masking key.
 //
 // # Transcripts
 //
-// [Proxy.Transcript] tells what came and what became of it, in an order that
-// does not depend on the scheduler, to be compared as text. A test that fails
+// [Proxy.Transcript] lists the frames and what became of each. Its order does not
+// depend on the scheduler, so it can be compared as text. A test that fails
 // logs the transcript, and the seeds of the Handlers that have one. Run the
 // test with WSPROXYTEST_SEED set to reproduce a failure of a test that uses
 // [Seed].
 //
 // # Limitations
 //
-// Nothing is lost, reordered or corrupted below the level of frames, because
-// TCP does not do that either. Only WebSockets are intercepted: plain requests
-// and other protocols pass.
+// Bytes are not lost, reordered or corrupted below the level of frames, because
+// TCP prevents that too. Only WebSockets are intercepted. Plain requests and other
+// protocols are forwarded.
 //
 // recipes_test.go in this package has complete tests: a client that reconnects
 // when the server dies in mid-message, a server's ping timeout, the eviction of

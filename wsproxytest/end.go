@@ -11,14 +11,14 @@ import (
 	"example.com/wsproxy/internal/memconn"
 )
 
-// linger is how long an end may go on sending after a Cut. Closing a socket with
-// unread bytes would reset it.
+// linger is how long an end may continue to send after a Cut. To close a socket
+// with unread bytes would reset it.
 const linger = time.Second
 
 // An end is the harness's end of the connection to a client or to a server.
 type end struct {
 	conn net.Conn
-	in   *memconn.Conn // what the peer sends: conn itself, or what pump reads
+	in   *memconn.Conn // the peer's bytes: conn itself, or the bytes that pump reads
 
 	mu     sync.Mutex
 	pumped bool // conn is read by pump
@@ -36,8 +36,8 @@ func newEnd(conn net.Conn) *end {
 	return e
 }
 
-// pump reads a connection that is not in memory, so that frames have the time at
-// which they came and an end is known at once even if a Handler blocks.
+// pump reads a connection that is not in memory. Frames then have the time of
+// their arrival, and an end is detected at once even if a Handler blocks.
 func (e *end) pump(out *memconn.Conn) {
 	defer func() {
 		e.mu.Lock()
@@ -50,7 +50,7 @@ func (e *end) pump(out *memconn.Conn) {
 	b := make([]byte, 32<<10)
 	for {
 		n, err := e.conn.Read(b)
-		out.Write(b[:n]) // fails once nobody reads: the rest is discarded
+		out.Write(b[:n]) // fails when nobody reads; the rest is discarded
 		switch {
 		case err == nil:
 			continue

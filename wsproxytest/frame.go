@@ -40,28 +40,29 @@ const (
 	OpPong         byte = frame.OpPong
 )
 
-// MaxFrame is the longest payload, in bytes, that a Handler is called for. A
-// longer frame passes unseen, with all that follows it in its direction.
+// MaxFrame is the largest payload, in bytes, for which a Handler is called. A
+// larger frame, and everything after it in its direction, is forwarded without a
+// call.
 const MaxFrame = 64 << 20
 
-// A Frame is a WebSocket frame. A Handler may change it and send it, any number
-// of times. Frames that no end sent come from [Text], [Binary], [Ping], [Pong]
-// and [Close], or are literals: Frame{Opcode: OpText, Payload: …} is the first
-// fragment of a message, and Frame{Opcode: OpContinuation, Fin: true, …} its last.
+// A Frame is a WebSocket frame. A Handler may change it and send it any number of
+// times. [Text], [Binary], [Ping], [Pong] and [Close] make other frames, and so
+// does a literal: Frame{Opcode: OpText, Payload: …} is the first fragment of a
+// message, and Frame{Opcode: OpContinuation, Fin: true, …} the last.
 type Frame struct {
 	From    Side   // the end that sent it
-	Opcode  byte   // of a continuation that an end sent, that of its message
+	Opcode  byte   // in a continuation that an end sent, the opcode of its message
 	Fin     bool   // the last frame of its message
-	Payload []byte // unmasked; the Handler's to change and to keep
+	Payload []byte // unmasked; the Handler may change and keep it
 
-	// Index counts the messages of the direction, from 1. All fragments of a
-	// message have the same. A control frame has its number among those of its
-	// opcode, so a condition on Index needs one on Opcode as well. Frames that
-	// no end sent have 0.
+	// Index is the number of the message in its direction, counted from 1. All
+	// fragments of a message have the same Index. Control frames are counted
+	// separately for each opcode, so a condition on Index needs a condition on
+	// Opcode as well. Frames that neither end sent have Index 0.
 	Index int
 
-	// Time is when the frame's last byte came. Behind Latency, Throttle or Chaos
-	// in a Chain, it is when the frame passed these.
+	// Time is when the frame's last byte arrived. For a Handler behind Latency,
+	// Throttle or Chaos in a Chain, it is when they sent the frame.
 	Time time.Time
 
 	came *arrival // nil if no end sent it
@@ -79,10 +80,9 @@ func Ping(b []byte) Frame { return Frame{Opcode: OpPing, Fin: true, Payload: b} 
 // Pong returns a Pong frame.
 func Pong(b []byte) Frame { return Frame{Opcode: OpPong, Fin: true, Payload: b} }
 
-// Close returns a Close frame. Code and reason are not checked: 1006 is a code
-// that no end may send, and a reason of more than 123 bytes makes a control
-// frame that is too long. Code 0 makes a frame without a code, and without the
-// reason.
+// Close returns a Close frame. It does not check code and reason, so it can make
+// frames that no end may send, such as one with code 1006 or with a reason of
+// more than 123 bytes. If code is 0, the frame has neither code nor reason.
 func Close(code int, reason string) Frame {
 	f := Frame{Opcode: OpClose, Fin: true}
 	if code != 0 {
@@ -107,35 +107,35 @@ func (f Frame) CloseCode() int {
 // String describes the frame in one line, as a transcript does.
 func (f Frame) String() string { return newRecord(f, 0).describe() }
 
-// An arrival is what is known of a frame that an end sent.
+// An arrival describes a frame that an end sent, as it arrived.
 type arrival struct {
-	header frame.Header // as it came
+	header frame.Header // as it arrived
 	opcode byte         // of its message
 	from   Side
 	in     *parser // which read it
 	part   int     // among the fragments of its message, from 1
 	sum    uint32
 	kept   Record      // without a fate
-	sent   atomic.Bool // it went on, in whatever form
+	sent   atomic.Bool // it was sent, changed or not
 }
 
-// record returns the record of the frame as it came.
+// record returns the record of the frame as it arrived.
 func (a *arrival) record(fate Fate) Record {
 	r := a.kept
 	r.Fate = fate
 	return r
 }
 
-// changed reports whether f is not as it came.
+// changed reports whether f differs from the frame that arrived.
 func (f *Frame) changed() bool {
 	a := f.came
 	return f.Opcode != a.opcode || f.Fin != a.header.Fin || int64(len(f.Payload)) != a.header.Length ||
 		checksum(f.Payload) != a.sum
 }
 
-// encode appends the wire form of f toward an end. A frame that came from the
-// other one keeps its form: the masking key, the reserved bits, and a length
-// that is longer than need be.
+// encode appends the wire form of f toward an end. A frame from the other end
+// keeps its masking key, its reserved bits, and the size of its length field, even
+// if that is larger than necessary.
 func (f *Frame) encode(b []byte, to Side) []byte {
 	h := frame.Header{Masked: to == Server}
 	a := f.came

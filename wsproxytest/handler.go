@@ -17,15 +17,15 @@ import (
 
 // A Handler is to frames what an http.Handler is to requests. It is called for
 // each frame of a tunnel, in order, on one goroutine for each direction, and for
-// different directions and tunnels concurrently. A frame that it does not Send
-// does not pass. While it blocks, its direction stalls.
+// different directions and tunnels concurrently. A frame that it does not send is
+// lost. While it blocks, its direction stalls.
 //
-// A nil Handler passes everything on. A Handler that panics fails the test, and
-// cuts the tunnel. It may call t.Errorf, but not t.FailNow, which is for the
-// test's goroutine: it would only cut the tunnel.
+// A nil Handler forwards everything. A Handler that panics fails the test and
+// cuts the tunnel. A Handler may call t.Errorf. It must not call t.FailNow, which
+// would only cut the tunnel, because the Handler is not on the test's goroutine.
 //
-// A frame that is sent after its Handler has returned, from another goroutine,
-// is in the transcript as dropped and then as injected.
+// If another goroutine sends a frame after its Handler has returned, the
+// transcript lists the frame as dropped and then as injected.
 type Handler func(w *Wire, f Frame)
 
 func (h Handler) handle(w *Wire, f Frame) {
@@ -36,14 +36,13 @@ func (h Handler) handle(w *Wire, f Frame) {
 	}
 }
 
-// Wrap returns a handler that calls next, and h for the frames of the WebSockets
-// that next upgrades. next may be any handler that upgrades: one of a WebSocket
-// library's, a [wsproxy.Proxy], an [httputil.ReverseProxy]. It sees the requests
-// without Sec-WebSocket-Extensions.
+// Wrap returns a handler that calls next, and calls h for the frames of the
+// WebSockets that next upgrades. next may be any handler that upgrades, such as a
+// WebSocket library's, a [wsproxy.Proxy] or an [httputil.ReverseProxy]. It gets
+// the requests without Sec-WebSocket-Extensions.
 //
-// Wrap needs no test, and ends nothing: tunnels end with their connections. A
-// panic in h ends the program.
-// [New] is Wrap with a server, a client, a transcript and an end.
+// Wrap needs no test. It has no transcript, and its tunnels end only with their
+// connections. A panic in h ends the program. To test a server, use [New].
 func (h Handler) Wrap(next http.Handler) http.Handler {
 	return &interceptor{handler: h, next: next, there: map[string]int{}}
 }
@@ -93,8 +92,8 @@ func hasToken(values []string, token string) bool {
 	return false
 }
 
-// An upgradeWriter hands out one end of a connection in memory for the
-// client's.
+// An upgradeWriter is a ResponseWriter whose Hijack returns one end of a
+// connection in memory in place of the client's connection.
 type upgradeWriter struct {
 	http.ResponseWriter
 	owner  *interceptor
@@ -136,7 +135,7 @@ func (w *upgradeWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if p := w.owner.proxy; p != nil && !p.track(t) {
 		t.stopNow()
 	}
-	// A handler that has written a 101 before goes on with frames.
+	// If the handler has already written a 101, frames follow.
 	go t.begin(w.status == http.StatusSwitchingProtocols)
 	return near, bufio.NewReadWriter(bufio.NewReader(near), bufio.NewWriter(near)), nil
 }
@@ -144,7 +143,7 @@ func (w *upgradeWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 // maxHead bounds the response to a handshake, in bytes.
 const maxHead = 1 << 20
 
-// begin opens the tunnel once the handler has switched, and then carries what
+// begin opens the tunnel when the handler has switched, and then forwards what
 // the server sends.
 func (t *Tunnel) begin(switched bool) {
 	d := t.to[Client]
@@ -154,7 +153,7 @@ func (t *Tunnel) begin(switched bool) {
 			t.owner.open(t) // before the client can open another one
 		}
 		d.write(head)
-		if err != nil || status >= 200 { // no tunnel; what comes is the handler's business
+		if err != nil || status >= 200 { // no tunnel; the handler decides what follows
 			if p := t.owner.proxy; p != nil {
 				p.noteRefusal(status)
 			}
@@ -171,7 +170,7 @@ func (t *Tunnel) begin(switched bool) {
 	d.run()
 }
 
-// pass carries bytes of no tunnel.
+// pass forwards bytes that belong to no tunnel.
 func (d *direction) pass() {
 	defer d.finish()
 	rest := d.in.unread()
@@ -196,7 +195,7 @@ func (p *parser) head() (head []byte, status int, err error) {
 	}
 }
 
-// open gives the tunnel its numbers.
+// open numbers the tunnel.
 func (i *interceptor) open(t *Tunnel) {
 	i.mu.Lock()
 	i.opened++

@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// Chain combines Handlers: what one sends, the next one gets. Frames go to the
-// first, and what the last one sends passes. A nil Handler is left out. The time
-// that Latency, Throttle and the delays of Chaos take adds up.
+// Chain combines Handlers. The first one gets the frames, each next one gets what
+// the one before it sends, and what the last one sends is forwarded. Nil Handlers
+// are skipped. The delays of Latency, Throttle and Chaos add up.
 func Chain(hs ...Handler) Handler {
 	var chain []Handler
 	for _, h := range hs {
@@ -17,15 +17,16 @@ func Chain(hs ...Handler) Handler {
 		}
 	}
 	return func(w *Wire, f Frame) {
-		// A Chain in a Chain: its last Send goes to the outer one's next.
+		// In a nested Chain the last Send goes to the outer Chain's next Handler.
 		(&Wire{w.d, append(chain[:len(chain):len(chain)], w.rest...)}).Send(f)
 	}
 }
 
-// Latency delays each frame by d, and by up to jitter more, drawn from seed. The
-// delay counts from when a frame came, so a stream is delayed and not slowed
-// down, as long as no more than the connection's 64 KiB are under way. Frames keep
-// their order. Negative values panic.
+// Latency delays each frame by d plus a random time of up to jitter, drawn from
+// seed. The delay counts from the frame's arrival, so a stream is delayed but not
+// slowed down, unless more bytes are delayed at once than the 64 KiB that the
+// connection buffers. Frames keep their order. Latency panics if d or jitter is
+// negative.
 func Latency(d, jitter time.Duration, seed uint64) Handler {
 	if d < 0 || jitter < 0 {
 		panic(fmt.Sprintf("wsproxytest: Latency(%v, %v), want no negative time", d, jitter))
@@ -39,9 +40,10 @@ func Latency(d, jitter time.Duration, seed uint64) Handler {
 	}
 }
 
-// Throttle lets bytesPerSecond bytes of frames pass toward an end, for each
-// tunnel. A frame passes when the time for all of its wire form is over. Frames
-// toward the other end pass at once. A rate below 1 panics.
+// Throttle limits the frames to one end of each tunnel to bytesPerSecond, counted
+// in bytes on the wire. A frame is forwarded when the time for all its bytes is
+// over. Frames to the other end are forwarded at once. Throttle panics if
+// bytesPerSecond is below 1.
 func Throttle(to Side, bytesPerSecond int) Handler {
 	if bytesPerSecond < 1 {
 		panic(fmt.Sprintf("wsproxytest: Throttle to %d bytes a second, want 1 or more", bytesPerSecond))

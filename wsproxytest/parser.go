@@ -9,7 +9,7 @@ import (
 	"example.com/wsproxy/internal/memconn"
 )
 
-// errMalformed means that what follows are no well-formed frames.
+// errMalformed means that the following bytes are not a well-formed frame.
 var errMalformed = errors.New("wsproxytest: malformed frame")
 
 // A parser reads the frames of one direction.
@@ -18,10 +18,10 @@ type parser struct {
 	from Side
 	buf  []byte
 	r, w int       // buf[r:w] is unread
-	at   time.Time // when the bytes read last came
-	left []byte    // what came of a frame that did not come whole
+	at   time.Time // when the bytes read last arrived
+	left []byte    // the beginning of a frame that did not arrive whole
 
-	opcode byte // of the message under way, 0 if none is
+	opcode byte // of the current message, or 0
 	part   int  // its fragments so far
 	counts [16]int
 }
@@ -32,7 +32,7 @@ func newParser(src *memconn.Conn, from Side, early []byte) *parser {
 	return p
 }
 
-// unread returns what was read but is no part of a frame that was returned.
+// unread returns the bytes that were read but belong to no returned frame.
 func (p *parser) unread() []byte { return append(p.left, p.buf[p.r:p.w]...) }
 
 func (p *parser) fill() error {
@@ -54,7 +54,7 @@ func (p *parser) fill() error {
 	return err
 }
 
-// next returns the next frame once it has come whole.
+// next returns the next frame when all of it has arrived.
 func (p *parser) next() (Frame, error) {
 	h, size, ok := frame.Parse(p.buf[p.r:p.w])
 	for !ok {
@@ -98,8 +98,8 @@ func (p *parser) next() (Frame, error) {
 	return f, nil
 }
 
-// payload reads n bytes. Memory grows with what comes, not with what a header
-// claims.
+// payload reads n bytes. Its memory grows with the bytes that arrive, not with
+// the length that the header claims.
 func (p *parser) payload(n int, header []byte) ([]byte, error) {
 	b := make([]byte, 0, min(n, memconn.Size))
 	if n > p.w-p.r {

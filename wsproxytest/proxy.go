@@ -18,10 +18,10 @@ import (
 	"example.com/wsproxy/internal/memconn"
 )
 
-// A Proxy stands between WebSocket clients and a server, and calls a Handler for
-// each frame. It is also an http.Handler, to be mounted on a mux. Its methods
-// may be called from any goroutine, except those that fail the test if they are
-// misused: Refuse, Tunnel and URL are for the test's goroutine.
+// A Proxy forwards WebSockets between clients and a server, and calls a Handler
+// for each frame. It is also an http.Handler, for use in a mux. Its methods are
+// safe for concurrent use, but Refuse, Tunnel and URL can fail the test and must
+// be called on the test's goroutine.
 type Proxy struct {
 	t       testing.TB
 	inner   *wsproxy.Proxy
@@ -34,7 +34,7 @@ type Proxy struct {
 
 	mu       sync.Mutex
 	over     bool          // the test has ended
-	live     []*Tunnel     // all that were begun, open or not
+	live     []*Tunnel     // all tunnels, including those that are not open yet
 	opened   []*Tunnel     // by N
 	changed  chan struct{} // closed and replaced when a tunnel opens
 	refusals []int         // statuses of handshakes that failed
@@ -44,19 +44,19 @@ type Proxy struct {
 	seeds    []string
 
 	logging sync.Mutex
-	silent  bool // the test may have ended: it takes no more logs
+	silent  bool // the test may have ended and accepts no more logs
 }
 
-// New returns a Proxy to server, which it serves in memory. server may be any
-// handler that upgrades, and is called as by an http.Server of its own.
+// New serves server in memory and returns a Proxy to it. server may be any handler
+// that upgrades. An [http.Server] calls it.
 //
-// h may be nil, and then passes everything on. opts are for the wsproxy.Proxy
-// inside, whose read, send and close timeouts are off unless opts set them. Its
-// connections to server are in memory whatever WithDialContext says.
+// A nil h forwards everything. opts configure the wsproxy.Proxy inside, whose
+// read, send and close timeouts are off by default. WithDialContext has no effect,
+// because connections to server are in memory.
 //
-// The end of the test cuts all tunnels and waits for their Handlers. A Handler
-// that has not returned 5 seconds later fails the test, which shows its stack. A
-// test that failed logs the transcript and the Handlers' seeds.
+// When the test ends, all tunnels are cut. If a Handler has not returned 5 seconds
+// later, the test fails and logs the Handler's stack. A failed test logs the
+// transcript and the Handlers' seeds.
 func New(t testing.TB, server http.Handler, h Handler, opts ...wsproxy.Option) *Proxy {
 	t.Helper()
 	if server == nil {
@@ -78,8 +78,8 @@ func New(t testing.TB, server http.Handler, h Handler, opts ...wsproxy.Option) *
 	return p
 }
 
-// NewURL returns a Proxy to a running server. target and opts are those of
-// [wsproxy.New]. All else is as with [New].
+// NewURL is like [New] with a running server. target and opts are those of
+// [wsproxy.New].
 func NewURL(t testing.TB, target string, h Handler, opts ...wsproxy.Option) *Proxy {
 	t.Helper()
 	p := newProxy(t, h)
@@ -117,8 +117,8 @@ func withoutTime(_ []string, a slog.Attr) slog.Attr {
 }
 
 // Dial connects to the proxy in memory. It ignores network and addr, so that it
-// fits the dialers of WebSocket clients. The connection is not encrypted: use ws
-// URLs. Its client closes it.
+// fits the dialers of WebSocket clients. The connection is not encrypted, so use
+// ws URLs. The caller must close it.
 func (p *Proxy) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	conn, err := p.entry.Dial(ctx)
 	if err != nil {
@@ -131,9 +131,9 @@ func (p *Proxy) Dial(ctx context.Context, network, addr string) (net.Conn, error
 // for libraries that upgrade over an http.Client.
 func (p *Proxy) Client() *http.Client { return &http.Client{Transport: p.client} }
 
-// URL returns the proxy's URL for clients that need a socket: ws://127.0.0.1 and a
-// port. The proxy listens from the first call on. A synctest bubble's clock stops
-// as long as it does.
+// URL returns the proxy's URL, ws://127.0.0.1 with a port, for clients that need a
+// socket. The proxy starts to listen at the first call. In a synctest bubble the
+// clock then stops until the test ends.
 func (p *Proxy) URL() string {
 	p.t.Helper()
 	p.mu.Lock()
@@ -149,8 +149,8 @@ func (p *Proxy) URL() string {
 	return p.url
 }
 
-// ServeHTTP serves one request: WebSockets through the Handler, and all else as a
-// wsproxy.Proxy does.
+// ServeHTTP serves one request. It calls the Handler for the frames of a
+// WebSocket, and forwards other requests as a wsproxy.Proxy does.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if isWebSocket(r) {
 		if refused, status := p.takeRefusal(); refused {
@@ -161,9 +161,9 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.handler.ServeHTTP(w, r)
 }
 
-// Refuse makes the next n handshakes fail with status, from 200 to 599. If status
-// is 0, their connections are reset instead. If n is negative, all fail until
-// Refuse(0, 0). They do not reach the server.
+// Refuse makes the next n handshakes fail with status, which must be from 200 to
+// 599 or 0. With 0 their connections are reset. If n is negative, all handshakes
+// fail until Refuse(0, 0) is called. The server does not see them.
 func (p *Proxy) Refuse(n, status int) {
 	p.t.Helper()
 	if status != 0 && (status < 200 || status > 599) {
@@ -203,8 +203,8 @@ func refuse(w http.ResponseWriter, status int) {
 const tunnelWait = 10 * time.Second
 
 // Tunnel returns the nth tunnel, counted from 1 in the order in which they
-// opened. It waits until there is one. After 10 seconds, of the bubble's clock in
-// a synctest bubble, it fails the test.
+// opened. It waits until that tunnel opens, and fails the test after 10 seconds.
+// In a synctest bubble these are seconds of the bubble's clock.
 func (p *Proxy) Tunnel(n int) *Tunnel {
 	p.t.Helper()
 	if n < 1 {
@@ -217,7 +217,7 @@ func (p *Proxy) Tunnel(n int) *Tunnel {
 		opened, changed := p.opened, p.changed
 		p.mu.Unlock()
 		if len(opened) >= n {
-			// What the test does to the tunnel must not come before the 101.
+			// The test must not act on the tunnel before the client has the 101.
 			t := opened[n-1]
 			changed = t.ready
 			select {
@@ -234,7 +234,7 @@ func (p *Proxy) Tunnel(n int) *Tunnel {
 	}
 }
 
-// summary says what happened so far.
+// summary describes what has happened so far.
 func (p *Proxy) summary() string {
 	p.mu.Lock()
 	tunnels, refusals := p.opened, slices.Clone(p.refusals)
@@ -262,8 +262,8 @@ func (p *Proxy) summary() string {
 	return b.String()
 }
 
-// Transcript returns what has passed so far. If a Handler of a tunnel that has
-// ended has not returned, Transcript waits for it, for a second at most.
+// Transcript returns the transcript so far. If a tunnel has ended and its Handler
+// has not returned, Transcript waits for the Handler, for at most a second.
 func (p *Proxy) Transcript() Transcript {
 	p.mu.Lock()
 	opened := p.opened
@@ -280,7 +280,7 @@ func (p *Proxy) Transcript() Transcript {
 	return transcript(opened)
 }
 
-// track has the end of the test stop t. It reports false if the test has ended.
+// track makes the end of the test stop t. It reports false if the test has ended.
 func (p *Proxy) track(t *Tunnel) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()

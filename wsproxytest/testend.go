@@ -76,7 +76,7 @@ func (p *Proxy) reportStuck(d *direction) {
 		d.t.target, d.t.nth, d.from, handlerWait, stackOf(*number))
 }
 
-// report logs what helps with a test that failed.
+// report logs the transcript and the seeds of a failed test.
 func (p *Proxy) report() {
 	if !p.t.Failed() {
 		return
@@ -90,7 +90,8 @@ func (p *Proxy) report() {
 	p.t.Logf("wsproxytest: %s", p.summary())
 }
 
-// shortened returns the transcript's text, of a long one its two ends.
+// shortened returns the transcript's text, or its beginning and its end if it is
+// long.
 func (t Transcript) shortened() string {
 	const head, tail = 50, 150
 	if len(t) <= head+tail {

@@ -13,21 +13,21 @@ import (
 // A Fate is what became of a frame.
 type Fate int
 
-// What becomes of frames.
+// The fates of frames.
 const (
-	Passed   Fate = iota + 1 // sent as it came
+	Passed   Fate = iota + 1 // sent unchanged
 	Dropped                  // not sent before its Handler returned
-	Changed                  // sent with another content
+	Changed                  // sent with different content
 	Partial                  // sent in part
-	Injected                 // no end sent it, or it was sent already: a duplicate
-	Raw                      // bytes of Wire.Write, or bytes of an end that are no well-formed frame
-	Ended                    // no frame: the tunnel's Cut, Reset or CloseWrite
+	Injected                 // sent by neither end, or sent again
+	Raw                      // not a frame: bytes of Wire.Write, or malformed bytes of an end
+	Ended                    // not a frame: a Cut, Reset or CloseWrite of the tunnel
 )
 
 var fateNames = [...]string{Passed: "passed", Dropped: "dropped", Changed: "changed", Partial: "partial",
 	Injected: "injected", Raw: "raw", Ended: "ended"}
 
-// String returns the fate in a word: "passed", "dropped".
+// String returns the fate as one word, such as "passed".
 func (f Fate) String() string {
 	if f > 0 && int(f) < len(fateNames) {
 		return fateNames[f]
@@ -35,21 +35,21 @@ func (f Fate) String() string {
 	return fmt.Sprintf("fate %d", int(f))
 }
 
-// keptPayload is how much of a payload a Record has.
+// keptPayload is how many bytes of a payload a Record keeps.
 const keptPayload = 64
 
 // A Record is an entry of a Transcript.
 type Record struct {
 	Tunnel *Tunnel
-	Frame  Frame // as it came, or as it was injected, with the first 64 bytes of its payload
-	Size   int   // of the whole payload in bytes
+	Frame  Frame // as it arrived or was injected, with the first 64 bytes of its payload
+	Size   int   // size of the whole payload in bytes
 	Fate   Fate
-	Note   string // more about the fate: what it was changed to, how much of it was sent
+	Note   string // details of the fate, such as the new content or the bytes sent
 
 	sum uint32 // of a payload that is longer than keptPayload
 }
 
-// newRecord keeps what a transcript needs of f.
+// newRecord returns the record of f. It copies what it keeps of the payload.
 func newRecord(f Frame, fate Fate) Record {
 	r := Record{Frame: f, Size: len(f.Payload), Fate: fate}
 	if r.Size > keptPayload {
@@ -88,11 +88,10 @@ func (r Record) describe() string {
 	return b.String()
 }
 
-// String returns the record in one line, without its time:
+// String returns the record in one line, without its time. For the client's third
+// message in the first tunnel to /chat it is
 //
 //	/chat 1 client text 3 "hello" dropped
-//
-// is about the third message of the client in the first tunnel to /chat.
 func (r Record) String() string {
 	var b strings.Builder
 	if r.Tunnel != nil {
@@ -113,18 +112,18 @@ func (r Record) String() string {
 	return b.String()
 }
 
-// A Transcript is what a Proxy's tunnels have carried. Its order does not depend
-// on the scheduler: tunnels by their path and query, and those of the same path
-// and query in the order in which they opened; of each tunnel what went to the
-// server, then what went to the client, and then a Cut or Reset; of each
-// direction the frames as they passed. Sort it by Frame.Time for the order in
-// which frames came and were injected.
+// A Transcript lists the frames of a Proxy's tunnels. Its order does not depend on
+// the scheduler. Tunnels are sorted by path and query, and then in the order in
+// which they opened. For each tunnel it lists the frames to the server, the frames
+// to the client, and then a Cut or Reset. The frames of each direction are in the
+// order in which they were sent. For the order in which frames arrived or were
+// injected, sort the Transcript by Frame.Time.
 //
 // A tunnel keeps the first 5,000 and the last 1,000 records of each direction.
 type Transcript []Record
 
-// String returns a line for each record. It has no times, so that the
-// transcripts of two runs can be compared as text.
+// String returns one line for each record, without times, so that the transcripts
+// of two runs can be compared as text.
 func (t Transcript) String() string {
 	var b strings.Builder
 	for _, r := range t {
@@ -139,12 +138,12 @@ const (
 	lastRecords  = 1000
 )
 
-// A journal has the records of one direction.
+// A journal holds the records of one direction.
 type journal struct {
 	first []Record
-	last  []Record // a ring once it is full
-	next  int      // the oldest of the ring
-	lost  int      // records between the two
+	last  []Record // a ring when it is full
+	next  int      // index of the oldest record in the ring
+	lost  int      // number of records between the first and the last
 }
 
 func (j *journal) add(r Record) {

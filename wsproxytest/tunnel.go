@@ -9,24 +9,24 @@ import (
 	"example.com/wsproxy/internal/memconn"
 )
 
-// abandonAfter is how long frames may take that are under way when both ends
-// have closed.
+// abandonAfter limits how long frames are still forwarded after both ends have
+// closed.
 const abandonAfter = 10 * time.Second
 
 // A Tunnel is a WebSocket between a client and a server. Its methods may be
-// called from any goroutine, from a Handler too, and after the tunnel has
+// called from any goroutine, including a Handler's, and after the tunnel has
 // ended.
 //
-// A tunnel ends when both ends have closed and all that they sent has passed,
-// 10 seconds after both have closed at the latest, or with Cut, Reset or the
-// end of the test. If one end closes, the other reads an end of stream; if one
-// resets its connection, the other sees a reset; each after what was sent
-// before it, so that a Handler that blocks holds these back too. An end that
-// still sends to one that has closed its connection sees a reset a second later;
-// with NewURL only a server does.
+// A tunnel ends when both ends have closed and all their frames are forwarded, but
+// at most 10 seconds after both have closed. Cut, Reset and the end of the test
+// also end it. If one end closes, the other reads an end of stream. If one resets
+// its connection, the other sees a reset. Both arrive after the frames that were
+// sent before, so a Handler that blocks delays them too. An end that still sends
+// to one that has closed its connection sees a reset a second later. With NewURL
+// only a server does.
 type Tunnel struct {
-	N       int           // among the tunnels of the Proxy, from 1, in the order in which they opened
-	Request *http.Request // a copy of the handshake, as the server gets it from the harness
+	N       int           // the tunnel's number, from 1, in the order in which they opened
+	Request *http.Request // a copy of the handshake as the server gets it
 
 	target string // path and query
 	nth    int    // among the tunnels to target
@@ -48,12 +48,12 @@ type Tunnel struct {
 	states   map[stateKey]any
 }
 
-// To returns the direction that leads to s, for frames of the test's own. They
-// go out between those that pass, at once, and no Handler sees them.
+// To returns the direction to s, on which the test can send its own frames. They
+// are sent at once, between forwarded frames, and no Handler is called for them.
 func (t *Tunnel) To(s Side) *Wire { return &Wire{d: t.to[s]} }
 
 // CloseWrite ends the stream to s, after the frame that is being sent to it.
-// Later frames to s are dropped. The other direction goes on.
+// Later frames to s are dropped. The other direction continues.
 func (t *Tunnel) CloseWrite(s Side) {
 	d := t.to[s]
 	if !d.acquire() {
@@ -67,12 +67,12 @@ func (t *Tunnel) CloseWrite(s Side) {
 	}
 }
 
-// Cut ends the tunnel: both ends read an end of stream, without a Close frame.
-// Frames that have not passed are lost.
+// Cut ends the tunnel. Both ends read an end of stream without a Close frame.
+// Frames that are not forwarded yet are lost.
 func (t *Tunnel) Cut() { t.end("cut", (*end).cut) }
 
-// Reset ends the tunnel: both connections are reset (ECONNRESET). Frames that
-// have not passed are lost.
+// Reset ends the tunnel. Both connections are reset (ECONNRESET). Frames that are
+// not forwarded yet are lost.
 func (t *Tunnel) Reset() { t.end("reset", (*end).reset) }
 
 // Done returns a channel that is closed when the tunnel has ended.

@@ -8,17 +8,17 @@ import (
 	"time"
 )
 
-// A Wire is one direction of a tunnel. A Handler gets the one on which its
-// frame came and sends on it; [Tunnel.To] returns each. Its methods may be called
-// from any goroutine. They block while the end does not read, and do nothing once
-// the tunnel has ended.
+// A Wire is one direction of a tunnel. A Handler gets the Wire of its frame and
+// sends on it. [Tunnel.To] returns both. The methods of a Wire may be called from
+// any goroutine. They block while the end does not read. After the tunnel has
+// ended they do nothing.
 type Wire struct {
 	d    *direction
 	rest []Handler // of a Chain, which see what is sent first
 }
 
-// Send sends a frame, masked as its direction needs. The payload is not
-// changed or kept.
+// Send sends a frame, with the masking that the direction requires. It neither
+// changes nor keeps the payload.
 func (w *Wire) Send(f Frame) {
 	if len(w.rest) > 0 {
 		w.rest[0].handle(&Wire{w.d, w.rest[1:]}, f)
@@ -27,14 +27,14 @@ func (w *Wire) Send(f Frame) {
 	w.d.send(f, -1)
 }
 
-// SendPart sends the first n bytes of a frame's wire form: header, masking key
-// and payload. The receiver takes what is sent next for the rest of the frame. In
-// a Chain it does not go to the next Handler.
+// SendPart sends the first n bytes of a frame as on the wire: header, masking key
+// and payload. The receiver reads the next bytes as the rest of that frame. In a
+// Chain the next Handler is not called.
 func (w *Wire) SendPart(f Frame, n int) { w.d.send(f, max(n, 0)) }
 
-// Write sends bytes as they are, for what is no frame. It returns an error if
-// the tunnel has ended or its end is gone. In a Chain it does not go to the
-// next Handler.
+// Write sends bytes unchanged, which need not be a frame. It returns an error if
+// the tunnel has ended or the receiver is gone. In a Chain the next Handler is not
+// called.
 func (w *Wire) Write(p []byte) (int, error) {
 	if !w.d.acquire() {
 		return 0, net.ErrClosed
@@ -61,19 +61,20 @@ func (w *Wire) Sleep(d time.Duration) {
 	}
 }
 
-// sleepUntil is Sleep until a time.
+// sleepUntil is like Sleep, but waits until a time.
 func (w *Wire) sleepUntil(t time.Time) { w.Sleep(time.Until(t)) }
 
-// Tunnel returns the tunnel that w is a direction of.
+// Tunnel returns the tunnel of w.
 func (w *Wire) Tunnel() *Tunnel { return w.d.t }
 
-// A stateKey is for what a Handler keeps of a direction.
+// A stateKey identifies the state that a Handler keeps for a direction.
 type stateKey struct {
 	handler any
 	to      Side
 }
 
-// state returns what a Handler keeps of the direction, made at the first call.
+// state returns the state that a Handler keeps for the direction. The first call
+// makes it.
 func state[T any](w *Wire, handler any, seed *uint64, name string) *T {
 	t, key := w.d.t, stateKey{handler, w.d.from.other()}
 	t.mu.Lock()
