@@ -4,22 +4,22 @@
 //	go run .
 //
 // It starts an echo upstream, a load generator and one proxy after another,
-// each a process of its own: the proxy pinned to one core, load and upstream
-// to another, where there are two. It prints a table, and writes results.json
-// and plots to the directory of -out.
+// each in its own process. On a machine with two or more cores, the proxy is
+// pinned to one core, and load and upstream to another. It prints a table, and
+// writes results.json and plots to the directory of -out.
 //
-// The peers are nginx with the well-known recipe and HAProxy, where they are
-// installed, Caddy and httputil.ReverseProxy, which are processes of this same
-// program, and "direct", no proxy at all: the limit that load and upstream
-// set. wsproxy runs twice, blocking and detached. With -peers the portable
-// relay can be added: it is built with the tag wsproxy_portable first.
+// The peers are nginx with the well-known recipe and HAProxy, if they are
+// installed, and Caddy and httputil.ReverseProxy, which are built into this
+// program. The peer "direct" is no proxy at all. It shows the limit of load and
+// upstream. wsproxy runs twice, blocking and detached. -peers can add the portable
+// relay, which is then built with the tag wsproxy_portable.
 //
-// Every sample takes a fresh proxy, and the peers take turns within each
-// measure, so that whatever else the machine does meets them all. Shown are
-// medians over the rounds, and ratios of a round to the same round. CPU is the
-// proxy's own, all its processes, by the kernel's clock of them. Memory is the
-// growth of the proxy's PSS by idle tunnels; Go programs are first made to
-// return what they have freed, as they do by themselves after minutes.
+// Every sample uses a new proxy. The peers take turns within each measure, so
+// that other load on the machine affects all of them. The table shows medians
+// over the rounds, and ratios of figures of the same round. CPU is the kernel's
+// count for all processes of the proxy. Memory is the growth of the proxy's PSS
+// through idle tunnels. Go programs first return the memory that they have freed,
+// which they otherwise do after some minutes.
 package main
 
 import (
@@ -47,7 +47,7 @@ func parseFlags(args []string) (settings, error) {
 	var s settings
 	var peers, only string
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
-	flags.BoolVar(&s.quick, "quick", false, "a smoke run of some seconds, whose figures mean nothing")
+	flags.BoolVar(&s.quick, "quick", false, "a smoke run of some seconds; its figures mean nothing")
 	flags.IntVar(&s.rounds, "rounds", 5, "how often each sample is taken")
 	flags.DurationVar(&s.window, "time", time.Second, "how long a sample of traffic takes")
 	flags.StringVar(&peers, "peers", strings.Join(defaultPeers, ","), "the peers to run; "+portablePeer+" may be added")

@@ -14,7 +14,7 @@ import (
 	. "example.com/wsproxy/wsproxytest"
 )
 
-// act calls a method that rng draws.
+// act calls a random method.
 func act(rng func(n int) int, w *Wire, f Frame) {
 	t := w.Tunnel()
 	side := Side(rng(2))
@@ -48,8 +48,8 @@ func act(rng func(n int) int, w *Wire, f Frame) {
 	}
 }
 
-// abuse has ends that send, close and leave as they like, and a Handler and
-// the test that call every method from many goroutines.
+// abuse runs ends that send and close at random, while a Handler and the test call
+// every method from many goroutines.
 func abuse(t *testing.T, seed uint64, dial func(testing.TB, *Proxy, string) *peer) {
 	var mu sync.Mutex
 	source := rand.New(rand.NewPCG(seed, 0))

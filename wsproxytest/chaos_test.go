@@ -18,9 +18,9 @@ import (
 var allFaults = Mix{Drop: 0.02, Duplicate: 0.05, Cut: 0.03, Reset: 0.03, Stall: 0.02, Delay: 0.05,
 	StallFor: 30 * time.Millisecond, MaxDelay: 10 * time.Millisecond}
 
-// chaoticRun has three clients race on URLs of their own. Each sends messages
-// without waiting for their echo, in pieces that chunk draws, and connects again
-// when its tunnel ends.
+// chaoticRun runs three clients at once, each on its own URL. Each sends messages
+// without waiting for their echo, in pieces of the sizes that chunk returns, and
+// connects again when its tunnel ends.
 func chaoticRun(t *testing.T, dial func(testing.TB, *Proxy, string) *peer, seed uint64, chunk func() int) string {
 	p := New(t, serve(echo), Chaos(seed, allFaults))
 	var clients sync.WaitGroup
@@ -58,7 +58,7 @@ func chaoticRun(t *testing.T, dial func(testing.TB, *Proxy, string) *peer, seed 
 	return p.Transcript().String()
 }
 
-// without returns the lines of a that b has not.
+// without returns the lines of a that are not in b.
 func without(a, b string) (only string) {
 	for line := range strings.Lines(a) {
 		if !strings.Contains(b, line) {

@@ -46,8 +46,7 @@ func (f *fakeTB) Fatalf(format string, args ...any) {
 	f.FailNow()
 }
 
-// run runs a test on a goroutine of its own, with its cleanup, and returns its
-// log.
+// run runs a test and its cleanup on a new goroutine, and returns the test's log.
 func (f *fakeTB) run(test func(t testing.TB)) string {
 	for _, step := range []func(){func() { test(f) }, func() {
 		for len(f.cleanups) > 0 {

@@ -63,8 +63,8 @@ func TestFramesPassThroughANilHandlerUnchanged(t *testing.T) {
 	})
 }
 
-// The faults that the package doc lists, done to the second of three messages
-// of the server, as the client and the transcript see them.
+// Each fault that the package doc lists, applied to the second of the server's
+// three messages, as the client and the transcript show it.
 func TestAHandlerMakesEveryFault(t *testing.T) {
 	const one, two, three = "\x81\x03one", "\x81\x03two", "\x81\x05three"
 	for _, test := range []struct {
@@ -160,7 +160,7 @@ func TestAHandlerMakesEveryFault(t *testing.T) {
 	}
 }
 
-// What the client sends is masked on its way to the server, whatever it is.
+// Every frame to the server is masked, whatever the Handler sends.
 func TestFramesToTheServerAreMasked(t *testing.T) {
 	server, ends := served()
 	p := New(t, server, func(w *Wire, f Frame) {
@@ -188,8 +188,8 @@ func TestFramesToTheServerAreMasked(t *testing.T) {
 	c.want(t, frame.OpPong, "unasked")
 }
 
-// A toxic that drops TCP chunks breaks the framing (toxiproxy's packet loss);
-// here what is no well-formed frame comes from an end, and passes.
+// A proxy that drops pieces of a TCP stream breaks the framing (toxiproxy's packet
+// loss). Here malformed frames come only from an end, and are forwarded.
 func TestWhatIsNoFramePassesUnseen(t *testing.T) {
 	for name, test := range map[string]struct{ wire, note string }{
 		"a reserved opcode":         {"\x83\x01x", "malformed frame; unseen from here"},
@@ -230,8 +230,8 @@ func TestWhatIsNoFramePassesUnseen(t *testing.T) {
 	}
 }
 
-// golang/go#35892 and caddyserver/caddy#8026: half-close and resets lost data in
-// proxies. The harness must not be another.
+// golang/go#35892 and caddyserver/caddy#8026: proxies lost data at half-closes and
+// resets. The harness must not.
 func TestAnEndThatClosesOrResetsIsSeenByTheOther(t *testing.T) {
 	everyWay(t, func(t *testing.T, dial func(testing.TB, *Proxy, string) *peer) {
 		server, ends := served()

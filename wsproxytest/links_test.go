@@ -122,8 +122,8 @@ func TestAChainPassesWhatEachHandlerSends(t *testing.T) {
 	}
 }
 
-// httptest.NewTestServer (Go 1.27) has buffers without an end, with which a
-// sender never blocks.
+// With httptest.NewTestServer (Go 1.27) a sender never blocks, because its buffers
+// are unlimited.
 func TestAStalledDirectionFillsAndBlocksItsSenderAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server, ends := served()
@@ -142,7 +142,7 @@ func TestAStalledDirectionFillsAndBlocksItsSenderAlone(t *testing.T) {
 			}
 		}()
 		synctest.Wait()
-		// 64 KiB in the connection, and what the parser has read: up to 4 KiB.
+		// 64 KiB in the connection, and up to 4 KiB that the parser has read.
 		before := sent.Load()
 		if before < 64 || before > 69 {
 			t.Errorf("%d KiB are sent before the sender blocks, want 64 to 69", before)
@@ -160,8 +160,8 @@ func TestAStalledDirectionFillsAndBlocksItsSenderAlone(t *testing.T) {
 	})
 }
 
-// The clock of a bubble stands still while a goroutine waits for a mutex: a
-// test's own frame behind a write that waits must not wait for one.
+// A bubble's clock stops while a goroutine waits for a mutex. So a frame that the
+// test sends during a blocked write must not wait for a mutex.
 func TestATestsOwnFrameWaitsForTheFrameThatIsBeingSent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server, ends := served()
@@ -178,7 +178,7 @@ func TestATestsOwnFrameWaitsForTheFrameThatIsBeingSent(t *testing.T) {
 	})
 }
 
-// wsproxy's timeouts of a minute would end a stall that a test wants.
+// wsproxy's timeouts of a minute would end a stall.
 func TestAStallOutlivesTheProxysDefaultTimeouts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server, ends := served()
@@ -198,7 +198,7 @@ func TestAStallOutlivesTheProxysDefaultTimeouts(t *testing.T) {
 	})
 }
 
-// A stall toward ends that have both left must not leave anything running.
+// A stall must not leave anything running when both ends have closed.
 func TestATunnelEndsTenSecondsAfterBothEndsHaveClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server, ends := served()
@@ -219,7 +219,7 @@ func TestATunnelEndsTenSecondsAfterBothEndsHaveClosed(t *testing.T) {
 	})
 }
 
-// What is under way when both ends have closed still arrives.
+// Frames that are on their way when both ends close still arrive.
 func TestLatencyDelaysTheEndOfAStreamToo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server, ends := served()
@@ -235,8 +235,8 @@ func TestLatencyDelaysTheEndOfAStreamToo(t *testing.T) {
 	})
 }
 
-// Cut has the server see an end of stream, and a second later nothing is left
-// of the connection, as when a client's machine answers with resets.
+// After a Cut the server reads an end of stream. A second later its writes fail,
+// as if the client's machine answered with resets.
 func TestACutReachesAServerThatOnlyWrites(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server, ends := served()

@@ -8,8 +8,8 @@ import (
 	"example.com/wsproxy/internal/memconn"
 )
 
-// parse returns the frames of a stream that comes in pieces, how it ends, and the
-// bytes that would pass.
+// parse returns the frames of a stream that arrives in pieces, the error at its
+// end, and the bytes that would be forwarded.
 func parse(stream []byte, from Side, piece int) (frames []string, passed []byte, end error) {
 	near, far := memconn.Pipe(memconn.Size)
 	go func() {
@@ -37,8 +37,8 @@ func parse(stream []byte, from Side, piece int) (frames []string, passed []byte,
 	}
 }
 
-// Whatever an end sends, and in whatever pieces it comes, a nil Handler passes
-// the same bytes, and a Handler sees the same frames.
+// For any stream in any pieces, a nil Handler forwards the same bytes, and a
+// Handler gets the same frames.
 func FuzzAnyStreamPassesInAnyPieces(f *testing.F) {
 	f.Add([]byte("\x81\x05hello\x01\x01a\x89\x00\x80\x01b\x88\x02\x03\xe8"), false, 3)
 	f.Add([]byte("\x81\x85\x01\x02\x03\x04abcde\x82\xfe\x00\x02\x01\x02\x03\x04ab"), true, 1)

@@ -71,7 +71,7 @@ func TestPlainRequestsPass(t *testing.T) {
 	p := New(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprint(w, r.Method, " ", r.URL, " ", r.Host)
 	}), nil)
-	p.Refuse(-1, 503) // which is about handshakes
+	p.Refuse(-1, 503) // refuses handshakes only
 	res, err := p.Client().Get("http://any.test/page?x=1")
 	if err != nil {
 		t.Fatal(err)
@@ -82,7 +82,7 @@ func TestPlainRequestsPass(t *testing.T) {
 	}
 }
 
-// A payload that is compressed could not be read.
+// A Handler could not read a compressed payload.
 func TestExtensionsAreNotNegotiated(t *testing.T) {
 	server := make(chan http.Header, 1)
 	p := New(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -151,7 +151,7 @@ func TestParallelTestsHaveProxiesOfTheirOwn(t *testing.T) {
 	}
 }
 
-// A Handler may keep what it got: the harness does not use it again.
+// A Handler may keep its frame, because the harness does not use it again.
 func TestAPayloadThatIsKeptDoesNotChange(t *testing.T) {
 	kept := make(chan []byte, 100)
 	server, ends := served()
@@ -172,7 +172,8 @@ func TestAPayloadThatIsKeptDoesNotChange(t *testing.T) {
 	}
 }
 
-// The memory of a frame grows with what comes, not with what its header says.
+// The memory of a frame grows with the bytes that arrive, not with the length in
+// its header.
 func TestALargeFramePasses(t *testing.T) {
 	server, ends := served()
 	p := New(t, server, nil)

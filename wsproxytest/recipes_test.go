@@ -19,9 +19,9 @@ import (
 )
 
 // These tests are the recipes of the package doc. They run in fake time, with a
-// chat server and a chat client that know nothing of the harness.
+// chat server and a chat client that do not depend on the harness.
 
-// Handler.Wrap needs no test. Here it goes around a handler of a running server.
+// Handler.Wrap needs no test. Here it wraps the handler of a running server.
 func ExampleHandler_Wrap() {
 	shout := wsproxytest.Handler(func(w *wsproxytest.Wire, f wsproxytest.Frame) {
 		if f.From == wsproxytest.Server {
@@ -39,7 +39,7 @@ func ExampleHandler_Wrap() {
 }
 
 // A chatClient receives numbered messages, and reconnects when its connection
-// ends. It asks for what follows the last message that it has.
+// ends. It then requests the messages after the last one that it has.
 type chatClient struct {
 	url  string
 	http *http.Client
@@ -85,7 +85,7 @@ func (c *chatClient) receive(ctx context.Context, want int, wait *time.Duration)
 	conn.Close(websocket.StatusNormalClosure, "")
 }
 
-// chatServer sends the messages 1 to 10 from the one asked for.
+// chatServer sends the messages 1 to 10, beginning with the requested one.
 var chatServer = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 	conn, err := websocket.Accept(w, r, nil)
 	if err != nil {
@@ -102,8 +102,8 @@ var chatServer = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 	conn.Read(context.Background()) // the client's Close frame
 })
 
-// (a) A client reconnects when the server dies in mid-message, and misses
-// nothing.
+// (a) A client reconnects when the server dies in mid-message, and misses no
+// message.
 func TestRecipeReconnect(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := wsproxytest.New(t, chatServer, func(w *wsproxytest.Wire, f wsproxytest.Frame) {
@@ -129,8 +129,8 @@ func TestRecipeReconnect(t *testing.T) {
 	})
 }
 
-// pingingServer pings each client every 20 seconds, and gives up on one whose
-// Pong takes 5.
+// pingingServer pings each client every 20 seconds, and closes the connection if
+// the Pong takes 5 seconds.
 func pingingServer(gone func(error)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		conn, err := websocket.Accept(w, r, nil)
@@ -152,8 +152,8 @@ func pingingServer(gone func(error)) http.Handler {
 	})
 }
 
-// (b) A server gives up on a client that is half open: its network is gone, and
-// nobody has told the server. coder/coder#25184 had tests of a heartbeat that
+// (b) A server closes a half-open connection: the client's network is gone, and
+// the server has received no end of stream. coder/coder#25184 had tests of a heartbeat that
 // passed without one.
 func TestRecipePingTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -162,7 +162,7 @@ func TestRecipePingTimeout(t *testing.T) {
 		start := time.Now()
 		p := wsproxytest.New(t, server, func(w *wsproxytest.Wire, f wsproxytest.Frame) {
 			if time.Since(start) < time.Minute {
-				w.Send(f) // until then all is well
+				w.Send(f) // until then everything is forwarded
 			}
 		})
 		conn, _, err := websocket.Dial(t.Context(), "ws://chat.test/", &websocket.DialOptions{HTTPClient: p.Client()})
@@ -204,7 +204,7 @@ func TestRecipeSlowConsumer(t *testing.T) {
 				w.Send(f)
 			}
 		})
-		// receive returns how many messages come in a minute.
+		// receive returns how many messages arrive in a minute.
 		receive := func(path string) (n int) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
@@ -237,7 +237,7 @@ func TestRecipeSlowConsumer(t *testing.T) {
 	})
 }
 
-// (d) What crosses a tunnel is compared as text.
+// (d) The frames of a tunnel are compared as text.
 func TestRecipeTranscript(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := wsproxytest.New(t, chatServer, func(w *wsproxytest.Wire, f wsproxytest.Frame) {
@@ -263,8 +263,8 @@ func TestRecipeTranscript(t *testing.T) {
 /room?after=0 1 server text 3 "message 3" dropped
 `
 		synctest.Wait()
-		// What the server still sends, before it has the client's Close frame,
-		// is dropped.
+		// Frames that the server sends before it has the client's Close frame
+		// are dropped.
 		if got := p.Transcript().String(); !strings.HasPrefix(got, want) {
 			t.Errorf("transcript\n%swant\n%s", got, want)
 		}
@@ -284,7 +284,7 @@ func TestRecipeSoak(t *testing.T) {
 				client.run(t.Context(), 10)
 				for i, message := range client.got {
 					if message != fmt.Sprint("message ", i+1) {
-						failed = append(failed, seed) // in a test of one's own: t.Errorf, which logs the seed
+						failed = append(failed, seed) // your test calls t.Errorf here, and then logs the seed
 						break
 					}
 				}

@@ -70,7 +70,8 @@ func handshake(t testing.TB, conn net.Conn, target string) *peer {
 	return c
 }
 
-// serve returns a handler that upgrades and gives its end to f, to be closed.
+// serve returns a handler that upgrades and calls f with its end, which f must
+// close.
 func serve(f func(*peer)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		conn, brw, err := http.NewResponseController(w).Hijack()
@@ -82,7 +83,7 @@ func serve(f func(*peer)) http.Handler {
 	})
 }
 
-// served returns a handler that hands out its ends.
+// served returns a handler that upgrades and sends each end to the test.
 func served() (http.Handler, <-chan *peer) {
 	ends := make(chan *peer, 100)
 	return serve(func(s *peer) { ends <- s }), ends

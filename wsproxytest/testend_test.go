@@ -13,7 +13,7 @@ import (
 	. "example.com/wsproxy/wsproxytest"
 )
 
-// A harness that hangs with its test, or says nothing, costs more than it finds.
+// If a test fails, the harness must not hang, and must say why.
 func TestAHandlerThatNeverReturnsIsReportedWithItsStack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
@@ -146,8 +146,8 @@ func TestTheServersPanicIsInTheTestsLog(t *testing.T) {
 	tb.wantLog(t, log, "boom in the server")
 }
 
-// A test may end at any moment: in a stall, in a write that waits, with tunnels
-// open, with a handshake under way.
+// A test may end at any moment: during a stall, a blocked write or a handshake, or
+// with open tunnels.
 func TestATestMayEndAtAnyMoment(t *testing.T) {
 	for name, test := range map[string]func(t *testing.T){
 		"with open tunnels": func(t *testing.T) {
@@ -235,7 +235,7 @@ func TestATestMayEndAtAnyMoment(t *testing.T) {
 	}
 }
 
-// A test that goes on with what it kept of a Proxy must not hang or panic.
+// The methods of a Proxy must not hang or panic after its test has ended.
 func TestAProxyCanBeUsedAfterItsTest(t *testing.T) {
 	var p *Proxy
 	var tunnel *Tunnel

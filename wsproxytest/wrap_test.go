@@ -17,9 +17,9 @@ import (
 	. "example.com/wsproxy/wsproxytest"
 )
 
-// The harness's place is around any handler that upgrades: before the hijack
-// (coder's write the 101 with WriteHeader), after it, and with bytes that come
-// before the 101.
+// The harness wraps any handler that upgrades, whether it writes the 101 before
+// the hijack (coder calls WriteHeader) or after it. It also forwards bytes that
+// arrive before the 101.
 func TestWrapGoesAroundAnyHandlerThatUpgrades(t *testing.T) {
 	back := httptest.NewServer(serve(echo))
 	t.Cleanup(back.Close)
@@ -49,7 +49,7 @@ func TestWrapGoesAroundAnyHandlerThatUpgrades(t *testing.T) {
 			}
 			conn.SetDeadline(time.Now().Add(patience))
 			t.Cleanup(func() { conn.Close() })
-			early := (&peer{client: true}).wire(true, frame.OpText, "early") // glued to the handshake
+			early := (&peer{client: true}).wire(true, frame.OpText, "early") // sent together with the handshake
 			fmt.Fprintf(conn, "GET / HTTP/1.1\r\nHost: test\r\nUpgrade: WebSocket\r\nConnection: keep-alive, Upgrade\r\n"+
 				"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %s\r\n\r\n%s", key, early)
 			c := &peer{conn, bufio.NewReader(conn), true}
@@ -85,7 +85,7 @@ func earlyHints(w http.ResponseWriter, r *http.Request) {
 	serve(echo).ServeHTTP(w, r)
 }
 
-// gobwas/ws answers a bad handshake on the connection that it has hijacked.
+// gobwas/ws responds to a bad handshake on the hijacked connection.
 func TestARefusalAfterTheHijackPasses(t *testing.T) {
 	for name, answer := range map[string]string{
 		"a status":       "HTTP/1.1 426 Upgrade Required\r\nContent-Length: 4\r\n\r\nbody",

@@ -17,7 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// browse has Chromium show a page until the test ends.
+// browse shows a page in Chromium until the test ends.
 func browse(t *testing.T, url string) {
 	t.Helper()
 	program, err := exec.LookPath("chromium")
@@ -49,7 +49,7 @@ func browse(t *testing.T, url string) {
 		}
 		syscall.Kill(group, syscall.SIGKILL) // those that stayed
 		<-exited
-		eventually(time.Second, func() bool { // zombies would count where nobody reaps them
+		eventually(time.Second, func() bool { // zombies count if nobody reaps them
 			return errors.Is(syscall.Kill(group, 0), syscall.ESRCH)
 		})
 		if t.Failed() {
@@ -58,9 +58,9 @@ func browse(t *testing.T, url string) {
 	})
 }
 
-// TestThePageWorksInABrowser knows only what a browser does on the network:
-// it loads the page, whose script then opens the WebSocket, takes the
-// handshake and measures round trips, and fetches the counters.
+// TestThePageWorksInABrowser checks what the browser does on the network. It loads
+// the page, whose script opens the WebSocket, reads the handshake, measures round
+// trips, and fetches the counters.
 func TestThePageWorksInABrowser(t *testing.T) {
 	c := start(t)
 	watched, err := wsproxy.New(c.url)
@@ -81,8 +81,8 @@ func TestThePageWorksInABrowser(t *testing.T) {
 		require.NoError(t, json.Unmarshal([]byte(body), &got))
 		mu.Lock()
 		defer mu.Unlock()
-		// A probe goes only after the handshake was shown, and the second
-		// counters are asked for only once the first were.
+		// The page sends a probe only after it has shown the handshake, and
+		// requests the counters again only after it has shown the first.
 		return asked["/tunnels"] >= 2 && len(got.Tunnels) == 1 &&
 			got.Tunnels[0].FromClient.Messages >= 2 && got.Tunnels[0].FromUpstream.Messages >= 3
 	}) {

@@ -16,8 +16,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// demoSocket opens the demo's WebSocket through the command and reads what it
-// says of the handshake.
+// demoSocket opens the demo's WebSocket through the command and reads the message
+// about the handshake.
 func demoSocket(t *testing.T, c *command, more string) (*peer, handshake) {
 	t.Helper()
 	p, res := c.ask(t, "/echo", upgradeFields+more)
@@ -163,7 +163,7 @@ func TestTheDemoSaysGoodbyeOnceWhenItDrains(t *testing.T) {
 	c := start(t, "-drain", "1h")
 	p, _ := demoSocket(t, c, "")
 	c.signals <- os.Interrupt
-	p.told(t, goodbye)
+	p.wantClose(t, goodbye)
 	p.sendFrame(t, text, "a message that crossed the goodbye")
 	p.sendFrame(t, closes, goodbye[:2])
 	rest, err := io.ReadAll(p.Reader)
@@ -267,9 +267,9 @@ func TestSocketsThatEndAnyHowLeaveTheDemoSilentAndWhole(t *testing.T) {
 	require.Empty(t, c.stderr.String())
 }
 
-// DNS rebinding: a site whose name comes to resolve to this machine has pages
-// of the demo's own origin as far as the browser can tell. Only Host, and with
-// -target-host X-Forwarded-Host, has the site's name; before, nobody looked.
+// DNS rebinding: if a site makes its name resolve to this machine, the browser
+// treats its pages as pages of the demo's origin. Only Host, or X-Forwarded-Host
+// with -target-host, has the site's name. Before, neither was checked.
 func TestTheDemoAnswersToNoOtherSitesName(t *testing.T) {
 	ask := func(t *testing.T, addr, path, host, fields string) int {
 		conn, err := net.Dial("tcp", addr)

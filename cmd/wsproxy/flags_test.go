@@ -48,7 +48,7 @@ func certificate(t *testing.T) (certFile, keyFile string, roots *x509.CertPool) 
 	return certFile, keyFile, roots
 }
 
-// fields is an upstream that answers with the header fields it got.
+// fields is an upstream that responds with the header fields that it received.
 func fields(t *testing.T) string {
 	return serve(t, func(w http.ResponseWriter, r *http.Request) {
 		io.WriteString(w, "Host: "+r.Host+"\r\n")
@@ -56,7 +56,7 @@ func fields(t *testing.T) string {
 	})
 }
 
-// silence listens, accepts what comes and says nothing.
+// silence accepts connections and sends nothing.
 func silence(t *testing.T) (addr string) {
 	t.Helper()
 	l, err := net.Listen("tcp", "localhost:0") // the system accepts for us
@@ -125,7 +125,7 @@ func TestErrorsOfUsageExitWith2(t *testing.T) {
 	require.Contains(t, stderr, `target "" is empty, want a URL`)
 }
 
-func TestAllErrorsOfUsageAreToldAtOnce(t *testing.T) {
+func TestAllErrorsOfUsageAreReportedAtOnce(t *testing.T) {
 	code, _, stderr := status(t, "-log", "loud", "-read-timeout", "-1s", "-origin", "http://", "-tls-cert", "x", "ftp://host")
 	require.Equal(t, 2, code)
 	for _, want := range []string{"-log", "-read-timeout", "-origin", "-tls-cert", "target"} {
@@ -151,7 +151,7 @@ func TestTheFirstLineSaysWhereItListensAndWhatItProxies(t *testing.T) {
 		t.Run(test.want, func(t *testing.T) {
 			var stdout, stderr testkit.Buffer
 			signals := make(chan os.Signal, 1)
-			signals <- os.Interrupt // ends it as soon as it listens
+			signals <- os.Interrupt // ends the command as soon as it listens
 			require.Zero(t, run(signals, strings.Fields(test.args), &stdout, &stderr), stderr.String())
 			require.Regexp(t, test.want, stdout.String())
 		})
@@ -200,7 +200,7 @@ func TestReadTimeoutEndsASilentTunnel(t *testing.T) {
 	t.Parallel()
 	url, conns := switches(t)
 	c := start(t, "-read-timeout", "2s", "-close-timeout", "500ms", "-log", "debug", url)
-	client, _ := c.tunnel(t, conns) // for whose 101 the timeout waits too
+	client, _ := c.tunnel(t, conns) // its 101 must arrive within the timeout, too
 	client.ended(t)
 	c.stderr.Await(t, `reason="read timeout"`)
 }
@@ -305,8 +305,9 @@ func TestMaxMessageSizeHoldsForBothDirections(t *testing.T) {
 	c.stderr.Await(t, "reason=limit")
 }
 
-// Without the flag the server read 1 MiB, which net/http keeps for as long as
-// a tunnel that is not detached: 1.7 MB a tunnel, and of empty fields 10.7.
+// Without the flag the server accepted a header of 1 MiB. Unless the tunnel is
+// detached, net/http keeps that for as long as the tunnel is open: 1.7 MB, or
+// 10.7 MB if the fields are empty.
 func TestMaxHeaderBytesBoundsARequestsHeader(t *testing.T) {
 	url, _ := switches(t)
 	for _, test := range []struct {
@@ -362,8 +363,8 @@ func TestOriginTakesUpgradesFromTheListedOnesAlone(t *testing.T) {
 	}
 }
 
-// A page of the proxy's own host is refused too until it is listed, which the
-// text of the refusal did not say.
+// A page of the proxy's own host is refused, too, unless it is listed. Before, the
+// error did not say that.
 func TestTheRefusalOfTheOwnOriginSaysToListIt(t *testing.T) {
 	url, _ := switches(t)
 	c := start(t, "-origin", "https://one.example", url)

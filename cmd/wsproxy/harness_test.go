@@ -18,10 +18,10 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A command is run as a test drives it.
+// A command is a run of the command that a test drives.
 type command struct {
 	line      string // the first of standard output
-	url, addr string // where it says the command is
+	url, addr string // the address in line
 	signals   chan os.Signal
 	stderr    *testkit.Buffer
 	exited    chan int
@@ -104,7 +104,7 @@ const (
 		"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
 )
 
-// switches is an upstream that takes every upgrade and hands its end of the
+// switches is an upstream that accepts every upgrade and sends its end of the
 // tunnel to the test.
 func switches(t *testing.T) (url string, conns <-chan net.Conn) {
 	t.Helper()
@@ -137,7 +137,7 @@ func (c *command) dial(t *testing.T) *peer {
 	return &peer{testkit.NewPeer(conn)}
 }
 
-// ask sends a GET with the given field lines and returns the answer's header.
+// ask sends a GET with the given field lines and returns the response's header.
 func (c *command) ask(t *testing.T, path, fields string) (*peer, *http.Response) {
 	t.Helper()
 	p := c.dial(t)
@@ -161,8 +161,8 @@ func (c *command) tunnel(t *testing.T, conns <-chan net.Conn) (client, server *p
 
 const closedTunnel = `msg="tunnel closed"` // at -log debug
 
-// forgets waits until n tunnels have ended and are no longer counted, which is
-// a little later than the log tells.
+// forgets waits until n tunnels have ended and are no longer counted. The log
+// reports the end a little earlier.
 func (c *command) forgets(t *testing.T, n int) {
 	t.Helper()
 	require.Eventually(t, func() bool {
@@ -230,15 +230,15 @@ func (p *peer) frame(t *testing.T) (opcode byte, got string) {
 	return h.Opcode, string(payload)
 }
 
-// told reads the Close frame of the proxy's.
-func (p *peer) told(t *testing.T, want string) {
+// wantClose reads the proxy's Close frame, which must have the payload want.
+func (p *peer) wantClose(t *testing.T, want string) {
 	t.Helper()
 	opcode, payload := p.frame(t)
 	require.Equal(t, byte(closes), opcode)
 	require.Equal(t, want, payload)
 }
 
-// goodbye is what the proxy says when it drains: 1001 and why.
+// goodbye is the payload of the proxy's Close frame when it drains.
 const goodbye = "\x03\xe9shutting down"
 
 // A peer is either end of a connection to the command.

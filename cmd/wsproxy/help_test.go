@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// reference has the default of each flag and what its help begins with.
+// reference has the default of each flag and the beginning of its help text.
 var reference = map[string]struct{ value, directives string }{
 	"listen":             {"localhost:8080", "nginx listen"},
 	"tls-cert":           {"", "nginx ssl_certificate"},
@@ -48,7 +48,7 @@ var reference = map[string]struct{ value, directives string }{
 	"version":            {"false", "nginx -v"},
 }
 
-// allFlags are those of the command, which are those of the reference.
+// allFlags returns the command's flags and checks that the reference has the same.
 func allFlags(t *testing.T) map[string]*flag.Flag {
 	t.Helper()
 	flags := map[string]*flag.Flag{}
@@ -60,8 +60,8 @@ func allFlags(t *testing.T) map[string]*flag.Flag {
 	return flags
 }
 
-// docComment returns what the table in the package's doc comment has on each
-// flag.
+// docComment returns the text for each flag in the table of the package's doc
+// comment.
 func docComment(t *testing.T) map[string]string {
 	t.Helper()
 	file, err := parser.ParseFile(token.NewFileSet(), "main.go", nil, parser.ParseComments|parser.PackageClauseOnly)

@@ -33,10 +33,10 @@ func TestASignalLetsTunnelsEndByThemselves(t *testing.T) {
 			conn.Close()
 		}
 		return err != nil
-	}, testkit.Patience, time.Millisecond, "it goes on listening")
+	}, testkit.Patience, time.Millisecond, "the command still listens")
 
-	client.told(t, goodbye)
-	server.told(t, goodbye)
+	client.wantClose(t, goodbye)
+	server.wantClose(t, goodbye)
 	client.sendFrame(t, closes, goodbye[:2])
 	require.Empty(t, c.exited, "it exits before the tunnel has ended")
 	server.reply(t, closes, goodbye[:2])
@@ -51,8 +51,8 @@ func TestATunnelThatDoesNotAnswerTheCloseIsCutInTheDrain(t *testing.T) {
 	c := start(t, "-drain", "1h", "-close-timeout", "2s", url)
 	client, server := c.tunnel(t, conns)
 	c.signals <- os.Interrupt
-	client.told(t, goodbye)
-	server.told(t, goodbye)
+	client.wantClose(t, goodbye)
+	server.wantClose(t, goodbye)
 	require.Equal(t, 1, c.exit(t))
 	require.Contains(t, c.stderr.String(), "\nwsproxy: cut 1 tunnel: no answer to the Close frame within the close timeout\n")
 }
@@ -68,7 +68,7 @@ func TestSpreadClosesTheTunnelsOneAfterTheOther(t *testing.T) {
 	begin := time.Now()
 	c.signals <- os.Interrupt
 	for _, end := range []*peer{first, firstServer, second, secondServer} {
-		end.told(t, restart)
+		end.wantClose(t, restart)
 	}
 	require.GreaterOrEqual(t, time.Since(begin), 500*time.Millisecond)
 	for _, ends := range [][2]*peer{{first, firstServer}, {second, secondServer}} {
@@ -224,8 +224,8 @@ func TestTheServerIsFitForTheOpenInternet(t *testing.T) {
 	require.Zero(t, s.ReadTimeout, "it would cut uploads")
 }
 
-func TestVersionTellsTheModulesAndGos(t *testing.T) {
-	code, stdout, stderr := status(t, "-version", "-log", "loud") // the rest does not matter
+func TestVersionPrintsTheVersionsOfTheModuleAndOfGo(t *testing.T) {
+	code, stdout, stderr := status(t, "-version", "-log", "loud") // the other flags are ignored
 	require.Zero(t, code)
 	require.Empty(t, stderr)
 	require.Regexp(t, `^wsproxy \S+ `+regexp.QuoteMeta(runtime.Version())+`\n$`, stdout)

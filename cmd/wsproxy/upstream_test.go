@@ -19,8 +19,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// named is an upstream that says its name, at once or as the first message of
-// a tunnel.
+// named is an upstream that sends its name, as a response or as the first message
+// of a tunnel.
 func named(t *testing.T, name string) string {
 	return serve(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Upgrade") == "" {
@@ -46,7 +46,7 @@ func (c *command) open(t *testing.T, path, fields string) (*peer, string) {
 	return p, name
 }
 
-// leave closes a tunnel and waits until the command has forgotten it.
+// leave closes a tunnel and waits until the command no longer counts it.
 func (c *command) leave(t *testing.T, p *peer) {
 	t.Helper()
 	before := strings.Count(c.stderr.String(), closedTunnel)
@@ -220,8 +220,8 @@ func TestFlagsForSeveralServersAreOfNoEffectWithOne(t *testing.T) {
 	}
 }
 
-// nameserver answers every question of net.DefaultResolver, until the test
-// ends, with the addresses that are set.
+// nameserver makes net.DefaultResolver return the set addresses for every name
+// until the test ends.
 func nameserver(t *testing.T) (set func(addrs ...string)) {
 	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -251,7 +251,7 @@ func nameserver(t *testing.T) (set func(addrs ...string)) {
 	return set
 }
 
-// answer makes the answer to a query of DNS (RFC 1035, section 4).
+// answer returns the response to a DNS query (RFC 1035, section 4).
 func answer(query []byte, addrs []string) []byte {
 	end := 12
 	for query[end] != 0 {
@@ -270,8 +270,8 @@ func answer(query []byte, addrs []string) []byte {
 	return res
 }
 
-// neighbours are two servers at one port of 127.0.0.1 and 127.0.0.2; each
-// answers with its address.
+// neighbours are two servers on the same port of 127.0.0.1 and 127.0.0.2. Each
+// responds with its address.
 func neighbours(t *testing.T) (port string) {
 	t.Helper()
 	for range 20 {
@@ -335,7 +335,7 @@ func TestASignalEndsTheFirstLookup(t *testing.T) {
 		if over.Err() != nil {
 			return nil, over.Err()
 		}
-		ours, theirs := net.Pipe() // where nobody answers
+		ours, theirs := net.Pipe() // nobody reads the other end
 		context.AfterFunc(over, func() { theirs.Close() })
 		asked <- ours
 		return ours, nil

@@ -209,7 +209,7 @@ func testDemoGone(t *testing.T, browser context.Context, program string) {
 	})()`)
 	assert.Zero(t, got.Silent, "requests without being asked")
 	assert.Positive(t, got.Reconnect, "requests after Reconnect")
-	assert.False(t, got.Polling, "it goes on asking")
+	assert.False(t, got.Polling, "the page still asks for counters")
 
 	process, _ = run(t, program, "-listen", strings.TrimPrefix(url, "http://"))
 	page.do(t, chromedp.Click("#toggle"))
@@ -263,7 +263,7 @@ func testDemoPhone(t *testing.T, browser context.Context, program string) {
 		assert.Equal(t, 360, got.Window, "%s: the browser zooms out", when)
 		assert.Empty(t, got.Beyond, when)
 		assert.Greater(t, got.Card, 320., "%s: cards are side by side", when)
-		assert.Zero(t, got.Aside, "%s: messages go on to the side", when)
+		assert.Zero(t, got.Aside, "%s: messages that are wider than the page", when)
 		assert.Empty(t, call[[]string](t, page, broken), "%s: words that a line break divides", when)
 	}
 	page.text(t, "#last", " ms")

@@ -76,22 +76,22 @@ func starve(t *testing.T, p *process, spare int) (outcome string, held int) {
 		c   *client
 		err error
 	}
-	came := make(chan result, 1)
+	served := make(chan result, 1)
 	go func() {
 		c, err := p.open("/echo")
-		came <- result{c, err}
+		served <- result{c, err}
 	}()
 	if spare == 0 {
 		outcome = "waits"
 		eventually(t, func() bool {
 			return strings.Contains(p.ask(t, "report").Log[logged:], "accept4: too many open files")
 		}, "the server accepts without a descriptor")
-		require.Empty(t, came, "a client without a descriptor gets a response")
+		require.Empty(t, served, "a client without a descriptor gets a response")
 		p.spare(t, -1)
 	}
 	var r result
 	select {
-	case r = <-came:
+	case r = <-served:
 	case <-time.After(patience):
 		require.Fail(t, "the client hangs", "with %d descriptors", spare)
 	}

@@ -114,7 +114,7 @@ func TestTheSendTimeoutDetectsAFrozenUpstream(t *testing.T) {
 		for frame := masked(ws.NewBinaryFrame(make([]byte, 1<<20))); err == nil; {
 			_, err = c.Write(frame)
 		}
-		require.False(t, timedOut(err), "the client is not told")
+		require.False(t, timedOut(err), "the client's connection stays open")
 		c.Close()
 		p.ended(t, 1, "send timeout")
 		up.signal(t, syscall.SIGCONT)
@@ -134,7 +134,7 @@ func TestAResetOnOneSideBecomesAResetOnTheOther(t *testing.T) {
 			require.NoError(t, err)
 			c.reset()
 			p.ended(t, 1, "client closed, reset")
-			eventually(t, func() bool { return up.ask(t, "report").Conns == 0 }, "the upstream is not told")
+			eventually(t, func() bool { return up.ask(t, "report").Conns == 0 }, "the upstream's connection stays open")
 			assert.Equal(t, map[string]int{"reset": 1}, up.ask(t, "report").Ends)
 			settled(t, p, up)
 		})

@@ -43,7 +43,7 @@ func TestASilentlyBrokenLinkEndsTheTunnelOnBothSides(t *testing.T) {
 			}
 			link.set(t, "down")
 			if c.client {
-				eventually(t, func() bool { return n.upstream.ask(t, "report").Ends["close 1001"] == 1 }, "the upstream is not told")
+				eventually(t, func() bool { return n.upstream.ask(t, "report").Ends["close 1001"] == 1 }, "the upstream gets no Close frame")
 			} else {
 				client.expectClose(t, ws.StatusGoingAway)
 			}
@@ -53,7 +53,7 @@ func TestASilentlyBrokenLinkEndsTheTunnelOnBothSides(t *testing.T) {
 			if c.client {
 				client.Write(masked(ws.NewTextFrame([]byte("hello?"))))
 				_, err := io.Copy(io.Discard, client.r)
-				require.False(t, timedOut(err), "the client is not told when its link is back")
+				require.False(t, timedOut(err), "the client's connection stays open when its link is back")
 			}
 			settled(t, n.proxy, n.upstream)
 		})

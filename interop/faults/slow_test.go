@@ -42,7 +42,7 @@ func TestASlowHandshakeIsClosedByReadHeaderTimeoutAndNeverReachesTheUpstream(t *
 		n := trickle(c, []byte(slowHandshake))
 		assert.Less(t, n, len(slowHandshake), "bytes that the server took")
 		_, err = io.ReadAll(c.r)
-		assert.False(t, timedOut(err), "the client is not told: %v", err)
+		assert.False(t, timedOut(err), "the client's connection stays open: %v", err)
 		assert.Zero(t, up.ask(t, "report").Accepted, "connections to the upstream")
 		settled(t, p, up)
 	})
@@ -71,7 +71,7 @@ func TestASlowTLSHandshakeIsClosedByReadHeaderTimeout(t *testing.T) {
 	conn.SetDeadline(time.Now().Add(patience))
 	assert.Less(t, trickle(conn, hello.b.Bytes()), hello.b.Len(), "bytes that the server took")
 	_, err = io.ReadAll(conn)
-	assert.False(t, timedOut(err), "the client is not told: %v", err)
+	assert.False(t, timedOut(err), "the client's connection stays open: %v", err)
 	assert.Zero(t, up.ask(t, "report").Accepted, "connections to the upstream")
 	settled(t, p, up)
 }
@@ -90,7 +90,7 @@ func TestTheServersReadAndWriteTimeoutsApplyToPlainRequestsAndNotToTunnels(t *te
 		require.NoError(t, err)
 		assert.Less(t, trickle(c, make([]byte, 1000)), 1000, "bytes of a slow body that the server took")
 		_, err = io.ReadAll(c.r)
-		assert.False(t, timedOut(err), "the client is not told: %v", err)
+		assert.False(t, timedOut(err), "the client's connection stays open: %v", err)
 		eventually(t, func() bool { return time.Since(began) > 2*timeout }, "time does not pass")
 
 		tunnel.sendText(t, "after both timeouts")

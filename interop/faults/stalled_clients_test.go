@@ -31,9 +31,9 @@ func (p *process) resident(t testing.TB) (n int64) {
 	return n << 10
 }
 
-// A tunnel holds one buffer of 65 KiB for bytes that its client does not read.
+// A tunnel holds one buffer of 69 KiB for bytes that its client does not read.
 // The rest is for the server's goroutine and buffers, and TLS.
-const mostOfADeafClient = 128 << 10
+const mostOfAStalledClient = 128 << 10
 
 // smallWindow makes the kernel buffer little for a client, on its side and on
 // the proxy's. The proxy's buffer is a multiple of the segment size, which on
@@ -79,8 +79,8 @@ func TestClientsThatNeverReadUseLittleMemoryUntilTheSendTimeout(t *testing.T) {
 		}
 		t.Logf("a tunnel: %d kB of memory, %d kB in use by Go, after %d kB from the upstream", most/clients>>10, heap/clients>>10, moved/clients>>10)
 		if !raceDetector {
-			assert.Less(t, heap/clients, int64(mostOfADeafClient), "bytes in use for a tunnel")
-			assert.Less(t, most/clients, int64(mostOfADeafClient), "bytes of memory for a tunnel")
+			assert.Less(t, heap/clients, int64(mostOfAStalledClient), "bytes in use for a tunnel")
+			assert.Less(t, most/clients, int64(mostOfAStalledClient), "bytes of memory for a tunnel")
 		}
 		p.ended(t, clients, "send timeout")
 		for _, c := range stalled {

@@ -25,20 +25,20 @@ func acceptKey(key string) string {
 	return base64.StdEncoding.EncodeToString(sum[:])
 }
 
-// A conn is an end as a library has it.
+// A conn is one end of a WebSocket in a library's hands.
 type conn interface {
 	read() (message string, err error)
 	write(message []byte, timeout time.Duration) error
-	keepAlive() // starts what the library's documentation shows: a Ping every 20 s, 5 s for the Pong
+	keepAlive() // starts the keepalive that the library's documentation shows: a Ping every 20 s, 5 s for the Pong
 	close()
 }
 
-// A library is one that is tested as a client and as a server.
+// A library is tested as a client and as a server.
 type library struct {
 	name   string
 	dial   func(p *wsproxytest.Proxy) (conn, error)
 	accept func(w http.ResponseWriter, r *http.Request) (conn, error)
-	code   func(err error) int // of the Close frame that err tells of, 0: none
+	code   func(err error) int // the code of the Close frame that err reports, or 0
 }
 
 const (

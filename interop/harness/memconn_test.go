@@ -9,8 +9,8 @@ import (
 	"golang.org/x/net/nettest"
 )
 
-// The connections in memory that wsproxytest is made of behave as a net.Conn has
-// to, whatever their size.
+// The connections in memory of wsproxytest behave as a net.Conn must, whatever the
+// size of their buffers.
 func TestConnectionsInMemoryPassNettest(t *testing.T) {
 	for _, size := range []int{1 << 10, memconn.Size} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {

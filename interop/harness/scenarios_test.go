@@ -5,15 +5,15 @@ import (
 	. "example.com/wsproxy/wsproxytest"
 )
 
-// A scenario is what happens to a library's end. The other end sends "one",
-// "two" and "three", and fault is done in place of "two".
+// A scenario is a fault that a library's end meets. The other end sends "one",
+// "two" and "three", and the Handler calls fault in place of sending "two".
 type scenario struct {
 	title string
 	about string
 	fault func(w *Wire, f Frame)
-	part  bool       // "two" comes in two fragments
+	part  bool       // "two" is sent in two fragments
 	end   func(conn) // what the library does besides reading
-	stall bool       // nothing passes from the library's end
+	stall bool       // nothing from the library's end is forwarded
 }
 
 var scenarios = []scenario{

@@ -29,7 +29,7 @@ type outcome struct {
 	answer   string // the Close frame that it sent
 }
 
-// run does a scenario to a library's end.
+// run runs a scenario with the library as the client or the server.
 func run(t *testing.T, l library, role Side, sc scenario) (got outcome) {
 	synctest.Test(t, func(t *testing.T) {
 		ends, peers := make(chan conn, 1), make(chan *peer, 1)
@@ -119,9 +119,9 @@ func run(t *testing.T, l library, role Side, sc scenario) (got outcome) {
 
 var addresses = regexp.MustCompile(`192\.0\.2\.[12]:\d+(->192\.0\.2\.[12]:\d+)?`)
 
-// errorText is an error's text in code quotes, without what differs from run to
-// run: addresses, and which of two goroutines of coder's and nhooyr's is first to
-// tell of a write's timeout.
+// errorText returns an error's text in code quotes, without the parts that differ
+// between runs: addresses, and which of two goroutines of coder and nhooyr reports
+// a write's timeout first.
 func errorText(err error) string {
 	text := addresses.ReplaceAllString(err.Error(), "…")
 	if before, ok := strings.CutSuffix(text, timedOut); ok && strings.Contains(text, "write frame: ") {
@@ -217,8 +217,8 @@ func refused(t *testing.T, l library, status int) (text string) {
 	return text
 }
 
-// What the page says is what the libraries do: the test writes it with -update,
-// and fails if it says something else.
+// The page describes what the libraries do. With -update the test writes the page.
+// Otherwise it fails if the page differs.
 func TestThePageSaysWhatClientsAndServersSee(t *testing.T) {
 	var b strings.Builder
 	b.WriteString(intro(t))

@@ -79,7 +79,7 @@ type message struct {
 	payload []byte
 }
 
-// noCode stands for a Close frame without a code.
+// noCode means a Close frame without a code.
 const noCode = 0
 
 // A closing is the Close frame that an end received, or the error if it

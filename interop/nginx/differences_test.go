@@ -260,7 +260,7 @@ var differences = []difference{{
 	lines:  []string{`upstream: field x-forwarded-for: 192\.0\.2\.1, 127\.0\.0\.2 → 127\.0\.0\.2`},
 }, {
 	title:  noServerLeft,
-	reason: "503 with Retry-After says that the condition is temporary",
+	reason: "the condition is temporary",
 	lines:  []string{`servers: 1 2 502 → 1 2 503`},
 }, {
 	title:  allDown,

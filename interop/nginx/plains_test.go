@@ -38,7 +38,7 @@ var plains = []trial{{
 	name: "TRACE", differs: []string{traceMethod},
 	request: request("TRACE /"),
 }, {
-	name:    "a method of one's own",
+	name:    "a method that no RFC defines",
 	request: request("PURGE /"),
 }, {
 	name: "a client of HTTP/1.0", differs: []string{oldClients},

@@ -1,12 +1,13 @@
-// A ws client: node client.mjs URL [PATH...] holds the conversations of the
-// paths, or all, and prints what each came to.
+// A ws client. node client.mjs URL [PATH...] runs the conversations of the paths,
+// or all of them, and prints the result of each.
 import assert from "node:assert/strict";
 import { once } from "node:events";
 import WebSocket from "ws";
 
 const [url, ...paths] = process.argv.slice(2);
 
-// open returns a socket whose next(), pong and closed wait for what comes.
+// open returns a socket with next(), pong and closed, which wait for a message, a
+// Pong and the end.
 async function open(path, protocols = [], options = {}) {
   const ws = new WebSocket(url + path, protocols, { perMessageDeflate: false, maxPayload: 64 << 20, origin: process.env.ORIGIN, ...options });
   const came = [];

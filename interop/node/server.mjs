@@ -1,4 +1,4 @@
-// A ws server: what it does depends on the first part of the path.
+// A ws server. The first part of the path selects what it does.
 import { createServer } from "node:http";
 import { WebSocketServer } from "ws";
 

@@ -1,7 +1,7 @@
-// Clients of socket.io: node socketio-client.mjs URL COUNT [IDENTITY] has each
-// of them begin with polling, upgrade, and talk before and after, and prints
-// how it fared. IDENTITY is what tells the clients apart: "address", each has a
-// loopback address of its own; "query", a parameter; "cookie", that of the proxy.
+// Clients of socket.io. node socketio-client.mjs URL COUNT [IDENTITY] runs COUNT
+// clients. Each begins with polling, upgrades, sends messages before and after,
+// and prints the result. IDENTITY is what distinguishes the clients: "address" (a
+// different loopback address each), "query" (a parameter) or "cookie" (the proxy's).
 import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
 import { once } from "node:events";

@@ -1,5 +1,5 @@
-// A socket.io server: node socketio-server.mjs NAME. The ids of its
-// sessions begin with its address, for those who want to see whose they are.
+// A socket.io server. node socketio-server.mjs NAME starts one. Its session ids
+// begin with its address, so that a policy can find the server of a session.
 import { randomUUID } from "node:crypto";
 import { createServer } from "node:http";
 import { Server } from "socket.io";

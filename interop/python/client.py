@@ -1,5 +1,5 @@
-"""A client of websockets: client.py URL [PATH...] holds the conversations of
-the paths, or all, and prints what each came to."""
+"""A client of websockets. client.py URL [PATH...] runs the conversations of the
+paths, or all of them, and prints the result of each."""
 
 import asyncio
 import json
@@ -68,7 +68,7 @@ async def binary():
 
 
 async def deflate():
-    # The default also asks for a small window, which not every server can have.
+    # The default also requests a small window, which not every server supports.
     ws = await dial("/echo/deflate", extensions=[ClientPerMessageDeflateFactory(client_max_window_bits=True)])
     await exchange(ws, "so it goes " * 100_000)
     await end(ws)

@@ -1,4 +1,4 @@
-"""A server of websockets: what it does depends on the first part of the path."""
+"""A server of websockets. The first part of the path selects what it does."""
 
 import asyncio
 import json

@@ -170,7 +170,7 @@ func TestMiddlewareThatWritesLateDoesNotAffectATunnel(t *testing.T) {
 	case err := <-wrote:
 		assert.ErrorIs(t, err, http.ErrHijacked)
 	case <-time.After(testkit.Patience):
-		require.Fail(t, "middleware does not come to write")
+		require.Fail(t, "the middleware has not written")
 	}
 	talk(t, conn)
 	assert.NoError(t, conn.Close(websocket.StatusNormalClosure, ""))

@@ -47,7 +47,7 @@ func TestAClientThatDoesNotReadInformationalResponsesIsDisconnected(t *testing.T
 	u := testkit.NewUpstream(t)
 	p := testkit.NewProxy(t, u.URL, wsproxy.WithSendTimeout(100*time.Millisecond))
 	_, server := nonReader(t, p, u)
-	testkit.Eventually(t, func() bool { return testkit.Counted(p) == testkit.Counts{} }, "the handshake goes on")
+	testkit.Eventually(t, func() bool { return testkit.Counted(p) == testkit.Counts{} }, "the handshake has not ended")
 	_, err := io.Copy(io.Discard, server)
 	assert.NotErrorIs(t, err, os.ErrDeadlineExceeded, "the upstream's connection stays open")
 }
