@@ -32,7 +32,7 @@
 //
 // # Limitations
 //
-// Upgrades with a request body are refused. Upstreams are asked over HTTP/1.1.
+// Upgrades with a request body are refused. Requests to upstreams use HTTP/1.1.
 package wsproxy
 
 import (
@@ -111,9 +111,8 @@ func New(target string, opts ...Option) (*Proxy, error) {
 }
 
 // ServeHTTP proxies one request. For an upgrade it returns when the tunnel has
-// ended. With [WithDetached] it returns as soon as the tunnel is open.
-// A tunnel over HTTP/2 or HTTP/3 ends before ServeHTTP returns, with that option
-// too.
+// ended. With [WithDetached] it returns as soon as the tunnel is open, except for
+// a tunnel over HTTP/2 or HTTP/3.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	protocol := requestedProtocol(r, p.upgrades)
 	if protocol == "" {

@@ -28,7 +28,7 @@ type direction struct {
 
 	goroutine atomic.Pointer[string] // its number, for the report of a Handler that never returns
 	finished  chan struct{}
-	refused   sync.Once // a write to an end that is gone
+	refused   sync.Once // for noteGone
 
 	severed atomic.Pointer[func(*end)] // set by Chaos: how to end the tunnel afterwards
 }
@@ -191,7 +191,7 @@ func (d *direction) write(b []byte) {
 	}
 }
 
-// put writes b to the destination, whose turn it is.
+// put writes b to the destination. The caller has the turn.
 func (d *direction) put(b []byte) (int, error) {
 	n, err := d.dst().conn.Write(b)
 	if err != nil {
@@ -200,10 +200,10 @@ func (d *direction) put(b []byte) (int, error) {
 	return n, err
 }
 
-// noteGone notes that the destination is gone: it takes nothing, and its machine
-// answers with a reset. The source sees that reset once all that the other end
-// sent has passed, and a second later, as after a Cut: what it sends until then
-// would otherwise depend on the scheduler.
+// noteGone records that the destination is gone. Its machine would answer with a
+// reset. The source sees that reset a second after all frames from the destination
+// are forwarded, as after a Cut. Without the delay, what the source sends before
+// the reset would depend on the scheduler.
 func (d *direction) noteGone() {
 	d.refused.Do(func() {
 		go func() {
@@ -212,7 +212,7 @@ func (d *direction) noteGone() {
 				time.AfterFunc(linger, func() {
 					if !d.t.isOver() {
 						d.t.ends[d.from].reset()
-						d.t.kill() // without a close timeout the proxy goes on
+						d.t.kill() // without a close timeout the proxy would continue
 					}
 				})
 			case <-d.t.done:

@@ -109,7 +109,7 @@ func (e *end) close() {
 type upgradedKey struct{}
 
 // A serverConn is the proxy's connection to a server. The proxy discards what a
-// client sends to a server that is gone, so that the harness has to see it here.
+// client sends to a server that is gone, so the harness detects that here.
 type serverConn struct {
 	*memconn.Conn
 	upgraded *atomic.Pointer[Tunnel] // nil for a plain request

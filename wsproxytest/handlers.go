@@ -61,7 +61,7 @@ func Throttle(to Side, bytesPerSecond int) Handler {
 	}
 }
 
-// arrivedAt returns when the frame came, and now for one that no end sent.
+// arrivedAt returns when the frame arrived, or now if neither end sent it.
 func (f *Frame) arrivedAt() time.Time {
 	if f.Time.IsZero() {
 		return time.Now()
@@ -72,10 +72,10 @@ func (f *Frame) arrivedAt() time.Time {
 // A link sends one frame after the other.
 type link struct {
 	mu   sync.Mutex // a Handler before it in a Chain may Send from several goroutines
-	free time.Time  // when it has sent all frames so far
+	free time.Time  // when all frames so far are sent
 }
 
-// take returns when a frame is sent that came at a time and takes d.
+// take returns when the link has sent a frame that arrived at came and takes d.
 func (l *link) take(came time.Time, d time.Duration) time.Time {
 	l.mu.Lock()
 	defer l.mu.Unlock()

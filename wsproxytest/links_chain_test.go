@@ -12,7 +12,7 @@ import (
 	. "example.com/wsproxy/wsproxytest"
 )
 
-// Each counted from when the frame came, so that a chain took as long as its
+// Each delay counted from the frame's arrival, so a chain took only as long as its
 // slowest part.
 func TestTheTimesOfAChainAddUp(t *testing.T) {
 	second := Latency(time.Second, 0, 1)

@@ -11,9 +11,9 @@ import (
 // handlerWait is how long a Handler may take to return at the test's end.
 const handlerWait = 5 * time.Second
 
-// serverWait is how long a server's handler may take to return at the test's end
-// in a synctest bubble, which panics if it does not. A handler that sleeps finds
-// out only then that its connection has ended. The time is the bubble's.
+// serverWait is how long a server's handler may take to return when a test in a
+// synctest bubble ends, in the bubble's time. After that synctest panics. A handler
+// that sleeps learns only when it wakes that its connection has ended.
 const serverWait = time.Hour
 
 // end ends everything with the test.
