@@ -58,6 +58,8 @@ type config struct {
 	tls         *tls.Config
 	dialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 
+	dialsWithUserCode bool // WithDialContext or WithTLSConfig was given
+
 	plainHandler http.Handler
 	errorHandler func(http.ResponseWriter, *http.Request, error)
 	logger       *slog.Logger

@@ -233,6 +233,7 @@ func WithMaxTries(n int) Option {
 func WithTLSConfig(cfg *tls.Config) Option {
 	return optionFunc(func(c *config) {
 		c.tls = cfg
+		c.dialsWithUserCode = true
 		c.require("WithTLSConfig", cfg != nil)
 	})
 }
@@ -242,6 +243,10 @@ func WithTLSConfig(cfg *tls.Config) Option {
 // DialContext of a zero [net.Dialer]. The proxy adds TLS itself. ctx is done
 // when the connect timeout expires or the request ends. Canceling during a DNS
 // lookup by Go's resolver may hold a socket for five more seconds.
+//
+// If dial panics or calls [runtime.Goexit], the proxy logs the stack at error
+// level and treats it as a failed connection. Each call has a goroutine of its
+// own. The same applies to the callbacks of [WithTLSConfig].
 //
 // dial may set socket options, also through the connection's File. It must not
 // use the connection after it has returned. A tunnel may take the socket out
@@ -253,6 +258,7 @@ func WithTLSConfig(cfg *tls.Config) Option {
 func WithDialContext(dial func(ctx context.Context, network, addr string) (net.Conn, error)) Option {
 	return optionFunc(func(c *config) {
 		c.dialContext = dial
+		c.dialsWithUserCode = true
 		c.require("WithDialContext", dial != nil)
 	})
 }

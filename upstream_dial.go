@@ -5,14 +5,53 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"runtime"
+	"runtime/debug"
 	"syscall"
 )
 
 // dial connects to a server within the connect timeout, including the TLS
 // handshake. Its errors are of type notSent.
+//
+// A function of the user's may panic or call runtime.Goexit, in WithDialContext
+// or in a callback of WithTLSConfig. The Transport calls dial on a goroutine of
+// its own, where a panic would end the process and a Goexit would leave the
+// request waiting. So dial calls such functions on one more goroutine, which
+// turns both into an error.
 func (p *Proxy) dial(ctx context.Context, s *Candidate) (net.Conn, error) {
+	if !p.dialsWithUserCode {
+		return p.dialServer(ctx, s)
+	}
+	type result struct {
+		conn net.Conn
+		err  error
+	}
+	done := make(chan result, 1)
+	go func() {
+		defer func() { recover() }() // a panic of the log handler
+		r := result{err: notSent{errors.New("dialing called runtime.Goexit")}}
+		returned := false
+		defer func() {
+			v := recover()
+			if v != nil {
+				r.err = notSent{fmt.Errorf("dialing panicked: %v", v)}
+			}
+			done <- r
+			if !returned {
+				p.logger.LogAttrs(ctx, slog.LevelError, "dialing failed", slog.String("server", s.addr),
+					slog.Any("panic", v), slog.String("stack", string(debug.Stack())))
+			}
+		}()
+		r.conn, r.err = p.dialServer(ctx, s)
+		returned = true
+	}()
+	r := <-done
+	return r.conn, r.err
+}
+
+func (p *Proxy) dialServer(ctx context.Context, s *Candidate) (net.Conn, error) {
 	if p.connectTimeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, p.connectTimeout)
@@ -30,10 +69,16 @@ func (p *Proxy) dial(ctx context.Context, s *Candidate) (net.Conn, error) {
 		return conn, nil
 	}
 	secure := tls.Client(conn, p.target.tls)
+	shaken := false
+	defer func() {
+		if !shaken { // also if a callback of the user's did not return
+			conn.Close()
+		}
+	}()
 	if err := secure.HandshakeContext(ctx); err != nil {
-		conn.Close()
 		return nil, notSent{fmt.Errorf("TLS to %s: %w", s.addr, bounded(err))}
 	}
+	shaken = true
 	return secure, nil
 }
 
