@@ -37,7 +37,7 @@ func (t *Tunnel) askBoth(what uint32) {
 // errClosing stops a flow after a Close frame: nothing may follow it.
 var errClosing = errors.New("wsproxy: close frame sent")
 
-// add writes the frame that was asked for, if src's stream is at a boundary. If
+// add writes the frame that was asked for, if that is possible at this point. If
 // src has sent a Close frame, or dst's was forwarded to it, add writes nothing:
 // the ends close by themselves.
 //
@@ -51,7 +51,7 @@ func (f *flow) add() error {
 		f.asked.Store(0)
 		return nil
 	}
-	if !f.scan.Boundary() {
+	if !f.boundary() {
 		return nil
 	}
 	if f.asked.Load()&askPing != 0 {

@@ -214,6 +214,13 @@ func (f *flow) forward(p []byte) error {
 	return err
 }
 
+// boundary reports whether a frame of the proxy's may be written to dst. A Ping
+// may also while an incomplete header is kept back, as dst has nothing of that. A
+// Close frame waits, because nothing may follow it and the frame has begun.
+func (f *flow) boundary() bool {
+	return f.scan.Boundary() || f.held > 0 && f.asked.Load()&askClose == 0
+}
+
 // forwardFrames is forward one frame at a time, for a flow that is limited or
 // was asked to add a frame. A limited flow keeps an incomplete header back, and
 // refuses a frame that is malformed or too large. forwardFrames returns how much
@@ -221,7 +228,7 @@ func (f *flow) forward(p []byte) error {
 func (f *flow) forwardFrames(p []byte) (at int, err error) {
 	from := 0 // p[from:] is not written yet
 	for at < len(p) {
-		if f.asked.Load() != 0 && f.scan.Boundary() {
+		if f.asked.Load() != 0 && f.boundary() {
 			f.publish()
 			err := f.dst.write(p[from:at])
 			if err == nil {
