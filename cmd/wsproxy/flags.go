@@ -258,6 +258,9 @@ func parse(args []string) (*settings, error) {
 	if s.maxHeader <= 0 {
 		fail("-max-header-bytes: \"%d\" is not positive, want a number of bytes", s.maxHeader)
 	}
+	if s.maxHeader > 1<<30 { // net/http adds to it, and an overflow refuses every request
+		fail("-max-header-bytes: \"%d\", want at most %d", s.maxHeader, 1<<30)
+	}
 	var known bool
 	if s.level, known = levels[v.level]; !known {
 		fail("-log: %q is not a level, want debug, info, warn or error", v.level)

@@ -76,6 +76,8 @@ func TestErrorsOfUsageExitWith2(t *testing.T) {
 		{"-max-tunnels 1e3", `invalid value "1e3" for flag -max-tunnels: want a whole number`},
 		{"-max-message-size 1M", `invalid value "1M" for flag -max-message-size: want a whole number`},
 		{"-max-header-bytes 0", `-max-header-bytes: "0" is not positive, want a number of bytes`},
+		// net/http adds 4096, and with the largest int refused every request with 431.
+		{"-max-header-bytes 2147483647", `-max-header-bytes: "2147483647", want at most 1073741824`},
 		{"-detached=maybe", `invalid boolean value "maybe" for -detached: parse error`},
 		{"http://a -listen :0", `"-listen" comes after a target, want flags before them`},
 		{"http://a http://b -listen", `"-listen" comes after a target, want flags before them`},
