@@ -246,7 +246,7 @@ func (h *handshake) relayResponse() {
 	(&httputil.ReverseProxy{
 		Rewrite:        func(*httputil.ProxyRequest) {},
 		Transport:      roundTripFunc(func(*http.Request) (*http.Response, error) { return h.x.res, nil }),
-		ModifyResponse: h.p.modifyResponse,
+		ModifyResponse: h.modifyRefusal,
 		FlushInterval:  -1,
 		BufferPool:     bodyBuffers{},
 		ErrorLog:       h.p.errorLog,
@@ -299,6 +299,20 @@ func (w *statusWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 }
 
 func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// modifyRefusal calls the function of WithModifyResponse with a response other
+// than a 101. Any 2xx would open a stream, also one that the function has set.
+func (h *handshake) modifyRefusal(res *http.Response) error {
+	if h.p.modifyResponse != nil {
+		if err := h.p.modifyResponse(res); err != nil {
+			return err
+		}
+	}
+	if isStream(h.in) && res.StatusCode < 300 {
+		return badGateway("answered an upgrade with status %d", res.StatusCode)
+	}
+	return nil
+}
 
 type roundTripFunc func(*http.Request) (*http.Response, error)
 

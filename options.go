@@ -104,6 +104,9 @@ func WithPlainHandler(h http.Handler) Option {
 // fields that the response needs (Retry-After, Allow, Sec-WebSocket-Version,
 // Connection). The default is [DefaultErrorHandler], which f may call. To count
 // refused upgrades use [Hooks], which see those refused by the upstream too.
+//
+// f must not respond to an upgrade over HTTP/2 or HTTP/3 with a 2xx, which
+// clients take for success.
 func WithErrorHandler(f func(w http.ResponseWriter, r *http.Request, err error)) Option {
 	return optionFunc(func(c *config) {
 		c.errorHandler = f

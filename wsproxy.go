@@ -153,9 +153,6 @@ func (p *Proxy) open(w http.ResponseWriter, r *http.Request, protocol string) (*
 		return nil, err
 	}
 	if h.x.res.StatusCode != http.StatusSwitchingProtocols {
-		if isStream(r) && h.x.res.StatusCode < 300 { // which would open the stream
-			return nil, badGateway("answered an upgrade with status %d", h.x.res.StatusCode)
-		}
 		h.relayResponse()
 		return nil, nil
 	}
