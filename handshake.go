@@ -66,7 +66,7 @@ func (h *handshake) ask() error {
 	}
 	r := route{upstream: h.p.upstream, request: h.in, client: h.clientIP, tunnel: true}
 	_, err = h.p.tryServers(h.ctx, &r, out, func(s lease) (*http.Response, error) {
-		h.x = &exchange{server: s}
+		h.x = &exchange{server: s, in: h.in}
 		err := h.x.send(h.ctx, h.p, wire)
 		if err == nil {
 			err = h.x.receive(h.ctx, h.p, out, h.w)
@@ -101,6 +101,7 @@ func (h *handshake) tunnel(client clientEnd) (t *Tunnel) {
 
 // An exchange is a connection to a server for one request and its response.
 type exchange struct {
+	in      *http.Request
 	server  lease
 	conn    net.Conn
 	unwatch func() bool // stops closing conn when the request's context is done

@@ -118,6 +118,19 @@ func checkStreamable(w http.ResponseWriter) error {
 		inner, http.ErrNotSupported)}
 }
 
+// clearDeadlines removes the deadlines by the ReadTimeout and WriteTimeout of the
+// http.Server. On HTTP/2 they end a stream even if nothing reads or writes.
+func clearDeadlines(w http.ResponseWriter) {
+	rc := http.NewResponseController(innermost(w))
+	rc.SetReadDeadline(time.Time{})
+	rc.SetWriteDeadline(time.Time{})
+}
+
+// restoreDeadline limits the write of a refusal as the server's WriteTimeout does.
+func restoreDeadline(w http.ResponseWriter, r *http.Request) {
+	http.NewResponseController(innermost(w)).SetWriteDeadline(serverWriteDeadline(r.Context()))
+}
+
 // A clientStream is the client's stream of an HTTP/2 or HTTP/3 connection.
 type clientStream struct {
 	w    streamWriter
@@ -148,9 +161,6 @@ func (h *handshake) acceptStream() clientEnd {
 	if h.in.Body != nil { // as after a middleware that takes it away
 		body = h.in.Body
 	}
-	// The server's ReadTimeout and WriteTimeout end a stream in its midst.
-	w.SetReadDeadline(time.Time{})
-	w.SetWriteDeadline(time.Time{})
 	return clientEnd{stream: &clientStream{w, body, h.in.ProtoMajor == 3}}
 }
 

@@ -55,7 +55,7 @@ func (x *exchange) receive(ctx context.Context, p *Proxy, out *http.Request, w h
 			x.heard = false
 			removeHopByHop(res.Header)
 			began := time.Now()
-			informational(ctx, w, res, p.sendTimeout)
+			informational(ctx, w, x.in, res, p.sendTimeout)
 			// Do not count the time of the write to the client.
 			x.waitForHeader(x.headerBy.Add(time.Since(began) - x.read))
 			continue
@@ -141,7 +141,7 @@ func (p *Proxy) modifySwitch(res *http.Response) error {
 // of w, which middleware may have set. If the client does not read, it waits
 // until the send timeout expires or ctx is done; net/http then ends the
 // request.
-func informational(ctx context.Context, w http.ResponseWriter, res *http.Response, timeout time.Duration) {
+func informational(ctx context.Context, w http.ResponseWriter, in *http.Request, res *http.Response, timeout time.Duration) {
 	rc := http.NewResponseController(w)
 	if timeout > 0 {
 		rc.SetWriteDeadline(time.Now().Add(timeout))
@@ -153,7 +153,7 @@ func informational(ctx context.Context, w http.ResponseWriter, res *http.Respons
 	})
 	defer func() {
 		if unwatch() {
-			rc.SetWriteDeadline(serverWriteDeadline(ctx))
+			rc.SetWriteDeadline(handshakeWriteDeadline(in))
 		} else {
 			<-expired // middleware may reuse w when the handler has returned
 		}
@@ -177,6 +177,15 @@ type responseBody struct {
 func (b *responseBody) Close() error {
 	b.x.close()
 	return nil
+}
+
+// handshakeWriteDeadline returns the deadline of writes to the client after an
+// informational response. A stream has none, see clearDeadlines.
+func handshakeWriteDeadline(in *http.Request) time.Time {
+	if isStream(in) {
+		return time.Time{}
+	}
+	return serverWriteDeadline(in.Context())
 }
 
 // serverWriteDeadline returns the write deadline by the WriteTimeout of the
@@ -232,6 +241,7 @@ func (h *handshake) relayResponse() {
 	method := h.in.Method
 	if isStream(h.in) {
 		method = http.MethodGet // httputil refuses CONNECT
+		restoreDeadline(h.w, h.in)
 	} else {
 		keepUpgrade(h.x.res)
 	}

@@ -125,6 +125,9 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	t, err := p.open(w, r, protocol)
 	switch {
 	case err != nil:
+		if isStream(r) {
+			restoreDeadline(w, r)
+		}
 		p.limitDrain(w, r)
 		p.refuse(w, r, err)
 	case t == nil: // the upstream responded without switching
@@ -149,6 +152,9 @@ func (p *Proxy) open(w http.ResponseWriter, r *http.Request, protocol string) (*
 		return nil, err
 	}
 	defer h.close()
+	if isStream(r) {
+		clearDeadlines(w)
+	}
 	if err := h.ask(); err != nil {
 		return nil, err
 	}

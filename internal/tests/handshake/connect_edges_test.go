@@ -3,6 +3,7 @@ package handshake_test
 import (
 	"net/http"
 	"testing"
+	"time"
 
 	"example.com/wsproxy"
 	"example.com/wsproxy/internal/testkit"
@@ -34,4 +35,34 @@ func TestWithModifyResponseMayRefuseAStream(t *testing.T) {
 	res := c.Connect(t, "/", nil).Response
 	assert.Equal(t, 403, res.StatusCode)
 	assert.Equal(t, "banned", testkit.Body(t, res))
+}
+
+// server_timeouts_test.go tests the same over HTTP/1.1. On HTTP/2 a deadline that
+// passes ends the stream even if nothing waits for it.
+func TestTheServersTimeoutsDoNotEndTheHandshakeOfAStream(t *testing.T) {
+	t.Parallel()
+	const long = time.Second // enough for TLS on a busy machine
+	for name, first := range map[string]string{
+		"no informational response": "",
+		"an informational response": "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			u := testkit.NewUpstream(t)
+			c := testkit.DialHTTP2(t, testkit.ServeHTTP2(t, testkit.NewProxy(t, u.URL), func(s *http.Server) {
+				s.ReadTimeout, s.WriteTimeout = long, long
+			}))
+			u.Script(func(server *testkit.Peer) {
+				server.Send(t, first)
+				time.Sleep(long + long/4) // a limit that must not apply leaves no event to wait for
+				server.Switch(t, "")
+				server.Expect(t, "hello")
+				server.Send(t, "welcome")
+				<-t.Context().Done()
+			})
+			client := testkit.NewPeer(c.Connect(t, "/", nil))
+			client.Send(t, "hello")
+			client.Expect(t, "welcome")
+		})
+	}
 }
