@@ -184,6 +184,9 @@ func (p *Proxy) open(w http.ResponseWriter, r *http.Request, protocol string) (*
 // a tunnel that was cut has [ErrCut]. Plain requests are unaffected;
 // [http.Server.Shutdown] waits for them.
 //
+// The tunnels of an HTTP/2 connection that takes no byte end only when the
+// server closes the connection, see [HTTP2Config].
+//
 // Shutdown may be called more than once and with a context that is done. A
 // hook must not call it: Shutdown waits for the hook's tunnel.
 func (p *Proxy) Shutdown(ctx context.Context) error {

@@ -1,0 +1,68 @@
+package tunnel_test
+
+import (
+	"context"
+	"encoding/binary"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"example.com/wsproxy"
+	"example.com/wsproxy/internal/testkit"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// net/http cannot reset a stream while the connection takes no byte, so only the
+// WriteByteTimeout of HTTP2Config ends its handler.
+func TestAConnectionThatTakesNoByteDelaysShutdownUntilTheWriteByteTimeout(t *testing.T) {
+	ended := testkit.NewEndings()
+	u := testkit.NewUpstream(t)
+	p := testkit.NewProxy(t, u.URL, ended.Option())
+	s := httptest.NewUnstartedServer(p)
+	s.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo)
+	s.Config.HTTP2 = wsproxy.HTTP2Config()
+	s.Config.HTTP2.WriteByteTimeout = 500 * time.Millisecond
+	s.Config.Protocols = new(http.Protocols)
+	s.Config.Protocols.SetUnencryptedHTTP2(true)
+	s.Start()
+	t.Cleanup(s.Close)
+	client, err := net.Dial("tcp", s.Listener.Addr().String())
+	require.NoError(t, err)
+	t.Cleanup(func() { client.Close() })
+	const unlimited = "\x7f\xff\x00\x00"
+	_, err = io.WriteString(client, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"+
+		frameOf(settings, 0, 0, "\x00\x04"+unlimited)+frameOf(windowUpdate, 0, 0, unlimited)+
+		frameOf(headers, endHeaders, 1, field(":method", "CONNECT")+field(":protocol", "websocket")+field(":scheme", "http")+
+			field(":path", "/")+field(":authority", "server.example.com")+field("sec-websocket-version", "13")))
+	require.NoError(t, err)
+	server := u.Accept(t)
+	server.Switch(t, "")
+	go io.Copy(server, testkit.Zeros{})
+	awaitStall(t, p)
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	done := make(chan error, 1)
+	go func() { done <- p.Shutdown(ctx) }()
+	assert.ErrorIs(t, testkit.Within(t, done, "the end of Shutdown"), context.Canceled)
+	assert.Equal(t, wsproxy.ReasonShutdown, ended.Next(t).Reason)
+}
+
+const (
+	headers, settings, windowUpdate = 1, 4, 8 // frame types of RFC 9113
+	endHeaders                      = 4
+)
+
+func frameOf(kind, flags byte, stream uint32, payload string) string {
+	b := append(binary.BigEndian.AppendUint32(nil, uint32(len(payload)))[1:], kind, flags)
+	return string(binary.BigEndian.AppendUint32(b, stream)) + payload
+}
+
+// field returns a header field as HPACK has it without compression.
+func field(name, value string) string {
+	return "\x00" + string(rune(len(name))) + name + string(rune(len(value))) + value
+}
