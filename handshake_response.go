@@ -286,10 +286,10 @@ type statusWriter struct {
 }
 
 func (w *statusWriter) WriteHeader(status int) {
+	w.ResponseWriter.WriteHeader(status) // panics if there is no such status
 	if w.status == 0 && status >= 200 {
 		w.status = status
 	}
-	w.ResponseWriter.WriteHeader(status)
 }
 
 func (w *statusWriter) Write(b []byte) (int, error) {
@@ -297,9 +297,15 @@ func (w *statusWriter) Write(b []byte) (int, error) {
 	return w.ResponseWriter.Write(b)
 }
 
-func (w *statusWriter) Flush() {
-	w.status = cmp.Or(w.status, http.StatusOK)
-	http.NewResponseController(w.ResponseWriter).Flush()
+func (w *statusWriter) Flush() { w.FlushError() }
+
+// FlushError implements the Flush of http.ResponseController.
+func (w *statusWriter) FlushError() error {
+	err := http.NewResponseController(w.ResponseWriter).Flush()
+	if err == nil {
+		w.status = cmp.Or(w.status, http.StatusOK)
+	}
+	return err
 }
 
 func (w *statusWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {

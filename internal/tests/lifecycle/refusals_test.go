@@ -61,6 +61,8 @@ func TestEachRefusalIsToldAndCountedOnce(t *testing.T) {
 		"one that writes":       {upgrade, "", []wsproxy.Option{wsproxy.WithErrorHandler(func(w http.ResponseWriter, _ *http.Request, _ error) { io.WriteString(w, "all is well") })}, 200, wsproxy.ErrUpstream},
 		"one that does nothing": {upgrade, "", []wsproxy.Option{wsproxy.WithErrorHandler(func(http.ResponseWriter, *http.Request, error) {})}, 200, wsproxy.ErrUpstream},
 		"one that panics":       {upgrade, "", []wsproxy.Option{wsproxy.WithErrorHandler(func(http.ResponseWriter, *http.Request, error) { panic(http.ErrAbortHandler) })}, 502, wsproxy.ErrUpstream},
+		"one with no status":    {upgrade, "", []wsproxy.Option{wsproxy.WithErrorHandler(func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(1000) })}, 502, wsproxy.ErrUpstream},
+		"one that flushes":      {upgrade, "", []wsproxy.Option{wsproxy.WithErrorHandler(func(w http.ResponseWriter, _ *http.Request, _ error) { http.NewResponseController(w).Flush() })}, 200, wsproxy.ErrUpstream},
 		"one that closes":       {upgrade, "", []wsproxy.Option{wsproxy.WithErrorHandler(reset)}, 502, wsproxy.ErrUpstream},
 		"a WithModifyResponse":  {upgrade, testkit.ResponseOK, []wsproxy.Option{wsproxy.WithModifyResponse(func(*http.Response) error { return errors.New("no") })}, 502, wsproxy.ErrUpstream},
 		"a status that it set":  {upgrade, testkit.ResponseOK, []wsproxy.Option{wsproxy.WithModifyResponse(func(r *http.Response) error { r.StatusCode = 451; return nil })}, 451, nil},
@@ -95,6 +97,27 @@ func TestEachRefusalIsToldAndCountedOnce(t *testing.T) {
 			}
 		})
 	}
+}
+
+// deadWriter is a middleware's ResponseWriter whose client is gone.
+type deadWriter struct{ http.ResponseWriter }
+
+func (deadWriter) FlushError() error             { return errGone }
+func (w deadWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+var errGone = errors.New("the client is gone")
+
+// The error handler's ResponseWriter reported that each Flush went well.
+func TestAnErrorHandlerLearnsThatAFlushFailed(t *testing.T) {
+	flushed := make(chan error, 1)
+	p := testkit.NewProxy(t, "http://"+testkit.RefusingAddr(t),
+		wsproxy.WithErrorHandler(func(w http.ResponseWriter, _ *http.Request, _ error) {
+			flushed <- http.NewResponseController(w).Flush()
+		}))
+	addr := testkit.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { p.ServeHTTP(deadWriter{w}, r) }))
+	client := testkit.Dial(t, addr)
+	client.Send(t, testkit.SampleRequest)
+	assert.Equal(t, errGone, testkit.Within(t, flushed, "the error handler"))
 }
 
 func TestPlainRequestsAndTunnelsAreNoRefusals(t *testing.T) {
