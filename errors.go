@@ -51,8 +51,10 @@ var (
 
 // ErrCut is the error in the [Ending] of a tunnel that the proxy cut: it closed
 // the connections before both ends had closed theirs. Tunnels are cut when the
-// close timeout expires, when the context of [Proxy.Shutdown] is done, and by
-// [Proxy.Close].
+// close or the send timeout expires, when the context of [Proxy.Shutdown] is
+// done, and by [Proxy.Close] and [Tunnel.Cut]. A tunnel of another protocol than WebSocket
+// has no Close frame, so that the read timeout, [WithMaxLifetime], [Tunnel.Close]
+// and [Proxy.Drain] cut it too.
 var ErrCut = errors.New("wsproxy: cut before both ends had closed")
 
 // statusClientClosedRequest is nginx's status for a client that disconnected

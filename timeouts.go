@@ -298,6 +298,6 @@ func (d deadline) carryOut() {
 		d.t.goAway(ReasonPingTimeout, frame.CodeGoingAway, "other end is gone")
 		d.t.relay.cutSrc(d.dead)
 	default:
-		d.t.end(d.reason, nil)
+		d.t.cutShort(d.reason)
 	}
 }

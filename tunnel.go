@@ -186,7 +186,7 @@ func (t *Tunnel) Cut() { t.cutShort(ReasonKilled) }
 // the close timeout for their answers. Where frames are not followed it cuts.
 func (t *Tunnel) goAway(reason Reason, code int, text string) {
 	if !t.frames {
-		t.end(reason, nil)
+		t.cutShort(reason)
 		return
 	}
 	t.mu.Lock()

@@ -1,11 +1,13 @@
 package lifecycle_test
 
 import (
+	"context"
 	"net/http"
 	"net/netip"
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"example.com/wsproxy"
 	"example.com/wsproxy/internal/testkit"
@@ -79,6 +81,41 @@ func TestCutDoesNotWaitForAnybody(t *testing.T) {
 			testkit.Eventually(t, func() bool { return r.Proxy.Stats().Live == 0 }, "the tunnel stays")
 		}
 	})
+}
+
+// The doc of Ending.Err promised ErrCut. A tunnel without Close frames that the
+// proxy had closed at once ended as one that had closed in order.
+func TestATunnelWithoutCloseFramesThatTheProxyEndsWasCut(t *testing.T) {
+	for name, test := range map[string]struct {
+		reason wsproxy.Reason
+		opts   []wsproxy.Option
+		end    func(p *wsproxy.Proxy, tunnel *wsproxy.Tunnel) error
+	}{
+		"Close":   {wsproxy.ReasonKilled, nil, func(_ *wsproxy.Proxy, tunnel *wsproxy.Tunnel) error { return tunnel.Close(1000, "") }},
+		"Cut":     {wsproxy.ReasonKilled, nil, func(_ *wsproxy.Proxy, tunnel *wsproxy.Tunnel) error { tunnel.Cut(); return nil }},
+		"Drain":   {wsproxy.ReasonShutdown, nil, func(p *wsproxy.Proxy, _ *wsproxy.Tunnel) error { return p.Drain(context.Background(), 0, nil) }},
+		"idle":    {wsproxy.ReasonReadTimeout, nil, nil},
+		"too old": {wsproxy.ReasonMaxLifetime, []wsproxy.Option{wsproxy.WithMaxLifetime(time.Second)}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := testkit.NewMemRig(t, nil, append(test.opts, wsproxy.WithUpgrades("tcp"))...)
+				client := r.Send(t, testkit.PlainGet("/x", "Upgrade: tcp", "Connection: upgrade"))
+				server := <-r.Upstreams
+				server.Request(t)
+				server.Send(t, "HTTP/1.1 101 Switching\r\nUpgrade: tcp\r\nConnection: Upgrade\r\n\r\n")
+				client.WantSwitch(t)
+				if test.end != nil {
+					assert.NoError(t, test.end(r.Proxy, testkit.OnlyTunnel(t, r.Proxy)))
+				}
+				ending := <-r.Ended
+				assert.Equal(t, test.reason, ending.Reason)
+				assert.ErrorIs(t, ending.Err, wsproxy.ErrCut)
+				client.ExpectEOF(t, "")
+				server.ExpectEOF(t, "")
+			})
+		})
+	}
 }
 
 // Only the code was known, not the reason that says what went wrong.

@@ -51,7 +51,7 @@ func TestASocketThatIsNotReadEndsTheTunnelAtTheSendTimeout(t *testing.T) {
 			for i, stalled := range sides {
 				ending := ended[i].Next(t)
 				assert.Equal(t, wsproxy.ReasonSendTimeout, ending.Reason, "reason where %v would come first: %v", stalled, ending.Reason)
-				assert.NoError(t, ending.Err)
+				assert.ErrorIs(t, ending.Err, wsproxy.ErrCut)
 				assert.GreaterOrEqual(t, ending.Lifetime, timeout)
 			}
 		}

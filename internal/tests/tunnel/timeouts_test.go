@@ -147,7 +147,7 @@ func TestAPeerThatStopsReadingEndsTheTunnelAtTheSendTimeout(t *testing.T) {
 					time.Sleep(7 * time.Second)
 					go io.Copy(from, testkit.Zeros{})
 					ending := endsAfter(t, r, time.Minute, wsproxy.ReasonSendTimeout)
-					assert.NoError(t, ending.Err)
+					assert.ErrorIs(t, ending.Err, wsproxy.ErrCut)
 				})
 			})
 		})
