@@ -233,8 +233,8 @@ func ExampleProxy_Drain() {
 // have the proxy drop what the server judged by.
 func Example_forwardAuthentication() {
 	auth := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Header.Get("Authorization") != "Bearer valid" || r.Header.Get("Upgrade") != "" {
-			w.WriteHeader(http.StatusUnauthorized)
+		if r.URL.Path != "/login" && (r.Header.Get("Authorization") != "Bearer valid" || r.Header.Get("Upgrade") != "") {
+			http.Redirect(w, r, "/login", http.StatusFound)
 		}
 	}))
 	defer auth.Close()
@@ -255,7 +255,7 @@ func Example_forwardAuthentication() {
 		for name := range strings.SplitSeq(hopByHop, ",") {
 			ask.Header.Del(strings.TrimSpace(name))
 		}
-		res, err := http.DefaultClient.Do(ask)
+		res, err := http.DefaultTransport.RoundTrip(ask) // a Client would follow a redirect to a login page, which is 200
 		if err != nil {
 			http.Error(w, "", http.StatusBadGateway)
 			return
