@@ -102,8 +102,10 @@ func WithPlainHandler(h http.Handler) Option {
 // err wraps one of the package's errors. Body errors, client disconnects and
 // mistakes of middleware wrap none of these. The header of w already has the
 // fields that the response needs (Retry-After, Allow, Sec-WebSocket-Version,
-// Connection). The default is [DefaultErrorHandler], which f may call. To count
-// refused upgrades use [Hooks], which see those refused by the upstream too.
+// Connection). For an upgrade w wraps the ResponseWriter that ServeHTTP got: use
+// [http.ResponseController], or its Unwrap method, to reach that. The default is
+// [DefaultErrorHandler], which f may call. To count refused upgrades use [Hooks],
+// which see those refused by the upstream too.
 //
 // f must not respond to an upgrade over HTTP/2 or HTTP/3 with a 2xx, which
 // clients take for success.
@@ -121,7 +123,8 @@ func WithErrorHandler(f func(w http.ResponseWriter, r *http.Request, err error))
 // Mistakes of clients and the opening and closing of tunnels are logged at
 // debug level. Queries are never logged. Header fields are logged only if they
 // are refused: up to 64 bytes of a Host, an Origin, a handshake field or a
-// malformed upstream header line.
+// malformed upstream header line. The closing of a tunnel is logged with up to
+// 64 bytes of the reason in each Close frame that the ends sent.
 func WithLogger(l *slog.Logger) Option {
 	return optionFunc(func(c *config) {
 		c.logger = l
@@ -311,10 +314,10 @@ func WithMaxUpstreamMessageSize(n int64) Option {
 
 // WithMessageRate limits the messages of the client on each tunnel to perSecond,
 // with up to burst at once: a token bucket. Control frames count as messages, so
-// that a flood of pings is limited too, and so do the answers to [WithPing]. Above the rate both ends get a Close
-// frame with code 1008, and the tunnel ends with [ReasonLimit]. The proxy does
-// not delay messages, and does not drop one, as the next ones may be compressed
-// with its help.
+// that a flood of pings is limited too, and so do the answers to [WithPing].
+// Above the rate both ends get a Close frame with code 1008, and the tunnel ends
+// with [ReasonLimit]. The proxy does not delay messages, and does not drop one,
+// as the next ones may be compressed with its help.
 //
 // A message is counted as its last byte arrives, and is forwarded even if it is
 // above the rate, since parts of it may have been forwarded before. Fragments do

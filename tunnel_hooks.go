@@ -28,9 +28,12 @@ type Hooks struct {
 	OnOpen func(t *Tunnel, r *http.Request) (onClose func(Ending))
 
 	// OnRefuse is called once for each upgrade request that opened no tunnel,
-	// after the response. status is the status of that response. err is what an
-	// error handler gets, or nil if the upstream responded without switching. r
-	// must not be kept. A panic that passes through ServeHTTP is no refusal.
+	// after the response is written. net/http may send a short response only when
+	// ServeHTTP returns, after OnRefuse. status is the status of that response, or
+	// that of err if the error handler has panicked or hijacked the connection.
+	// err is what an error handler gets, or nil if the upstream responded without
+	// switching. r must not be kept. A panic of another function, such as that of
+	// WithRewrite, before there is a response is no refusal.
 	OnRefuse func(r *http.Request, status int, err error)
 }
 

@@ -13,7 +13,7 @@ import (
 )
 
 // Stats are a Proxy's counts since New. Each upgrade request ends as refused or
-// in Opened. Each tunnel in Opened is in Live, and then closed.
+// in Opened, unless a function of the user's panics first. Each tunnel in Opened is in Live, and then closed.
 type Stats struct {
 	Handshakes int   // upgrades on their way to a 101 now
 	Live       int   // tunnels open now

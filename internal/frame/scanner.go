@@ -3,9 +3,10 @@ package frame
 import "encoding/binary"
 
 // A Scanner tracks the frames of one direction of a connection, in pieces of any
-// size. It only reads, and it allocates only for a Close frame. If the stream is not a sequence
-// of well-formed frames, the Scanner sets Off and stops. Masked, Strict, Off and
-// Limit may be set before the first byte. The fields fit in a cache line.
+// size. It only reads, and it allocates only for a Close frame. If the stream is
+// not a sequence of well-formed frames, the Scanner sets Off and stops. Masked,
+// Strict, Off and Limit may be set before the first byte. The fields fit in a
+// cache line.
 type Scanner struct {
 	Masked bool // frames must be masked, as those of a client are
 	Strict bool // lengths must be encoded in the fewest bytes
