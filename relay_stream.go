@@ -164,7 +164,7 @@ func (r *streamRelay) take(p []byte, err error) (more bool) {
 
 // noteClose closes said once the client's Close frame has come. r.mu is held.
 func (r *streamRelay) noteClose() {
-	if r.t.fromClient.code.Load() == 0 {
+	if !r.t.fromClient.said.Load() {
 		return
 	}
 	select {

@@ -265,7 +265,7 @@ func (s *sweeper) nextPing(f *flow) (at, asked stamp) {
 	switch {
 	case to.quiet.Load():
 		return 0, 0
-	case f.t.closing.Load().isSet(), f.code.Load() != 0, to.code.Load() != 0:
+	case f.t.closing.Load().isSet(), f.said.Load(), to.said.Load():
 		return 0, 0 // nothing may follow a Close frame
 	case f.stalled.Load().isSet():
 		return 0, 0 // src is not read while dst is slow

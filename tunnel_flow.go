@@ -35,13 +35,13 @@ type flow struct {
 	early []byte       // what src sent before the tunnel opened
 	held  int          // bytes of the frame header that are kept back until it is complete
 
-	quiet    atomic.Bool  // frames are no longer followed, so none can be added
-	dstReset atomic.Bool  // a write reported that dst was reset
-	code     atomic.Int32 // of the Close frame that src sent; 0: none
-	passed   atomicStamp  // when that frame was forwarded, if it was
-	moved    atomicStamp  // when a write that had to wait last ended
-	stalled  atomicStamp  // since when a write waits for dst, if one does
-	pinged   atomicStamp  // when a Ping for src was last asked for, and then when it was sent
+	quiet    atomic.Bool // frames are no longer followed, so none can be added
+	dstReset atomic.Bool // a write reported that dst was reset
+	said     atomic.Bool // src has sent a Close frame
+	passed   atomicStamp // when that frame was forwarded, if it was
+	moved    atomicStamp // when a write that had to wait last ended
+	stalled  atomicStamp // since when a write waits for dst, if one does
+	pinged   atomicStamp // when a Ping for src was last asked for, and then when it was sent
 }
 
 // A flowState is what happens to the bytes of src. Only the goroutine that
@@ -297,8 +297,8 @@ func (f *flow) publish() {
 
 // publishClose is publish for bytes that are not forwarded.
 func (f *flow) publishClose() {
-	if f.scan.Closed() && f.code.Load() == 0 {
-		f.code.Store(int32(f.scan.CloseCode()))
+	if f.scan.Closed() && !f.said.Load() {
+		f.said.Store(true)
 		f.t.settle(f.srcEnded, nil)
 	}
 }

@@ -180,8 +180,8 @@ type Ending struct {
 	Err error
 
 	// ClientClose and UpstreamClose are the Close frames that the client and
-	// the upstream sent, zero if none came. Those that the proxy sent are not
-	// among them.
+	// the upstream sent, zero if none came, or one with the code 0, which is not
+	// allowed. Those that the proxy sent are not among them.
 	ClientClose, UpstreamClose CloseFrame
 
 	// Handshake is the time from the request to the upstream's 101, and

@@ -33,15 +33,8 @@ func (s *Scanner) Messages() int64 { return s.messages }
 // Closed reports whether a complete Close frame was scanned.
 func (s *Scanner) Closed() bool { return s.closed }
 
-// CloseCode returns the code of the first Close frame, after Closed has returned
-// true. It returns [CodeNoStatus] for a frame without a code.
-func (s *Scanner) CloseCode() int {
-	code, _ := s.Close()
-	return code
-}
-
 // Close returns the code and the reason of the first Close frame, after Closed
-// has returned true.
+// has returned true. The code is [CodeNoStatus] for a frame without one.
 func (s *Scanner) Close() (code int, reason string) { return ParseClose(s.closePayload()) }
 
 func (s *Scanner) closePayload() []byte {

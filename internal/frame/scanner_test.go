@@ -301,7 +301,8 @@ func closeCodeOf(s Scanner) int {
 	if !s.closed {
 		return 0
 	}
-	return s.CloseCode()
+	code, _ := s.Close()
+	return code
 }
 
 // With thousands of tunnels, the memory that a relay's read touches determines

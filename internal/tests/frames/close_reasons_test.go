@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 	"unicode/utf8"
 
 	"example.com/wsproxy"
@@ -60,5 +61,31 @@ func TestAnEndingHasWhatAnEndSaidWhateverItSaid(t *testing.T) {
 				})
 			}
 		}
+	}
+}
+
+// The end of a Close frame was noted as its code, so that one with the code 0 was
+// none: its sender was pinged, which may not follow a Close frame, and cut off
+// for its silence while the other end still sent.
+func TestAnEndThatHasSentACloseFrameIsNotPingedWhateverItsCode(t *testing.T) {
+	for name, payload := range map[string]string{"1000": "\x03\xe8", "0": "\x00\x00"} {
+		t.Run(name, func(t *testing.T) {
+			testkit.FromEither(t, pings, func(t *testing.T, r *testkit.MemRig, from, to testkit.End) {
+				from.SendFrame(t, testkit.Close, payload)
+				to.ExpectFrame(t, testkit.Close, payload)
+				for range 60 {
+					to.SendFrame(t, testkit.Text, "not done yet")
+					from.ExpectFrame(t, testkit.Text, "not done yet")
+					time.Sleep(time.Second)
+				}
+				assert.Empty(t, r.Ended)
+				to.SendFrame(t, testkit.Close, payload)
+				from.ExpectFrame(t, testkit.Close, payload)
+				synctest.Wait()
+				to.Close()
+				from.Close()
+				assert.NoError(t, r.EndsIn(t, 0, from.Closed()).Err)
+			})
+		})
 	}
 }
