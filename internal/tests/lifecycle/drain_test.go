@@ -194,3 +194,59 @@ func TestDrainOfOneServerOverEveryLink(t *testing.T) {
 		assert.Zero(t, r.Proxy.Stats().Live)
 	})
 }
+
+// match is the user's: its failure is the caller's, and no tunnel's.
+func TestADrainWhoseMatchFailsClosesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := testkit.NewMemRig(t, nil)
+		startTunnels(t, r, 3)
+		for _, fail := range []func(){func() { panic("boo") }, runtime.Goexit} {
+			done := make(chan any)
+			go func() {
+				defer close(done)
+				defer func() { recover() }()
+				calls := 0
+				r.Proxy.Drain(context.Background(), 0, func(*wsproxy.Tunnel) bool {
+					if calls++; calls == 3 {
+						fail()
+					}
+					return true
+				})
+			}()
+			<-done
+			synctest.Wait()
+			assert.Equal(t, 3, r.Proxy.Stats().Live)
+		}
+		assert.NoError(t, r.Proxy.Drain(context.Background(), 0, func(tunnel *wsproxy.Tunnel) bool {
+			_, ok := r.Proxy.Tunnel(tunnel.ID()) // no lock is held
+			return ok && r.Proxy.Stats().Live == 3
+		}))
+		assert.Zero(t, r.Proxy.Stats().Live)
+	})
+}
+
+// A hook may wait for what another goroutine asks of the proxy.
+func TestShutdownAndDrainWaitForABlockedHook(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		blocked, release := make(chan struct{}), make(chan struct{})
+		r := testkit.NewMemRig(t, nil, testkit.OnClose(func(*wsproxy.Tunnel, wsproxy.Ending) {
+			close(blocked)
+			<-release
+		}))
+		startTunnels(t, r, 1)
+		done := make(chan error, 2)
+		go func() { done <- r.Proxy.Drain(context.Background(), 0, nil) }()
+		<-blocked
+		go func() { done <- r.Proxy.Shutdown(testkit.EndedContext()) }()
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		assert.ErrorIs(t, r.Proxy.Drain(ctx, 0, nil), context.DeadlineExceeded)
+		synctest.Wait()
+		assert.Empty(t, done)
+		assert.Equal(t, 1, r.Proxy.Stats().Live)
+		close(release)
+		<-done
+		<-done
+		assert.Zero(t, r.Proxy.Stats().Live)
+	})
+}
