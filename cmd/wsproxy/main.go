@@ -314,9 +314,10 @@ func (v *service) newServer() *http.Server {
 // opened is the hook for tunnels.
 func (v *service) opened(*wsproxy.Tunnel, *http.Request) func(wsproxy.Ending) { return v.closed }
 
-// closed counts the tunnels cut during the drain.
+// closed counts the tunnels cut during the drain, but not those that reached the
+// send timeout while they waited for their turn of -spread.
 func (v *service) closed(e wsproxy.Ending) {
-	if v.draining.Load() && errors.Is(e.Err, wsproxy.ErrCut) {
+	if v.draining.Load() && errors.Is(e.Err, wsproxy.ErrCut) && e.Reason != wsproxy.ReasonSendTimeout {
 		v.cut.Add(1)
 	}
 }

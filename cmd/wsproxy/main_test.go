@@ -295,3 +295,13 @@ func TestTheProcessObeysRealSignals(t *testing.T) {
 		client.ended(t)
 	})
 }
+
+// With -spread a tunnel may wait for its turn until it reaches a timeout.
+func TestASendTimeoutDuringTheDrainIsNotItsFault(t *testing.T) {
+	v := new(service)
+	v.draining.Store(true)
+	v.closed(wsproxy.Ending{Reason: wsproxy.ReasonSendTimeout, Err: wsproxy.ErrCut})
+	require.Zero(t, v.cut.Load())
+	v.closed(wsproxy.Ending{Reason: wsproxy.ReasonShutdown, Err: wsproxy.ErrCut})
+	require.EqualValues(t, 1, v.cut.Load())
+}

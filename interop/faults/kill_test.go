@@ -116,7 +116,7 @@ func TestTheSendTimeoutDetectsAFrozenUpstream(t *testing.T) {
 		}
 		require.False(t, timedOut(err), "the client's connection stays open")
 		c.Close()
-		p.ended(t, 1, "send timeout")
+		p.ended(t, 1, "send timeout, cut")
 		up.signal(t, syscall.SIGCONT)
 		settled(t, p, up)
 	})

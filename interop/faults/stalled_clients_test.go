@@ -82,7 +82,7 @@ func TestClientsThatNeverReadUseLittleMemoryUntilTheSendTimeout(t *testing.T) {
 			assert.Less(t, heap/clients, int64(mostOfAStalledClient), "bytes in use for a tunnel")
 			assert.Less(t, most/clients, int64(mostOfAStalledClient), "bytes of memory for a tunnel")
 		}
-		p.ended(t, clients, "send timeout")
+		p.ended(t, clients, "send timeout, cut")
 		for _, c := range stalled {
 			c.Close()
 		}
