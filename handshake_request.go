@@ -123,10 +123,14 @@ func (p *Proxy) outgoingRequest(ctx context.Context, in *http.Request, protocol 
 	pr := &httputil.ProxyRequest{In: in, Out: out}
 	p.Rewrite(pr)
 	out = pr.Out
+	if isStream(in) && out.Method == http.MethodConnect { // WithRewrite has replaced pr.Out with a copy of pr.In
+		out.Method = http.MethodGet
+	}
 	if out.Host == "" { // as in net/http: the host of the URL
 		out.Host = p.target.url.Host
 	}
 	removeHopByHop(out.Header)
+	delete(out.Header, ":protocol")
 	delete(out.Header, "Host")
 	delete(out.Header, "Content-Length")
 	out.Header["Connection"] = []string{ConnectionUpgrade(protocol)}

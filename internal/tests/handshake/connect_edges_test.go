@@ -2,12 +2,14 @@ package handshake_test
 
 import (
 	"net/http"
+	"net/http/httputil"
 	"testing"
 	"time"
 
 	"example.com/wsproxy"
 	"example.com/wsproxy/internal/testkit"
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 // RFC 8441, section 5: any 2xx opens the stream. The client would read the
@@ -65,4 +67,21 @@ func TestTheServersTimeoutsDoNotEndTheHandshakeOfAStream(t *testing.T) {
 			client.Expect(t, "welcome")
 		})
 	}
+}
+
+// WithRewrite allows another request in place of pr.Out. One that is made of
+// pr.In has the method and the field of an extended CONNECT.
+func TestWithRewriteMayReplaceTheRequestOfAStream(t *testing.T) {
+	u := testkit.NewUpstream(t)
+	got := switching(t, u, "")
+	c := serveHTTP2(t, u, nil, wsproxy.WithRewrite(func(pr *httputil.ProxyRequest) {
+		out, err := http.NewRequest(pr.In.Method, "http://other/replaced", nil)
+		assert.NoError(t, err)
+		out.Header = pr.In.Header.Clone()
+		pr.Out = out
+	}))
+	require.Equal(t, 200, c.Connect(t, "/", nil).Response.StatusCode)
+	r := <-got
+	assert.Equal(t, "GET /replaced", r.Method+" "+r.RequestURI)
+	assert.NotContains(t, r.Header, ":protocol")
 }
