@@ -81,7 +81,7 @@ func isKey(key string) bool {
 	return err == nil && len(nonce) == 16 && len(key) == 24
 }
 
-// newKey returns a Sec-WebSocket-Key of the proxy's own.
+// newKey returns a fresh Sec-WebSocket-Key.
 func newKey() string {
 	var nonce [16]byte
 	rand.Read(nonce[:]) // never fails

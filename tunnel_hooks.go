@@ -140,7 +140,7 @@ const (
 	ReasonLimit                            // a message exceeded the limit of its size or of their rate
 	ReasonProtocolError                    // a side with a limit sent a malformed frame
 	ReasonContextDone                      // the request's context ended
-	ReasonFailed                           // something of the proxy's own failed, such as a hook
+	ReasonFailed                           // the proxy failed, or a hook did
 )
 
 var reasonNames = [...]string{

@@ -217,8 +217,8 @@ func (r *registry) refusing() bool {
 	return r.empty != nil
 }
 
-// markCut has every tunnel to come cut for reason, and returns those there are,
-// to be cut now.
+// markCut makes add cut every later tunnel for reason. It returns the open
+// tunnels, for the caller to cut.
 func (r *registry) markCut(reason Reason) []*Tunnel {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -163,7 +163,7 @@ func TestWithLoggerLogsFailuresWithoutSecrets(t *testing.T) {
 	assert.NotContains(t, all.String()+warnings.String(), "secret")
 }
 
-// A second WithHooks replaced the first without a word, so that metrics
+// A second WithHooks silently replaced the first, so that metrics
 // switched an access log off.
 func TestWithHooksAddsAndAllAreCalledInOrder(t *testing.T) {
 	u := testkit.NewUpstream(t)

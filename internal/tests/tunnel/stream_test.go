@@ -71,7 +71,7 @@ func TestTheEndOfAClientsStreamIsAHalfClose(t *testing.T) {
 	client.ExpectEOF(t, "")
 }
 
-// http.Server's timeouts end a stream in its midst unless a handler clears them.
+// http.Server's timeouts end a stream unless a handler clears them.
 func TestTheServersTimeoutsDoNotEndAStream(t *testing.T) {
 	_, c, u := overHTTP2(t, nil, func(s *http.Server) {
 		s.ReadTimeout, s.WriteTimeout = 300*time.Millisecond, 300*time.Millisecond
