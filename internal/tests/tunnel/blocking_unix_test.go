@@ -61,6 +61,7 @@ func inChild(t *testing.T) bool {
 // and the next garbage collection waited for that processor for ever. With the
 // portable relay, Close did not end the tunnel.
 func TestADialerCanReturnBlockingConnections(t *testing.T) {
+	t.Parallel()
 	if !inChild(t) {
 		return
 	}

@@ -51,6 +51,7 @@ func endsGreeted(t *testing.T, want wsproxy.Reason, r *testkit.Rig, ended testki
 }
 
 func TestTheReasonNamesThePeerThatClosed(t *testing.T) {
+	t.Parallel()
 	testkit.OverLinks(t, nil, func(t *testing.T, l testkit.Link) {
 		testkit.EachSide(t, func(t *testing.T, first wsproxy.Reason) {
 			ended := testkit.NewEndings()

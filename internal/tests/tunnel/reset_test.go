@@ -164,6 +164,7 @@ func TestTheFinalMessageArrivesWhileThePeerIsStillSending(t *testing.T) {
 
 // Here the end itself is always orderly: the peer sends only after it.
 func TestAnOrderlyEndStaysOrderlyWhileThePeerKeepsSending(t *testing.T) {
+	t.Parallel()
 	testkit.OverLinks(t, nil, func(t *testing.T, l testkit.Link) {
 		testkit.EachSide(t, func(t *testing.T, first wsproxy.Reason) {
 			ended := testkit.NewEndings()
@@ -194,6 +195,7 @@ func TestAnOrderlyEndStaysOrderlyWhileThePeerKeepsSending(t *testing.T) {
 // (code 1006). The proxy adds no Close frame and completes no partial one. For
 // resets see TestAResetArrivesAsAReset.
 func TestAnAbruptEndIsForwardedWithoutACloseFrame(t *testing.T) {
+	t.Parallel()
 	testkit.OverLinks(t, nil, func(t *testing.T, l testkit.Link) {
 		testkit.EachSide(t, func(t *testing.T, side wsproxy.Reason) {
 			ended := testkit.NewEndings()

@@ -52,6 +52,7 @@ func TestAStreamStaysOpenForTheClientsLastWords(t *testing.T) {
 }
 
 func TestAStreamThatLingersEndsWithoutTheClient(t *testing.T) {
+	t.Parallel()
 	_, c, u := overHTTP2(t, nil, nil)
 	client, server := c.Tunnel(t, u)
 	server.Send(t, "bye")
