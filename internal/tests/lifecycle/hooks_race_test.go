@@ -84,8 +84,8 @@ func TestTheProxyCanBeAskedEverythingWhileTunnelsComeAndGo(t *testing.T) {
 			go func() { drained <- proxy.Drain(context.Background(), 200*time.Millisecond, nil) }()
 			clients.Wait()
 			assert.NoError(t, <-drained)
-			others.Wait()
 			proxy.Shutdown(context.Background())
+			others.Wait() // no hook is under way any more that could add to others
 			testkit.Eventually(t, func() bool {
 				s := proxy.Stats()
 				return s.Opened+sumRefused(s) == 300
