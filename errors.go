@@ -8,6 +8,8 @@ import (
 	"maps"
 	"net"
 	"net/http"
+
+	"example.com/wsproxy/internal/syntax"
 )
 
 // Most errors that reach an error handler (see [WithErrorHandler]) wrap one of
@@ -149,7 +151,7 @@ func badBody(err error) *refusal {
 	if errors.As(err, &tooLarge) {
 		status = http.StatusRequestEntityTooLarge
 	}
-	return &refusal{status: status, cause: fmt.Errorf("reading the request's body: %w", bounded(err))}
+	return &refusal{status: status, cause: fmt.Errorf("reading the request's body: %w", syntax.Bounded(err))}
 }
 
 // wrongLength returns the refusal of a request whose body middleware has

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"example.com/wsproxy/internal/syntax"
 	"example.com/wsproxy/internal/xconnect"
 )
 
@@ -37,7 +38,7 @@ func requestedProtocol(r *http.Request, allowed []string) string {
 		return ""
 	}
 	for _, name := range allowed {
-		if equalFold(protocol, name) {
+		if syntax.EqualFold(protocol, name) {
 			return name
 		}
 	}
@@ -61,7 +62,7 @@ func checkConnect(r *http.Request) error {
 	}
 	if !strings.HasPrefix(r.RequestURI, "/") || strings.HasPrefix(r.RequestURI, "//") {
 		path, _, _ := strings.Cut(r.RequestURI, "?")
-		return badHandshake(http.StatusBadRequest, "path %s, want one that begins with one /", quote(path))
+		return badHandshake(http.StatusBadRequest, "path %s, want one that begins with one /", syntax.Quote(path))
 	}
 	return nil
 }

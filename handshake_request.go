@@ -10,6 +10,9 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+
+	"example.com/wsproxy/internal/origin"
+	"example.com/wsproxy/internal/syntax"
 )
 
 // check refuses an upgrade that must not reach the upstream.
@@ -17,8 +20,8 @@ func (p *Proxy) check(w http.ResponseWriter, r *http.Request, protocol string) e
 	if err := checkRequest(r, protocol); err != nil {
 		return err
 	}
-	if err := checkOrigin(r, p.allowed); err != nil {
-		return err
+	if err := origin.Check(r, p.allowed); err != nil {
+		return &refusal{kind: ErrForbiddenOrigin, status: http.StatusForbidden, cause: err}
 	}
 	if isStream(r) {
 		return checkStreamable(w)
@@ -30,10 +33,10 @@ func (p *Proxy) check(w http.ResponseWriter, r *http.Request, protocol string) e
 // it. For other protocols it checks what every upgrade requires.
 func checkRequest(r *http.Request, protocol string) error {
 	if !r.ProtoAtLeast(1, 1) {
-		return badHandshake(http.StatusBadRequest, "%s, want HTTP/1.1", quote(r.Proto))
+		return badHandshake(http.StatusBadRequest, "%s, want HTTP/1.1", syntax.Quote(r.Proto))
 	}
-	if !isHostField(r.Host) {
-		return badHandshake(http.StatusBadRequest, "Host %s, want a host with an optional port", quote(r.Host))
+	if !syntax.IsHostField(r.Host) {
+		return badHandshake(http.StatusBadRequest, "Host %s, want a host with an optional port", syntax.Quote(r.Host))
 	}
 	if isStream(r) {
 		if err := checkConnect(r); err != nil {
@@ -54,12 +57,12 @@ func checkRequest(r *http.Request, protocol string) error {
 		return nil
 	}
 	if r.Method != http.MethodGet && !isStream(r) {
-		refused := badHandshake(http.StatusMethodNotAllowed, "method %s, want GET", quote(r.Method))
+		refused := badHandshake(http.StatusMethodNotAllowed, "method %s, want GET", syntax.Quote(r.Method))
 		refused.header = http.Header{"Allow": {http.MethodGet}}
 		return refused
 	}
 	if version := r.Header["Sec-Websocket-Version"]; len(version) != 1 || version[0] != "13" {
-		refused := badHandshake(http.StatusUpgradeRequired, "Sec-WebSocket-Version %s, want 13", quote(strings.Join(version, ", ")))
+		refused := badHandshake(http.StatusUpgradeRequired, "Sec-WebSocket-Version %s, want 13", syntax.Quote(strings.Join(version, ", ")))
 		refused.header = http.Header{"Sec-Websocket-Version": {"13"},
 			"Upgrade": {"websocket"}, "Connection": {"close", "Upgrade"}} // RFC 9110, section 15.5.22
 		return refused
@@ -72,7 +75,7 @@ func checkRequest(r *http.Request, protocol string) error {
 		return badHandshake(http.StatusBadRequest, "%d Sec-WebSocket-Key fields, want 1", len(key))
 	}
 	if !isKey(key[0]) {
-		return badHandshake(http.StatusBadRequest, "Sec-WebSocket-Key %s, want 16 bytes in base64", quote(key[0]))
+		return badHandshake(http.StatusBadRequest, "Sec-WebSocket-Key %s, want 16 bytes in base64", syntax.Quote(key[0]))
 	}
 	return nil
 }
@@ -88,7 +91,7 @@ func refusedConnect(r *http.Request) *refusal {
 	protocol, extended := connectProtocol(r)
 	if extended {
 		return &refusal{status: http.StatusNotImplemented,
-			cause: fmt.Errorf("CONNECT with :protocol %s, want one that the proxy forwards", quote(protocol))}
+			cause: fmt.Errorf("CONNECT with :protocol %s, want one that the proxy forwards", syntax.Quote(protocol))}
 	}
 	return &refusal{status: http.StatusMethodNotAllowed, header: http.Header{"Allow": {otherMethods}},
 		cause: errors.New("method CONNECT, want " + otherMethods)}
@@ -105,8 +108,8 @@ func checkTarget(r *http.Request) error {
 		opaque = r.URL.Opaque
 	}
 	for _, path := range []string{r.URL.Path, opaque} {
-		if hasDotSegment(path) {
-			return fmt.Errorf(`path %s, want no segment "." or ".."`, quote(path))
+		if syntax.HasDotSegment(path) {
+			return fmt.Errorf(`path %s, want no segment "." or ".."`, syntax.Quote(path))
 		}
 	}
 	return nil
@@ -127,7 +130,7 @@ func (p *Proxy) outgoingRequest(ctx context.Context, in *http.Request, protocol 
 		out.Method = http.MethodGet
 	}
 	if out.Host == "" { // as in net/http: the host of the URL
-		out.Host = p.target.url.Host
+		out.Host = p.target.URL.Host
 	}
 	removeHopByHop(out.Header)
 	delete(out.Header, ":protocol")
@@ -150,8 +153,8 @@ func appendRequest(b []byte, r *http.Request) ([]byte, error) {
 	if err := checkRequestLine(r); err != nil {
 		return nil, err
 	}
-	if !isHostField(r.Host) {
-		return nil, badGateway("cannot send Host %s", quote(r.Host))
+	if !syntax.IsHostField(r.Host) {
+		return nil, badGateway("cannot send Host %s", syntax.Quote(r.Host))
 	}
 	b = append(b, cmp.Or(r.Method, http.MethodGet)+" "+r.URL.RequestURI()+" HTTP/1.1\r\nHost: "+r.Host+"\r\n"...)
 	if err := checkFields(r.Header); err != nil {
@@ -167,10 +170,10 @@ func appendRequest(b []byte, r *http.Request) ([]byte, error) {
 // the value, which may be a secret.
 func checkFields(h http.Header) error {
 	for name, values := range h {
-		if !isToken(name) {
-			return badGateway("cannot send a field named %s", quote(name))
+		if !syntax.IsToken(name) {
+			return badGateway("cannot send a field named %s", syntax.Quote(name))
 		}
-		if slices.ContainsFunc(values, func(value string) bool { return !isFieldValue(value) }) {
+		if slices.ContainsFunc(values, func(value string) bool { return !syntax.IsFieldValue(value) }) {
 			return badGateway("cannot send field %s, want no control characters in its value", name)
 		}
 	}
@@ -183,7 +186,7 @@ func checkFields(h http.Header) error {
 func appendHeader(b []byte, h http.Header) []byte {
 	names := make([]string, 0, 32)
 	for name := range h {
-		if isToken(name) { // http.ReadResponse accepts other names
+		if syntax.IsToken(name) { // http.ReadResponse accepts other names
 			names = append(names, name)
 		}
 	}
@@ -218,11 +221,11 @@ func checkRequestLine(r *http.Request) error {
 // sent in a request line. The error does not contain the query, which may be a
 // secret.
 func requestLineError(r *http.Request) error {
-	if !isToken(cmp.Or(r.Method, http.MethodGet)) {
-		return fmt.Errorf("method %s, want a token", quote(r.Method))
+	if !syntax.IsToken(cmp.Or(r.Method, http.MethodGet)) {
+		return fmt.Errorf("method %s, want a token", syntax.Quote(r.Method))
 	}
-	if uri := r.URL.RequestURI(); !isFieldValue(uri) || strings.ContainsAny(uri, " \t") {
-		return fmt.Errorf("target with path %s, want no white space and no control characters", quote(r.URL.Path))
+	if uri := r.URL.RequestURI(); !syntax.IsFieldValue(uri) || strings.ContainsAny(uri, " \t") {
+		return fmt.Errorf("target with path %s, want no white space and no control characters", syntax.Quote(r.URL.Path))
 	}
 	return nil
 }

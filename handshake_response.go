@@ -15,6 +15,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"example.com/wsproxy/internal/syntax"
 )
 
 // maxResponseHeader limits the header of a response, including those of the
@@ -41,7 +43,7 @@ func (x *exchange) receive(ctx context.Context, p *Proxy, out *http.Request, w h
 			} else if x.err != nil {
 				err = x.err
 			}
-			err = fmt.Errorf("reading the response: %w", bounded(err))
+			err = fmt.Errorf("reading the response: %w", syntax.Bounded(err))
 			if x.err != nil && !x.heard && !isTimeout(x.err) {
 				err = unanswered{err, false}
 			}
@@ -202,23 +204,23 @@ func serverWriteDeadline(ctx context.Context) time.Time {
 func checkSwitch(res *http.Response, out *http.Request) error {
 	protocol := out.Header.Get("Upgrade")
 	if res.ProtoMajor != 1 || res.ProtoMinor < 1 {
-		return badGateway("answered 101 in %s, want HTTP/1.1", quote(res.Proto))
+		return badGateway("answered 101 in %s, want HTTP/1.1", syntax.Quote(res.Proto))
 	}
-	if got := res.Header["Upgrade"]; len(got) != 1 || !equalFold(got[0], protocol) {
-		return badGateway("switched to %s, want %q", quote(strings.Join(got, ", ")), protocol)
+	if got := res.Header["Upgrade"]; len(got) != 1 || !syntax.EqualFold(got[0], protocol) {
+		return badGateway("switched to %s, want %q", syntax.Quote(strings.Join(got, ", ")), protocol)
 	}
 	if res.Close { // net/http has removed the field
 		return badGateway("answered 101 with Connection %q, want %q", "close", "Upgrade")
 	}
-	if got := res.Header["Connection"]; !hasToken(got, "upgrade") {
-		return badGateway("answered 101 with Connection %s, want %q", quote(strings.Join(got, ", ")), "Upgrade")
+	if got := res.Header["Connection"]; !syntax.HasToken(got, "upgrade") {
+		return badGateway("answered 101 with Connection %s, want %q", syntax.Quote(strings.Join(got, ", ")), "Upgrade")
 	}
 	if protocol != "websocket" {
 		return nil
 	}
 	want := acceptKey(out.Header.Get("Sec-Websocket-Key"))
 	if got := res.Header["Sec-Websocket-Accept"]; len(got) != 1 || got[0] != want {
-		return badGateway("Sec-WebSocket-Accept %s, want %q", quote(strings.Join(got, ", ")), want)
+		return badGateway("Sec-WebSocket-Accept %s, want %q", syntax.Quote(strings.Join(got, ", ")), want)
 	}
 	return nil
 }

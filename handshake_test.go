@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"example.com/wsproxy/internal/syntax"
 	"github.com/stretchr/testify/require"
 )
 
@@ -56,9 +57,9 @@ func FuzzCheckRequest(f *testing.F) {
 		version, key := in.Header.Values("Sec-WebSocket-Version"), in.Header.Values("Sec-WebSocket-Key")
 		legal := in.Method == "GET" && (in.ProtoMajor > 1 || in.ProtoMajor == 1 && in.ProtoMinor >= 1) &&
 			in.ContentLength == 0 && in.TransferEncoding == nil && slices.Equal(version, []string{"13"}) && len(key) == 1 && keyPattern.MatchString(key[0]) &&
-			in.RequestURI != "*" && !dotSegment.MatchString(in.URL.Path)
+			in.RequestURI != "*" && !syntax.HasDotSegment(in.URL.Path)
 		err = checkRequest(in, protocol)
-		if in.URL.Opaque == "" && isHost(in.Host) { // otherwise the request is not valid HTTP
+		if in.URL.Opaque == "" && syntax.IsHost(in.Host) { // otherwise the request is not valid HTTP
 			require.Equal(t, legal, err == nil, "RFC 6455 and the proxy disagree: %v", err)
 		}
 		if err != nil {
@@ -146,7 +147,7 @@ func FuzzCheckResponse(f *testing.F) {
 		require.Equal(t, []string{"Upgrade"}, got.Header["Connection"])
 		require.Equal(t, []string{accept}, got.Header["Sec-Websocket-Accept"])
 		for name, values := range got.Header {
-			require.True(t, isToken(name), "an invalid name: %q", name)
+			require.True(t, syntax.IsToken(name), "an invalid name: %q", name)
 			require.True(t, name == "Upgrade" || name == "Connection" || len(values) == len(res.Header[name]), "an unexpected field: %s", name)
 			require.False(t, slices.Contains([]string{"Keep-Alive", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Content-Length"}, name), "a field of the hop or of a body: %s", name)
 		}

@@ -6,6 +6,8 @@ import (
 	"net/http/httputil"
 	"slices"
 	"strings"
+
+	"example.com/wsproxy/internal/syntax"
 )
 
 // ConnectionUpgrade returns the Connection header to send to the upstream for a
@@ -38,7 +40,7 @@ var hopByHop = []string{
 // removeHopByHop removes the hop-by-hop fields and the fields named in
 // Connection.
 func removeHopByHop(h http.Header) {
-	for name := range tokens(h["Connection"]) {
+	for name := range syntax.Tokens(h["Connection"]) {
 		h.Del(name)
 	}
 	for _, name := range hopByHop {
@@ -51,12 +53,12 @@ func removeHopByHop(h http.Header) {
 // request. A request without "upgrade" in Connection is plain (RFC 9110,
 // section 7.8).
 func upgradeToken(h http.Header, allowed []string) string {
-	if len(h["Upgrade"]) == 0 || !hasToken(h["Connection"], "upgrade") {
+	if len(h["Upgrade"]) == 0 || !syntax.HasToken(h["Connection"], "upgrade") {
 		return ""
 	}
-	for token := range tokens(h["Upgrade"]) {
+	for token := range syntax.Tokens(h["Upgrade"]) {
 		for _, name := range allowed {
-			if equalFold(token, name) {
+			if syntax.EqualFold(token, name) {
 				return name
 			}
 		}
@@ -75,8 +77,8 @@ func withoutUpgrade(r *http.Request) *http.Request {
 	delete(plain.Header, "Upgrade")
 	delete(plain.Header, "Http2-Settings")
 	var rest []string
-	for token := range tokens(r.Header["Connection"]) {
-		if !equalFold(token, "upgrade") && !equalFold(token, "http2-settings") {
+	for token := range syntax.Tokens(r.Header["Connection"]) {
+		if !syntax.EqualFold(token, "upgrade") && !syntax.EqualFold(token, "http2-settings") {
 			rest = append(rest, token)
 		}
 	}
@@ -114,10 +116,10 @@ func (p *Proxy) Rewrite(pr *httputil.ProxyRequest) {
 	out := pr.Out
 	out.URL.RawQuery = pr.In.URL.RawQuery // httputil drops parameters that it cannot parse
 	out.URL.Opaque = ""                   // set by "GET x:/path"; it would be sent unchanged
-	pr.SetURL(p.target.url)
+	pr.SetURL(p.target.URL)
 	switch {
 	case p.host.target:
-		out.Host = p.target.url.Host
+		out.Host = p.target.URL.Host
 	case p.host.set:
 		out.Host = p.host.name
 	default:
@@ -153,7 +155,7 @@ func (p *Proxy) Rewrite(pr *httputil.ProxyRequest) {
 // the body.
 func (p *headerPolicy) applyTrailer(out, in *http.Request) http.Header {
 	taken := fieldNames(in.Header)
-	for name := range tokens(in.Header["Connection"]) {
+	for name := range syntax.Tokens(in.Header["Connection"]) {
 		taken[dashed(name)] = true
 	}
 	trailer := make(http.Header)
@@ -175,7 +177,7 @@ func (p *headerPolicy) applyTrailer(out, in *http.Request) http.Header {
 }
 
 func (p *headerPolicy) passesInTrailer(name string) bool {
-	return isToken(name) && name != "Host" && !slices.Contains(ownFields, name) &&
+	return syntax.IsToken(name) && name != "Host" && !slices.Contains(ownFields, name) &&
 		!p.managed(name, false) && !slices.ContainsFunc(p.edits, func(e headerEdit) bool { return e.name == name })
 }
 

@@ -9,6 +9,8 @@ import (
 	"net/textproto"
 	"slices"
 	"strings"
+
+	"example.com/wsproxy/internal/syntax"
 )
 
 // A headerPolicy sets the forwarding fields and those of WithHeader.
@@ -117,11 +119,11 @@ func forwardedValue(in *http.Request, peer netip.Addr, keepList bool) string {
 	}
 	hop := "for=" + node
 	if in.Host != "" {
-		hop += ";host=" + quotedString(in.Host)
+		hop += ";host=" + syntax.QuotedString(in.Host)
 	}
 	hop += ";proto=" + scheme(in)
 	prior := strings.Join(nonEmpty(in.Header["Forwarded"]), ", ")
-	if !keepList || prior == "" || !balanced(prior) {
+	if !keepList || prior == "" || !syntax.Balanced(prior) {
 		return hop
 	}
 	return prior + ", " + hop

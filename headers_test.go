@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"example.com/wsproxy/internal/syntax"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -246,7 +247,7 @@ func FuzzHeaderPolicy(f *testing.F) {
 // less.
 func served(h http.Header) bool {
 	for name, values := range h {
-		if !isToken(name) || slices.ContainsFunc(values, func(value string) bool { return !isFieldValue(value) }) {
+		if !syntax.IsToken(name) || slices.ContainsFunc(values, func(value string) bool { return !syntax.IsFieldValue(value) }) {
 			return false
 		}
 	}

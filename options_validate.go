@@ -10,6 +10,10 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"example.com/wsproxy/internal/origin"
+	"example.com/wsproxy/internal/syntax"
+	"example.com/wsproxy/internal/target"
 )
 
 func (c *config) require(option string, given bool) {
@@ -82,18 +86,18 @@ func (c *config) validate() error {
 		// RFC 9110, section 7.8: protocol = name ["/" version].
 		base, version, versioned := strings.Cut(name, "/")
 		switch {
-		case !isToken(base) || versioned && !isToken(version):
+		case !syntax.IsToken(base) || versioned && !syntax.IsToken(version):
 			fail("WithUpgrades: %q is not a protocol name, want one such as %q", name, "websocket")
 		case strings.EqualFold(base, "h2c"):
 			fail("WithUpgrades: drop %q, it lets clients bypass the proxy (h2c smuggling)", name)
 		}
 	}
 	for _, pattern := range c.origins {
-		if _, err := parseOrigin(pattern); err != nil {
+		if _, err := origin.Parse(pattern); err != nil {
 			fail("WithOrigins: %w", err)
 		}
 	}
-	if c.host.set && !c.host.target && !isHost(c.host.name) {
+	if c.host.set && !c.host.target && !syntax.IsHost(c.host.name) {
 		fail("WithHost: %q, want a host with an optional port", c.host.name)
 	}
 	for _, edit := range c.headers {
@@ -109,14 +113,15 @@ func (c *config) validate() error {
 	return errors.Join(errs...)
 }
 
-// checkTarget refuses a unix socket as target of a Proxy with WithUpstream,
-// which would never dial it.
-func (c *config) checkTarget(t *target) error {
-	if t == nil || t.network != "unix" || c.upstream == nil {
-		return nil
+// parseTarget parses the target of New. It refuses a unix socket as target of a
+// Proxy with WithUpstream, which would never dial it.
+func (c *config) parseTarget(s string) (*target.Target, error) {
+	t, err := target.Parse(s)
+	if err != nil || t.Network != "unix" || c.upstream == nil {
+		return t, err
 	}
-	return fmt.Errorf("wsproxy: target %q is not dialed with WithUpstream, want target %q and Server{Addr: %q}",
-		t.url.Scheme+"://unix:"+t.addr, t.url.Scheme+"://localhost", "unix:"+t.addr)
+	return nil, fmt.Errorf("wsproxy: target %q is not dialed with WithUpstream, want target %q and Server{Addr: %q}",
+		t.URL.Scheme+"://unix:"+t.Addr, t.URL.Scheme+"://localhost", "unix:"+t.Addr)
 }
 
 // headerPolicy returns the policy that the validated options describe.
@@ -162,9 +167,9 @@ var ownFields = append([]string{
 func (e headerEdit) check() error {
 	name := textproto.CanonicalMIMEHeaderKey(e.name)
 	switch {
-	case !isToken(e.name):
+	case !syntax.IsToken(e.name):
 		return fmt.Errorf("%q is not a field name", e.name)
-	case !isFieldValue(e.value):
+	case !syntax.IsFieldValue(e.value):
 		return fmt.Errorf("value %q of %s, want no control characters", e.value, e.name)
 	case name == "Host":
 		return fmt.Errorf("%q, want WithHost or WithTargetHost instead", e.name)
@@ -214,5 +219,5 @@ func isServerAddr(addr string) bool {
 		return strings.HasPrefix(path, "/") && !strings.Contains(path, "\x00")
 	}
 	_, _, err := net.SplitHostPort(addr)
-	return err == nil && isHost(addr)
+	return err == nil && syntax.IsHost(addr)
 }

@@ -4,10 +4,14 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httputil"
 	"slices"
+	"strings"
 	"time"
+
+	"example.com/wsproxy/internal/syntax"
 )
 
 // newPlainHandler returns the handler for requests that are not upgrades. It is
@@ -83,7 +87,7 @@ func checkPlainRequest(r *http.Request) error {
 		return refusedConnect(r)
 	}
 	if protocol, extended := connectProtocol(r); extended {
-		return badRequest("method %s with :protocol %s, want CONNECT", quote(r.Method), quote(protocol))
+		return badRequest("method %s with :protocol %s, want CONNECT", syntax.Quote(r.Method), syntax.Quote(protocol))
 	}
 	if err := checkTarget(r); err != nil {
 		return badRequest("%w", err)
@@ -94,8 +98,8 @@ func checkPlainRequest(r *http.Request) error {
 	if err := requestLineError(r); err != nil {
 		return badRequest("%w", err)
 	}
-	if r.Host != "" && !isHostField(r.Host) && !hasHostBytes(r.Host) {
-		return badRequest("Host %s, want a host with an optional port", quote(r.Host))
+	if r.Host != "" && !syntax.IsHostField(r.Host) && !syntax.HasHostBytes(r.Host) {
+		return badRequest("Host %s, want a host with an optional port", syntax.Quote(r.Host))
 	}
 	return nil
 }
@@ -135,14 +139,14 @@ func (t plainTransport) RoundTrip(out *http.Request) (*http.Response, error) {
 	}
 	host := out.Host
 	if host == "" {
-		host = t.p.target.url.Host // or the Transport would send the server's poolName
+		host = t.p.target.URL.Host // or the Transport would send the server's poolName
 	}
 	var conn *plainConn
 	r := route{upstream: t.p.upstream, request: in, client: t.p.policy.client(in)}
 	res, err := t.p.tryServers(ctx, &r, out, func(s lease) (*http.Response, error) {
 		attempt := out.WithContext(noteConn(context.WithValue(ctx, serverKey{}, s.Candidate), client, &conn))
 		u := *out.URL
-		u.Scheme, u.Host = t.p.target.url.Scheme, s.poolName
+		u.Scheme, u.Host = t.p.target.URL.Scheme, s.poolName
 		attempt.URL, attempt.Host, attempt.Body = &u, host, body
 		conn = nil
 		res, err := t.roundTrip(attempt)
@@ -180,7 +184,7 @@ func (t plainTransport) roundTrip(r *http.Request) (*http.Response, error) {
 	case errors.As(err, new(notSent)):
 		return nil, err
 	case err != nil:
-		return nil, bounded(err)
+		return nil, syntax.Bounded(err)
 	case res.StatusCode == http.StatusSwitchingProtocols:
 		// httputil would open a tunnel if neither side names a protocol, and
 		// leak the connection if one does (golang/go#80875).
@@ -198,8 +202,8 @@ func (t plainTransport) roundTrip(r *http.Request) (*http.Response, error) {
 // that the error does not count as a failure of a server. It accepts a malformed
 // Host of the client if net/http sends it unchanged.
 func checkPlain(in, out *http.Request) error {
-	if host := out.Host; host != "" && !isHostField(host) && (host != in.Host || !hasHostBytes(host)) {
-		return badGateway("cannot send Host %s", quote(host))
+	if host := out.Host; host != "" && !syntax.IsHostField(host) && (host != in.Host || !syntax.HasHostBytes(host)) {
+		return badGateway("cannot send Host %s", syntax.Quote(host))
 	}
 	if err := checkRequestLine(out); err != nil {
 		return err
@@ -243,3 +247,11 @@ func (b *requestBody) Read(p []byte) (int, error) {
 }
 
 func (b *requestBody) Close() error { return nil }
+
+// A boundedLog is the writer of httputil's logger. It logs at debug level.
+type boundedLog struct{ logger *slog.Logger }
+
+func (l boundedLog) Write(line []byte) (int, error) {
+	l.logger.Debug(syntax.BoundedText(strings.TrimSuffix(string(line), "\n")))
+	return len(line), nil
+}

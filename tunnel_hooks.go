@@ -9,6 +9,8 @@ import (
 	"runtime/debug"
 	"strings"
 	"time"
+
+	"example.com/wsproxy/internal/syntax"
 )
 
 // Hooks are told of upgrades. Each function may be nil. [WithHooks] adds: all
@@ -222,8 +224,8 @@ type CloseFrame struct {
 // reason longer than 64 bytes it has the first 64.
 func (f CloseFrame) LogValue() slog.Value {
 	reason := f.Reason
-	if len(reason) > maxQuoted {
-		reason = strings.ToValidUTF8(reason[:maxQuoted], "") + "…"
+	if len(reason) > syntax.MaxQuoted {
+		reason = strings.ToValidUTF8(reason[:syntax.MaxQuoted], "") + "…"
 	}
 	return slog.GroupValue(slog.Int("code", f.Code), slog.String("reason", reason))
 }

@@ -10,6 +10,8 @@ import (
 	"runtime"
 	"runtime/debug"
 	"syscall"
+
+	"example.com/wsproxy/internal/syntax"
 )
 
 // dial connects to a server within the connect timeout, including the TLS
@@ -65,10 +67,10 @@ func (p *Proxy) dialServer(ctx context.Context, s *Candidate) (net.Conn, error) 
 		return nil, notSent{err}
 	}
 	unblock(conn)
-	if p.target.tls == nil {
+	if p.target.TLS == nil {
 		return conn, nil
 	}
-	secure := tls.Client(conn, p.target.tls)
+	secure := tls.Client(conn, p.target.TLS)
 	shaken := false
 	defer func() {
 		if !shaken { // also if a callback of the user's did not return
@@ -76,7 +78,7 @@ func (p *Proxy) dialServer(ctx context.Context, s *Candidate) (net.Conn, error) 
 		}
 	}()
 	if err := secure.HandshakeContext(ctx); err != nil {
-		return nil, notSent{fmt.Errorf("TLS to %s: %w", s.addr, bounded(err))}
+		return nil, notSent{fmt.Errorf("TLS to %s: %w", s.addr, syntax.Bounded(err))}
 	}
 	shaken = true
 	return secure, nil

@@ -46,6 +46,8 @@ import (
 	"time"
 
 	"example.com/wsproxy/internal/frame"
+	"example.com/wsproxy/internal/origin"
+	"example.com/wsproxy/internal/target"
 )
 
 // A Proxy is an [http.Handler] that proxies WebSockets and plain requests to
@@ -53,9 +55,9 @@ import (
 // [New]. Its methods are safe for concurrent use. It must not be copied.
 type Proxy struct {
 	config
-	target    *target
+	target    *target.Target
 	policy    headerPolicy
-	allowed   []origin
+	allowed   []origin.Pattern
 	plain     http.Handler
 	transport *http.Transport // nil with WithPlainHandler
 	errorLog  *log.Logger     // for httputil, at debug level
@@ -86,18 +88,18 @@ func New(target string, opts ...Option) (*Proxy, error) {
 		opt.apply(&p.config)
 	}
 	var err error
-	p.target, err = parseTarget(target)
-	if err := errors.Join(append(errs, err, p.validate(), p.checkTarget(p.target))...); err != nil {
+	p.target, err = p.parseTarget(target)
+	if err := errors.Join(append(errs, err, p.validate())...); err != nil {
 		return nil, err
 	}
 	p.warnOfNoAnnouncement()
-	p.target.useTLS(p.tls)
+	p.target.UseTLS(p.tls)
 	if p.upstream == nil {
 		p.upstream = singleServer(p.target)
 	}
 	p.policy = p.headerPolicy()
 	for _, pattern := range p.origins {
-		allowed, _ := parseOrigin(pattern)
+		allowed, _ := origin.Parse(pattern)
 		p.allowed = append(p.allowed, allowed)
 	}
 	p.errorLog = log.New(boundedLog{p.logger}, "", 0)

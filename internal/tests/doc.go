@@ -1,7 +1,7 @@
 // Package tests has no code. The packages below it test wsproxy through its
 // public API, over real sockets unless a test needs a fake clock. Their helpers
 // are in internal/testkit. Unit tests are beside their sources, in the root
-// and in internal/frame.
+// and in the other packages below internal.
 //
 //	package    shows
 //	handshake  from the request to the 101, refusals and errors included

@@ -1,9 +1,15 @@
 package headers_test
 
 import (
+	"context"
+	"errors"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"path"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -74,4 +80,39 @@ func TestOnlyOPTIONSMayRequestAnAsterisk(t *testing.T) {
 		assert.Contains(t, testkit.Body(t, res), `target "*", want a path`)
 	}
 	assert.Empty(t, u.Conns)
+}
+
+// An accepted path stays below the target's, however a server resolves it.
+func FuzzDotSegments(f *testing.F) {
+	for _, sent := range []string{
+		"/", "//a///b", "/...", "/..a/a../.a/a./a..b", "/%2ea/a%2E/%2e%2e%2e", "/a%2fb%5Cc", `/a\b`, "/a;b/;..", "/;../a", "/%252e%252e/a", "/%c0%ae%c0%ae/a", "/%2e%20/a",
+		"/.", "/..", "/a/./b", "/a/../b", "//..//", "/%2E%2e/a", "/.%2e/a", "/a/..%2fadmin", `/a/..\admin`, "/a%5C..", "/..;a=b/admin", "/%2e%2e%3Ba%2fadmin", "/;/../a", "/a%5c%2e%2e;x=%5cadmin",
+		"x:../y", "x:/../y", "http://a/../y?/../",
+	} {
+		f.Add(sent)
+	}
+	parameters := regexp.MustCompile(`;[^/]*`)
+	var out *url.URL
+	p, err := wsproxy.New("http://upstream.example/base",
+		wsproxy.WithRewrite(func(pr *httputil.ProxyRequest) { out = pr.Out.URL }),
+		wsproxy.WithDialContext(func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("not dialed") }))
+	require.NoError(f, err)
+	f.Fuzz(func(t *testing.T, sent string) {
+		u, err := url.ParseRequestURI(sent)
+		if err != nil {
+			return
+		}
+		out = nil
+		in := &http.Request{Method: "GET", URL: u, RequestURI: sent, ProtoMajor: 1, ProtoMinor: 1, Host: "a", Header: http.Header{}}
+		p.ServeHTTP(httptest.NewRecorder(), in)
+		if out == nil {
+			return // refused
+		}
+		wire, err := url.ParseRequestURI(out.RequestURI())
+		require.NoError(t, err)
+		seen := strings.ReplaceAll(wire.Path, `\`, "/")
+		for _, read := range []string{seen, parameters.ReplaceAllString(seen, "")} {
+			require.True(t, strings.HasPrefix(path.Clean(read)+"/", "/base/"), "%q leaves the target's path as %q", sent, read)
+		}
+	})
 }

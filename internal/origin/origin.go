@@ -1,4 +1,6 @@
-package wsproxy
+// Package origin parses origins and the patterns of WithOrigins, and compares
+// them.
+package origin
 
 import (
 	"errors"
@@ -6,10 +8,12 @@ import (
 	"net"
 	"net/http"
 	"strings"
+
+	"example.com/wsproxy/internal/syntax"
 )
 
-// An origin is a parsed origin, or a pattern of WithOrigins.
-type origin struct {
+// A Pattern is a parsed origin, or a pattern of WithOrigins.
+type Pattern struct {
 	scheme string // in a pattern "" means http or https
 	host   string // lower case; in a pattern a leading "*." means one or more labels
 	port   string // in a pattern "*" means any port
@@ -18,40 +22,40 @@ type origin struct {
 
 var errNoOrigin = errors.New(`no origin, want at least one, such as "https://example.com"`)
 
-// parseOrigin parses a pattern. An Origin header is a pattern without wildcards.
-func parseOrigin(s string) (origin, error) {
+// Parse parses a pattern. An Origin header is a pattern without wildcards.
+func Parse(s string) (Pattern, error) {
 	switch s {
 	case "":
-		return origin{}, errNoOrigin
+		return Pattern{}, errNoOrigin
 	case "null":
-		return origin{opaque: true}, nil
+		return Pattern{opaque: true}, nil
 	}
-	malformed := fmt.Errorf("%s is not an origin, want [scheme://]host[:port]", quote(s))
+	malformed := fmt.Errorf("%s is not an origin, want [scheme://]host[:port]", syntax.Quote(s))
 	scheme, host, found := strings.Cut(strings.ToLower(s), "://")
 	if !found {
 		scheme, host = "", scheme
-	} else if !isToken(scheme) {
-		return origin{}, malformed
+	} else if !syntax.IsToken(scheme) {
+		return Pattern{}, malformed
 	}
 	port := ""
 	if rest, any := strings.CutSuffix(host, ":*"); any {
 		host, port = rest, "*"
 	}
 	name, wild := strings.CutPrefix(host, "*.")
-	if !isHost(name) || wild && strings.HasPrefix(name, "[") || strings.Contains(scheme, "*") {
-		return origin{}, malformed
+	if !syntax.IsHost(name) || wild && strings.HasPrefix(name, "[") || strings.Contains(scheme, "*") {
+		return Pattern{}, malformed
 	}
 	if h, p, err := net.SplitHostPort(host); err == nil {
 		if port != "" || p == "" {
-			return origin{}, malformed
+			return Pattern{}, malformed
 		}
 		host, port = h, p
 	}
-	return origin{scheme: scheme, host: strings.Trim(host, "[]"), port: port}, nil
+	return Pattern{scheme: scheme, host: strings.Trim(host, "[]"), port: port}, nil
 }
 
 // matches reports whether the pattern p matches the origin o of a request.
-func (p origin) matches(o origin) bool {
+func (p Pattern) matches(o Pattern) bool {
 	if p.opaque || o.opaque {
 		return p.opaque && o.opaque
 	}
@@ -84,29 +88,25 @@ func orDefaultPort(port, scheme string) string {
 	return ""
 }
 
-// checkOrigin refuses a request whose Origin matches no pattern, or that has
+// Check refuses a request whose Origin matches no pattern, or that has
 // several Origin lines. Browsers do not send several, and the upstream could
 // read another one than the proxy.
-func checkOrigin(r *http.Request, allowed []origin) error {
+func Check(r *http.Request, allowed []Pattern) error {
 	lines := r.Header["Origin"]
 	if len(allowed) == 0 || len(lines) == 0 {
 		return nil
 	}
 	if len(lines) == 1 && !strings.Contains(lines[0], "*") {
-		if o, err := parseOrigin(lines[0]); err == nil && (o.opaque || o.scheme != "") {
+		if o, err := Parse(lines[0]); err == nil && (o.opaque || o.scheme != "") {
 			for _, pattern := range allowed {
 				if pattern.matches(o) {
 					return nil
 				}
 			}
-			if own, err := parseOrigin(o.scheme + "://" + r.Host); err == nil && own.matches(o) {
-				return forbiddenOrigin("%s is the proxy's own origin, which WithOrigins does not imply; list it too", quote(lines[0]))
+			if own, err := Parse(o.scheme + "://" + r.Host); err == nil && own.matches(o) {
+				return fmt.Errorf("%s is the proxy's own origin, which WithOrigins does not imply; list it too", syntax.Quote(lines[0]))
 			}
 		}
 	}
-	return forbiddenOrigin("%s", quote(strings.Join(lines, ", ")))
-}
-
-func forbiddenOrigin(format string, args ...any) *refusal {
-	return &refusal{kind: ErrForbiddenOrigin, status: http.StatusForbidden, cause: fmt.Errorf(format, args...)}
+	return errors.New(syntax.Quote(strings.Join(lines, ", ")))
 }
