@@ -130,7 +130,7 @@ func (p *Proxy) outgoingRequest(ctx context.Context, in *http.Request, protocol 
 		out.Method = http.MethodGet
 	}
 	if out.Host == "" { // as in net/http: the host of the URL
-		out.Host = p.target.URL.Host
+		out.Host = p.target.url.Host
 	}
 	removeHopByHop(out.Header)
 	delete(out.Header, ":protocol")

@@ -116,10 +116,10 @@ func (p *Proxy) Rewrite(pr *httputil.ProxyRequest) {
 	out := pr.Out
 	out.URL.RawQuery = pr.In.URL.RawQuery // httputil drops parameters that it cannot parse
 	out.URL.Opaque = ""                   // set by "GET x:/path"; it would be sent unchanged
-	pr.SetURL(p.target.URL)
+	pr.SetURL(p.target.url)
 	switch {
 	case p.host.target:
-		out.Host = p.target.URL.Host
+		out.Host = p.target.url.Host
 	case p.host.set:
 		out.Host = p.host.name
 	default:

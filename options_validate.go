@@ -13,7 +13,6 @@ import (
 
 	"example.com/wsproxy/internal/origin"
 	"example.com/wsproxy/internal/syntax"
-	"example.com/wsproxy/internal/target"
 )
 
 func (c *config) require(option string, given bool) {
@@ -115,13 +114,13 @@ func (c *config) validate() error {
 
 // parseTarget parses the target of New. It refuses a unix socket as target of a
 // Proxy with WithUpstream, which would never dial it.
-func (c *config) parseTarget(s string) (*target.Target, error) {
-	t, err := target.Parse(s)
-	if err != nil || t.Network != "unix" || c.upstream == nil {
+func (c *config) parseTarget(s string) (*target, error) {
+	t, err := parseTarget(s)
+	if err != nil || t.network != "unix" || c.upstream == nil {
 		return t, err
 	}
 	return nil, fmt.Errorf("wsproxy: target %q is not dialed with WithUpstream, want target %q and Server{Addr: %q}",
-		t.URL.Scheme+"://unix:"+t.Addr, t.URL.Scheme+"://localhost", "unix:"+t.Addr)
+		t.url.Scheme+"://unix:"+t.addr, t.url.Scheme+"://localhost", "unix:"+t.addr)
 }
 
 // headerPolicy returns the policy that the validated options describe.

@@ -139,14 +139,14 @@ func (t plainTransport) RoundTrip(out *http.Request) (*http.Response, error) {
 	}
 	host := out.Host
 	if host == "" {
-		host = t.p.target.URL.Host // or the Transport would send the server's poolName
+		host = t.p.target.url.Host // or the Transport would send the server's poolName
 	}
 	var conn *plainConn
 	r := route{upstream: t.p.upstream, request: in, client: t.p.policy.client(in)}
 	res, err := t.p.tryServers(ctx, &r, out, func(s lease) (*http.Response, error) {
 		attempt := out.WithContext(noteConn(context.WithValue(ctx, serverKey{}, s.Candidate), client, &conn))
 		u := *out.URL
-		u.Scheme, u.Host = t.p.target.URL.Scheme, s.poolName
+		u.Scheme, u.Host = t.p.target.url.Scheme, s.poolName
 		attempt.URL, attempt.Host, attempt.Body = &u, host, body
 		conn = nil
 		res, err := t.roundTrip(attempt)

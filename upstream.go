@@ -10,8 +10,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"example.com/wsproxy/internal/target"
 )
 
 // NeverDown is the [Server.MaxFails] of a server that no number of failures
@@ -185,10 +183,10 @@ func NewUpstream(policy Policy, servers ...Server) (*Upstream, error) {
 }
 
 // singleServer returns the Upstream of a Proxy without WithUpstream.
-func singleServer(t *target.Target) *Upstream {
-	server := Server{Addr: t.Addr}
-	if t.Network == "unix" {
-		server.Addr = "unix:" + t.Addr
+func singleServer(t *target) *Upstream {
+	server := Server{Addr: t.addr}
+	if t.network == "unix" {
+		server.Addr = "unix:" + t.addr
 	}
 	u := &Upstream{policy: RoundRobin()}
 	u.swap([]Server{server})

@@ -67,10 +67,10 @@ func (p *Proxy) dialServer(ctx context.Context, s *Candidate) (net.Conn, error) 
 		return nil, notSent{err}
 	}
 	unblock(conn)
-	if p.target.TLS == nil {
+	if p.target.tls == nil {
 		return conn, nil
 	}
-	secure := tls.Client(conn, p.target.TLS)
+	secure := tls.Client(conn, p.target.tls)
 	shaken := false
 	defer func() {
 		if !shaken { // also if a callback of the user's did not return

@@ -47,7 +47,6 @@ import (
 
 	"example.com/wsproxy/internal/frame"
 	"example.com/wsproxy/internal/origin"
-	"example.com/wsproxy/internal/target"
 )
 
 // A Proxy is an [http.Handler] that proxies WebSockets and plain requests to
@@ -55,7 +54,7 @@ import (
 // [New]. Its methods are safe for concurrent use. It must not be copied.
 type Proxy struct {
 	config
-	target    *target.Target
+	target    *target
 	policy    headerPolicy
 	allowed   []origin.Pattern
 	plain     http.Handler
@@ -93,7 +92,7 @@ func New(target string, opts ...Option) (*Proxy, error) {
 		return nil, err
 	}
 	p.warnOfNoAnnouncement()
-	p.target.UseTLS(p.tls)
+	p.target.useTLS(p.tls)
 	if p.upstream == nil {
 		p.upstream = singleServer(p.target)
 	}

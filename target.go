@@ -1,6 +1,4 @@
-// Package target parses the target of New: an http, https, ws or wss URL, or a unix
-// socket in the form of nginx.
-package target
+package wsproxy
 
 import (
 	"crypto/tls"
@@ -13,17 +11,17 @@ import (
 	"example.com/wsproxy/internal/syntax"
 )
 
-// A Target is the parsed target of a Proxy.
-type Target struct {
-	URL     *url.URL // for ProxyRequest.SetURL: http or https, host, path, query
-	Network string   // "tcp" or "unix"
-	Addr    string   // host:port, or the path of a socket
-	TLS     *tls.Config
+// A target is the parsed target of a Proxy.
+type target struct {
+	url     *url.URL // for ProxyRequest.SetURL: http or https, host, path, query
+	network string   // "tcp" or "unix"
+	addr    string   // host:port, or the path of a socket
+	tls     *tls.Config
 }
 
-// Parse parses the target of New. It reports every mistake, in one
+// parseTarget parses the target of New. It reports every mistake, in one
 // joined error.
-func Parse(s string) (*Target, error) {
+func parseTarget(s string) (*target, error) {
 	scheme, rest, ok := strings.Cut(s, "://")
 	if at := strings.LastIndexByte(s, '@'); at >= 0 { // keep credentials out of errors
 		start := 0
@@ -70,19 +68,19 @@ func Parse(s string) (*Target, error) {
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
-	t := &Target{Network: "tcp", URL: &url.URL{Scheme: httpScheme, Host: u.Host,
+	t := &target{network: "tcp", url: &url.URL{Scheme: httpScheme, Host: u.Host,
 		Path: u.Path, RawPath: u.RawPath, RawQuery: u.RawQuery}}
 	port := u.Port()
 	if port == "" {
 		port = map[string]string{"http": "80", "https": "443"}[httpScheme]
 	}
-	t.Addr = net.JoinHostPort(u.Hostname(), port)
+	t.addr = net.JoinHostPort(u.Hostname(), port)
 	return t, nil
 }
 
 // parseUnixTarget parses a unix socket in nginx's form,
 // http://unix:/run/app.sock:/base. A colon ends the path of the socket.
-func parseUnixTarget(s, scheme, rest string) (*Target, error) {
+func parseUnixTarget(s, scheme, rest string) (*target, error) {
 	httpScheme, schemeErr := upstreamScheme(s, strings.ToLower(scheme))
 	socket, base, _ := strings.Cut(rest, ":")
 	var socketErr, baseErr error
@@ -97,7 +95,7 @@ func parseUnixTarget(s, scheme, rest string) (*Target, error) {
 		return nil, err
 	}
 	u.Scheme, u.Host = httpScheme, "localhost"
-	return &Target{URL: u, Network: "unix", Addr: socket}, nil
+	return &target{url: u, network: "unix", addr: socket}, nil
 }
 
 // upstreamScheme returns "http" or "https" for the scheme of target.
@@ -111,19 +109,19 @@ func upstreamScheme(target, scheme string) (string, error) {
 	return "", fmt.Errorf("wsproxy: target %q has scheme %q, want http, https, ws or wss", target, scheme)
 }
 
-// UseTLS sets the TLS configuration of an https target. It offers only
+// useTLS sets the TLS configuration of an https target. It offers only
 // HTTP/1.1, which an upgrade needs, and verifies the target's host name unless
 // cfg names another.
-func (t *Target) UseTLS(cfg *tls.Config) {
-	if t.URL.Scheme != "https" {
+func (t *target) useTLS(cfg *tls.Config) {
+	if t.url.Scheme != "https" {
 		return
 	}
-	t.TLS = &tls.Config{}
+	t.tls = &tls.Config{}
 	if cfg != nil {
-		t.TLS = cfg.Clone()
+		t.tls = cfg.Clone()
 	}
-	t.TLS.NextProtos = []string{"http/1.1"}
-	if t.TLS.ServerName == "" {
-		t.TLS.ServerName = t.URL.Hostname()
+	t.tls.NextProtos = []string{"http/1.1"}
+	if t.tls.ServerName == "" {
+		t.tls.ServerName = t.url.Hostname()
 	}
 }

@@ -1,7 +1,8 @@
-package target
+package wsproxy
 
 import (
 	"bufio"
+	"bytes"
 	"crypto/tls"
 	"net"
 	"net/http"
@@ -10,7 +11,6 @@ import (
 	"strings"
 	"testing"
 
-	"example.com/wsproxy/internal/syntax"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -38,11 +38,11 @@ func TestTargetsAreParsed(t *testing.T) {
 		{"wss://unix:/run/my app@1%20.sock:/a:b", "unix", "/run/my app@1%20.sock", "https://localhost/a:b"},
 		{"http://unix.example:80", "tcp", "unix.example:80", "http://unix.example:80"},
 	} {
-		got, err := Parse(test.target)
+		got, err := parseTarget(test.target)
 		if assert.NoError(t, err, "target %q", test.target) {
-			assert.Equal(t, test.network, got.Network, "target %q", test.target)
-			assert.Equal(t, test.addr, got.Addr, "target %q", test.target)
-			assert.Equal(t, test.url, got.URL.String(), "target %q", test.target)
+			assert.Equal(t, test.network, got.network, "target %q", test.target)
+			assert.Equal(t, test.addr, got.addr, "target %q", test.target)
+			assert.Equal(t, test.url, got.url.String(), "target %q", test.target)
 		}
 	}
 }
@@ -87,40 +87,40 @@ wsproxy: target "ftp://…@:80/#x" has fragment "x", drop "#x"`,
 wsproxy: target "ftp://unix:a:b" has socket "a", want an absolute path
 wsproxy: target "ftp://unix:a:b" has base "b" after the socket, want a path`,
 	} {
-		_, err := Parse(target)
+		_, err := parseTarget(target)
 		assert.EqualError(t, err, want, "target %q", target)
 	}
 }
 
 func TestATargetThatCannotBeSentInARequestLineIsRefused(t *testing.T) {
 	for _, target := range []string{"http://localhost/?a b", "http://localhost? ", "http://unix:/run/a.sock:/?a b"} {
-		_, err := Parse(target)
+		_, err := parseTarget(target)
 		assert.ErrorContains(t, err, "wsproxy: target "+strconv.Quote(target))
 	}
 }
 
 func TestTLSConfigsAreClonedAndLimitedToHTTP1(t *testing.T) {
 	given := &tls.Config{NextProtos: []string{"h2", "http/1.1"}}
-	secure, err := Parse("wss://app.example:8443")
+	secure, err := parseTarget("wss://app.example:8443")
 	require.NoError(t, err)
-	secure.UseTLS(given)
-	assert.Equal(t, []string{"http/1.1"}, secure.TLS.NextProtos, "an upgrade needs HTTP/1.1")
-	assert.Equal(t, "app.example", secure.TLS.ServerName, "the name verified is the target's")
+	secure.useTLS(given)
+	assert.Equal(t, []string{"http/1.1"}, secure.tls.NextProtos, "an upgrade needs HTTP/1.1")
+	assert.Equal(t, "app.example", secure.tls.ServerName, "the name verified is the target's")
 	assert.Equal(t, []string{"h2", "http/1.1"}, given.NextProtos, "the caller's configuration is not changed")
 	assert.Empty(t, given.ServerName, "the caller's configuration is not changed")
 
-	secure.UseTLS(&tls.Config{ServerName: "other.example"})
-	assert.Equal(t, "other.example", secure.TLS.ServerName, "unless the configuration says otherwise")
+	secure.useTLS(&tls.Config{ServerName: "other.example"})
+	assert.Equal(t, "other.example", secure.tls.ServerName, "unless the configuration says otherwise")
 
-	plain, err := Parse("ws://app.example")
+	plain, err := parseTarget("ws://app.example")
 	require.NoError(t, err)
-	plain.UseTLS(given)
-	assert.Nil(t, plain.TLS, "no TLS toward an http target")
+	plain.useTLS(given)
+	assert.Nil(t, plain.tls, "no TLS toward an http target")
 }
 
 // An accepted target can be dialed and sent. A refused target is named in the
 // error.
-func FuzzParse(f *testing.F) {
+func FuzzParseTarget(f *testing.F) {
 	for _, s := range []string{
 		"", "http://localhost:3000", "https://localhost/base?x", "ws://[::1]:80/a%2Fb", "wss://192.0.2.1", "http://unix:/run/app.sock:/base?x", "http://unix:/a:", "https://unix:",
 		"http://[fe80::1%25eth0]", "http://[::1%25%20x]:1", "http://u@h", "http://h#x", "http://h:0", "http://h:", "://", "ftp://h", "http://*", "http://h/%zz", "http://%zz", "http://h?%zz;", "HTTP://H:65536",
@@ -129,7 +129,7 @@ func FuzzParse(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		got, err := Parse(s)
+		got, err := parseTarget(s)
 		if err != nil {
 			for line := range strings.SplitSeq(err.Error(), "\n") {
 				require.True(t, strings.Contains(s, "@") || // credentials are left out
@@ -137,14 +137,14 @@ func FuzzParse(f *testing.F) {
 			}
 			return
 		}
-		require.Contains(t, []string{"http", "https"}, got.URL.Scheme)
-		require.Nil(t, got.URL.User)
-		if got.Network == "unix" {
-			require.True(t, strings.HasPrefix(got.Addr, "/"))
-			require.Equal(t, "localhost", got.URL.Host)
+		require.Contains(t, []string{"http", "https"}, got.url.Scheme)
+		require.Nil(t, got.url.User)
+		if got.network == "unix" {
+			require.True(t, strings.HasPrefix(got.addr, "/"))
+			require.Equal(t, "localhost", got.url.Host)
 		} else {
-			require.Equal(t, "tcp", got.Network)
-			host, port, err := net.SplitHostPort(got.Addr)
+			require.Equal(t, "tcp", got.network)
+			host, port, err := net.SplitHostPort(got.addr)
 			require.NoError(t, err)
 			require.NotEmpty(t, host)
 			require.NotContains(t, host, " ")
@@ -152,11 +152,11 @@ func FuzzParse(f *testing.F) {
 			require.NoError(t, err)
 			require.True(t, 0 < n && n <= 65535, "port %s", port)
 		}
-		_, err = url.Parse(got.URL.String())
+		_, err = url.Parse(got.url.String())
 		require.NoError(t, err)
-		require.True(t, syntax.IsHostField(got.URL.Host), "%q can be sent as Host", got.URL.Host)
-		wire := "GET " + got.URL.RequestURI() + " HTTP/1.1\r\nHost: " + got.URL.Host + "\r\n\r\n"
-		_, err = http.ReadRequest(bufio.NewReader(strings.NewReader(wire)))
+		wire, err := appendRequest(nil, &http.Request{Method: "GET", Host: got.url.Host, URL: got.url, Header: http.Header{}})
+		require.NoError(t, err, "a request for the target can be sent")
+		_, err = http.ReadRequest(bufio.NewReader(bytes.NewReader(wire)))
 		require.NoError(t, err, "%q", wire)
 	})
 }
