@@ -1,0 +1,82 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"strings"
+
+	"example.com/wsproxy"
+)
+
+// opened is the hook for tunnels.
+func (v *service) opened(*wsproxy.Tunnel, *http.Request) func(wsproxy.Ending) { return v.closed }
+
+// closed counts the tunnels cut during the drain, but not those that reached the
+// send timeout while they waited for their turn of -spread.
+func (v *service) closed(e wsproxy.Ending) {
+	if v.draining.Load() && errors.Is(e.Err, wsproxy.ErrCut) && e.Reason != wsproxy.ReasonSendTimeout {
+		v.cut.Add(1)
+	}
+}
+
+// drain waits for tunnels and requests to end until -drain expires or another
+// signal arrives, and then cuts the rest. It returns an error if it has cut
+// something, or if the close timeout has.
+func (v *service) drain(signals <-chan os.Signal) error {
+	v.draining.Store(true)
+	v.log.Info("draining; another signal closes everything immediately", "tunnels", v.proxy.Stats().Live, "for", v.wait)
+	ctx, stop := context.WithCancelCause(context.Background())
+	defer stop(nil)
+	ctx, cancel := context.WithTimeoutCause(ctx, v.wait, fmt.Errorf("still open after %v", v.wait))
+	defer cancel()
+	go func() {
+		select {
+		case <-signals:
+			stop(errors.New("a second signal arrived"))
+		case <-ctx.Done():
+		}
+	}()
+
+	// http.Server.Shutdown ignores hijacked connections, and Proxy.Shutdown
+	// ignores plain requests. Call both concurrently, so that upgrades that arrive
+	// before the listener is closed are refused.
+	unfinished := make(chan int, 1)
+	go func() {
+		n := 0
+		if v.server.Shutdown(ctx) != nil {
+			v.requests.Range(func(any, any) bool { n++; return true })
+			v.server.Close()
+		}
+		unfinished <- n
+	}()
+	if v.spread > 0 { // Shutdown lets tunnels of other protocols go on until ctx is done
+		v.proxy.Drain(ctx, v.spread, func(t *wsproxy.Tunnel) bool { return t.Protocol() == "websocket" })
+	}
+	v.proxy.Shutdown(ctx) // ignore the error: handshakes count as requests below
+	var cut []string
+	requests := <-unfinished
+	if n := v.cut.Load(); n > 0 || requests > 0 {
+		cut = append(cut, plural(int(n), "tunnel"))
+	}
+	if requests > 0 {
+		cut = append(cut, plural(requests, "request"))
+	}
+	if cut == nil {
+		return nil
+	}
+	why := context.Cause(ctx)
+	if why == nil {
+		why = errors.New("no answer to the Close frame within the close timeout")
+	}
+	return fmt.Errorf("cut %s: %w", strings.Join(cut, " and "), why)
+}
+
+func plural(n int, noun string) string {
+	if n != 1 {
+		noun += "s"
+	}
+	return fmt.Sprint(n, " ", noun)
+}

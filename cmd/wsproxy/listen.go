@@ -1,0 +1,58 @@
+package main
+
+import (
+	"crypto/tls"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"example.com/wsproxy"
+)
+
+// url returns the URL of the listener l, with the host of -listen.
+func (s *settings) url(l net.Listener) string {
+	scheme, note := "http://", ""
+	if s.cert != "" {
+		scheme = "https://"
+	}
+	host, _, _ := net.SplitHostPort(s.listen)
+	if ip, err := netip.ParseAddr(host); host == "" || err == nil && ip.IsUnspecified() {
+		host, note = "localhost", " (on every address)"
+	}
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	return scheme + net.JoinHostPort(host, port) + note
+}
+
+// newServer returns the server in front of the proxy. It has no WriteTimeout
+// and no ReadTimeout, because they would abort long plain streams. The proxy
+// limits their idle time instead.
+func (v *service) newServer() *http.Server {
+	// Setting NextProtos is not enough: ServeTLS adds h2, which is among the default
+	// Protocols.
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(v.http2)
+	names := []string{"http/1.1"}
+	if v.http2 {
+		names = []string{"h2", "http/1.1"}
+	}
+	return &http.Server{
+		Handler:           v.proxy,
+		MaxHeaderBytes:    v.maxHeader,
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       75 * time.Second, // nginx's keepalive_timeout
+		Protocols:         &protocols,
+		HTTP2:             wsproxy.HTTP2Config(),
+		TLSConfig:         &tls.Config{NextProtos: names},
+		ErrorLog:          slog.NewLogLogger(v.log.Handler(), slog.LevelWarn),
+		ConnState: func(conn net.Conn, state http.ConnState) {
+			if state == http.StateActive {
+				v.requests.Store(conn, nil)
+			} else {
+				v.requests.Delete(conn)
+			}
+		},
+	}
+}
