@@ -47,11 +47,31 @@ type values struct {
 	level                           string
 }
 
+// groups are the flags in the order of the help.
+var groups = []struct {
+	title  string
+	define func(*flag.FlagSet, *settings, *values)
+}{
+	{"Clients", listenFlags},
+	{"Requests to the target", targetFlags},
+	{"Several servers", serverFlags},
+	{"Timeouts and pings", timeFlags},
+	{"Limits", limitFlags},
+	{"Running", runFlags},
+}
+
 // flagSet defines the flags. Each help text begins with the equivalent nginx
 // directive, or says that nginx has none.
 func flagSet(s *settings, v *values) *flag.FlagSet {
 	f := flag.NewFlagSet("wsproxy", flag.ContinueOnError)
 	f.SetOutput(io.Discard) // run prints errors and help
+	for _, g := range groups {
+		g.define(f, s, v)
+	}
+	return f
+}
+
+func listenFlags(f *flag.FlagSet, s *settings, v *values) {
 	f.StringVar(&s.listen, "listen", "localhost:8080",
 		"nginx listen: `address` to listen on; port 0 means a free port, an empty host all\n"+
 			"addresses")
@@ -62,39 +82,40 @@ func flagSet(s *settings, v *values) *flag.FlagSet {
 	f.BoolVar(&s.http2, "http2", false,
 		"nginx http2: serve HTTP/2 beside HTTP/1.1, to browsers over TLS; they then open WebSockets\n"+
 			"on the connection of their page (RFC 8441), which nginx cannot")
-	f.DurationVar(&v.connect, "connect-timeout", 60*time.Second,
-		"nginx proxy_connect_timeout: maximum time to connect to the target, including TLS;\n0 for no limit")
-	f.DurationVar(&v.read, "read-timeout", 60*time.Second,
-		"nginx proxy_read_timeout: maximum idle time of a response or of a tunnel;\n0 for no limit")
-	f.DurationVar(&v.send, "send-timeout", 60*time.Second,
-		"nginx proxy_send_timeout and send_timeout: maximum time in which a write to the target or\n"+
-			"to the client makes no progress; 0 for no limit")
-	f.DurationVar(&v.body, "body-timeout", 60*time.Second,
-		"nginx client_body_timeout: maximum time between two reads of the body of a plain request;\n"+
-			"0 for no limit")
-	f.DurationVar(&v.close, "close-timeout", 10*time.Second,
-		"no nginx directive (it closes both sides at the first end): maximum time from the end of\n"+
-			"one side of a tunnel to the end of the other, and for both to answer a Close frame from\n"+
-			"the proxy; 0 for no limit")
-	f.DurationVar(&v.lifetime, "max-lifetime", 0,
-		"no nginx directive: maximum lifetime of a tunnel, busy or idle; 0 for no limit (default 0s)")
-	f.DurationVar(&v.ping, "ping", 0,
-		"no nginx directive: ping either end of a tunnel that has sent nothing for this `interval`;\n"+
-			"0 for no pings (default 0s)")
-	f.DurationVar(&v.pingTimeout, "ping-timeout", 10*time.Second,
-		"no nginx directive: maximum time without data from an end after a ping of -ping")
-	f.IntVar(&v.maxTunnels, "max-tunnels", 0,
-		"nginx limit_conn over a whole server: at most `n` tunnels at once; 0 for no limit (default 0)")
-	f.IntVar(&v.maxTunnelsPerIP, "max-tunnels-per-ip", 0,
-		"nginx limit_conn by $binary_remote_addr: at most `n` tunnels at once from a client address\n"+
-			"or IPv6 /64; behind proxies give -trusted-proxy as well; 0 for no limit (default 0)")
-	f.Int64Var(&v.maxMessage, "max-message-size", 0,
-		"no nginx directive: maximum message size in each direction, in `bytes` on the wire; a\n"+
-			"larger message closes the tunnel with code 1009, a malformed frame with 1002; 0 for no\n"+
-			"limit (default 0)")
 	f.IntVar(&s.maxHeader, "max-header-bytes", 64<<10,
 		"nginx large_client_header_buffers: maximum `bytes` of a request's line and header, to\n"+
 			"which net/http adds 4096; a client that sends more gets 431")
+	f.Func("origin", "no nginx directive (it takes an if on $http_origin): accept upgrades only from pages of\n"+
+		"this origin, a `pattern` such as https://example.com, *.example.com or\n"+
+		"http://localhost:*; repeatable", func(pattern string) error {
+		v.origins = append(v.origins, pattern)
+		return nil
+	})
+	f.Func("trusted-proxy", "nginx set_real_ip_from, with real_ip_recursive on: trust the forwarding fields only of\n"+
+		"peers in `prefix`, an address or a CIDR prefix; repeatable", func(prefix string) error {
+		v.trusted = append(v.trusted, prefix)
+		return nil
+	})
+}
+
+func targetFlags(f *flag.FlagSet, s *settings, v *values) {
+	f.BoolVar(&v.targetHost, "target-host", false,
+		"nginx proxy_set_header Host $proxy_host: send the target's host, not the client's, as Host")
+	f.Func("header", "nginx proxy_set_header: set a `field` of every request to the target with \"Name: value\",\n"+
+		"or remove it with \"Name:\"; repeatable", func(field string) error {
+		name, value, found := strings.Cut(field, ":")
+		if !found || strings.TrimSpace(name) == "" {
+			return errors.New(`want "Name: value"`)
+		}
+		v.headers = append(v.headers, [2]string{strings.TrimSpace(name), strings.TrimSpace(value)})
+		return nil
+	})
+	f.BoolVar(&v.keepAlive, "keep-alive", false,
+		"nginx keepalive, with '' in place of close in the map: reuse connections to the target\n"+
+			"for plain requests")
+}
+
+func serverFlags(f *flag.FlagSet, s *settings, v *values) {
 	f.StringVar(&s.policy, "policy", "round-robin",
 		"nginx least_conn, random two least_conn, ip_hash and hash: the policy `name` that chooses\n"+
 			"the server for a request: round-robin, least-tunnels, random2, hash-ip or hash-uri; no\n"+
@@ -121,31 +142,45 @@ func flagSet(s *settings, v *values) *flag.FlagSet {
 	f.DurationVar(&s.dns, "dns", 0,
 		"nginx server name resolve: use all addresses of the target's name, and look the name up\n"+
 			"again after each `interval`; 0 to look it up for each connection (default 0s)")
-	f.BoolVar(&v.keepAlive, "keep-alive", false,
-		"nginx keepalive, with '' in place of close in the map: reuse connections to the target\n"+
-			"for plain requests")
-	f.Func("origin", "no nginx directive (it takes an if on $http_origin): accept upgrades only from pages of\n"+
-		"this origin, a `pattern` such as https://example.com, *.example.com or\n"+
-		"http://localhost:*; repeatable", func(pattern string) error {
-		v.origins = append(v.origins, pattern)
-		return nil
-	})
-	f.Func("trusted-proxy", "nginx set_real_ip_from, with real_ip_recursive on: trust the forwarding fields only of\n"+
-		"peers in `prefix`, an address or a CIDR prefix; repeatable", func(prefix string) error {
-		v.trusted = append(v.trusted, prefix)
-		return nil
-	})
-	f.BoolVar(&v.targetHost, "target-host", false,
-		"nginx proxy_set_header Host $proxy_host: send the target's host, not the client's, as Host")
-	f.Func("header", "nginx proxy_set_header: set a `field` of every request to the target with \"Name: value\",\n"+
-		"or remove it with \"Name:\"; repeatable", func(field string) error {
-		name, value, found := strings.Cut(field, ":")
-		if !found || strings.TrimSpace(name) == "" {
-			return errors.New(`want "Name: value"`)
-		}
-		v.headers = append(v.headers, [2]string{strings.TrimSpace(name), strings.TrimSpace(value)})
-		return nil
-	})
+}
+
+func timeFlags(f *flag.FlagSet, s *settings, v *values) {
+	f.DurationVar(&v.connect, "connect-timeout", 60*time.Second,
+		"nginx proxy_connect_timeout: maximum time to connect to the target, including TLS;\n0 for no limit")
+	f.DurationVar(&v.read, "read-timeout", 60*time.Second,
+		"nginx proxy_read_timeout: maximum idle time of a response or of a tunnel;\n0 for no limit")
+	f.DurationVar(&v.send, "send-timeout", 60*time.Second,
+		"nginx proxy_send_timeout and send_timeout: maximum time in which a write to the target or\n"+
+			"to the client makes no progress; 0 for no limit")
+	f.DurationVar(&v.body, "body-timeout", 60*time.Second,
+		"nginx client_body_timeout: maximum time between two reads of the body of a plain request;\n"+
+			"0 for no limit")
+	f.DurationVar(&v.close, "close-timeout", 10*time.Second,
+		"no nginx directive (it closes both sides at the first end): maximum time from the end of\n"+
+			"one side of a tunnel to the end of the other, and for both to answer a Close frame from\n"+
+			"the proxy; 0 for no limit")
+	f.DurationVar(&v.lifetime, "max-lifetime", 0,
+		"no nginx directive: maximum lifetime of a tunnel, busy or idle; 0 for no limit (default 0s)")
+	f.DurationVar(&v.ping, "ping", 0,
+		"no nginx directive: ping either end of a tunnel that has sent nothing for this `interval`;\n"+
+			"0 for no pings (default 0s)")
+	f.DurationVar(&v.pingTimeout, "ping-timeout", 10*time.Second,
+		"no nginx directive: maximum time without data from an end after a ping of -ping")
+}
+
+func limitFlags(f *flag.FlagSet, s *settings, v *values) {
+	f.IntVar(&v.maxTunnels, "max-tunnels", 0,
+		"nginx limit_conn over a whole server: at most `n` tunnels at once; 0 for no limit (default 0)")
+	f.IntVar(&v.maxTunnelsPerIP, "max-tunnels-per-ip", 0,
+		"nginx limit_conn by $binary_remote_addr: at most `n` tunnels at once from a client address\n"+
+			"or IPv6 /64; behind proxies give -trusted-proxy as well; 0 for no limit (default 0)")
+	f.Int64Var(&v.maxMessage, "max-message-size", 0,
+		"no nginx directive: maximum message size in each direction, in `bytes` on the wire; a\n"+
+			"larger message closes the tunnel with code 1009, a malformed frame with 1002; 0 for no\n"+
+			"limit (default 0)")
+}
+
+func runFlags(f *flag.FlagSet, s *settings, v *values) {
 	f.BoolVar(&v.detached, "detached", false,
 		"no nginx directive (its connections are always so): free the HTTP server's goroutine and\n"+
 			"buffers while a tunnel is open, which saves memory with many idle tunnels")
@@ -161,51 +196,22 @@ func flagSet(s *settings, v *values) *flag.FlagSet {
 		"nginx error_log's level: lowest `level` to log: debug, info, warn or error")
 	f.BoolVar(&s.version, "version", false,
 		"nginx -v: print the versions of wsproxy and of Go, and exit")
-	return f
-}
-
-// A hinted is a flag.Value with another error text, which says what to write
-// instead.
-type hinted struct {
-	flag.Value
-	hint string
-}
-
-func (h hinted) Set(s string) error {
-	if h.Value.Set(s) != nil {
-		return errors.New(h.hint)
-	}
-	return nil
-}
-
-// hint replaces the error texts of numeric flags. Package flag only reports
-// "parse error".
-func hint(f *flag.FlagSet) {
-	f.VisitAll(func(each *flag.Flag) {
-		value, ok := each.Value.(flag.Getter)
-		if !ok {
-			return
-		}
-		switch value.Get().(type) {
-		case time.Duration:
-			each.Value = hinted{value, "want a number with its unit, such as 5s, 1m30s or 500ms"}
-		case int, int64:
-			each.Value = hinted{value, "want a whole number"}
-		}
-	})
 }
 
 // usage prints the help that -h asks for.
 func usage(w io.Writer) {
-	f := flagSet(new(settings), new(values))
-	f.SetOutput(w)
 	fmt.Fprint(w, `usage: wsproxy [flags] [target...]
 
 wsproxy proxies WebSockets and plain requests to target: an http, https, ws or
 wss URL, or http://unix:/run/app.sock:/base. Further targets, with the scheme
 and path of the first, are further servers for the same requests. Without a
 target wsproxy runs a demo upstream.
-
 `)
-	f.PrintDefaults()
+	for _, g := range groups {
+		f := flag.NewFlagSet("wsproxy", flag.ContinueOnError)
+		f.SetOutput(w)
+		g.define(f, new(settings), new(values))
+		fmt.Fprintf(w, "\n%s:\n", g.title)
+		f.PrintDefaults()
+	}
 }

@@ -123,7 +123,7 @@ func TestHelpNamesTheDirectiveThatEachFlagAnswersTo(t *testing.T) {
 	require.Zero(t, code)
 	require.Empty(t, stderr)
 	for name, f := range allFlags(t) {
-		entry := regexp.MustCompile(`(?s)\n  -` + name + `(?: [^\n]*)?\n    \t([^:]+): (.*?)\n(?:  -|$)`).FindStringSubmatch(stdout)
+		entry := regexp.MustCompile(`(?s)\n  -` + name + `(?: [^\n]*)?\n    \t([^:]+): (.*?)\n(?:  -|\n|$)`).FindStringSubmatch(stdout)
 		require.NotNil(t, entry, "-%s", name)
 		require.Equal(t, reference[name].directives, entry[1], "-%s", name)
 		if f.DefValue != "" && f.DefValue != "false" {

@@ -2,12 +2,45 @@ package main
 
 import (
 	"errors"
+	"flag"
 	"fmt"
 	"log/slog"
 	"strings"
+	"time"
 
 	"example.com/wsproxy"
 )
+
+// A hinted is a flag.Value with another error text, which says what to write
+// instead.
+type hinted struct {
+	flag.Value
+	hint string
+}
+
+func (h hinted) Set(s string) error {
+	if h.Value.Set(s) != nil {
+		return errors.New(h.hint)
+	}
+	return nil
+}
+
+// hint replaces the error texts of numeric flags. Package flag only reports
+// "parse error".
+func hint(f *flag.FlagSet) {
+	f.VisitAll(func(each *flag.Flag) {
+		value, ok := each.Value.(flag.Getter)
+		if !ok {
+			return
+		}
+		switch value.Get().(type) {
+		case time.Duration:
+			each.Value = hinted{value, "want a number with its unit, such as 5s, 1m30s or 500ms"}
+		case int, int64:
+			each.Value = hinted{value, "want a whole number"}
+		}
+	})
+}
 
 var levels = map[string]slog.Level{
 	"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError,
