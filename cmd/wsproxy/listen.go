@@ -2,6 +2,7 @@ package main
 
 import (
 	"crypto/tls"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -55,4 +56,22 @@ func (v *service) newServer() *http.Server {
 			}
 		},
 	}
+}
+
+// certificate sets the server's certificate, if it has one.
+func (v *service) certificate() error {
+	if v.cert == "" {
+		return nil
+	}
+	pair, err := tls.LoadX509KeyPair(v.cert, v.key)
+	if err != nil {
+		return fmt.Errorf("-tls-cert, -tls-key: %w", err)
+	}
+	v.server.TLSConfig.Certificates = []tls.Certificate{pair}
+	return nil
+}
+
+// listener returns the listener of -listen.
+func (v *service) listener() (net.Listener, error) {
+	return net.Listen("tcp", v.listen)
 }

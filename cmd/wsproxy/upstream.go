@@ -182,8 +182,8 @@ func firstLookup(ctx context.Context, r wsproxy.Resolver, signals <-chan os.Sign
 	}
 }
 
-// shown returns the targets, and with -dns their addresses, for the start line.
-func (s *settings) shown(u *wsproxy.Upstream) string {
+// names returns the targets, and with -dns their addresses, for the start line.
+func (s *settings) names(u *wsproxy.Upstream) string {
 	var names []string
 	for _, target := range s.targets {
 		names = append(names, withoutQuery(target))
