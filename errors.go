@@ -88,10 +88,11 @@ func StatusCode(err error) int {
 
 // A refusal is the error of a request that gets no response from the upstream.
 type refusal struct {
-	kind   error
-	cause  error
-	status int
-	header http.Header
+	kind    error
+	cause   error
+	status  int
+	header  http.Header
+	failure failure // of the server tried last; zero if no server failed
 }
 
 func (r *refusal) Error() string {
@@ -203,6 +204,9 @@ func (p *Proxy) fail(w http.ResponseWriter, r *http.Request, err error) {
 	level := slog.LevelDebug // a mistake of the client, or none
 	if status >= http.StatusInternalServerError && status != http.StatusNotImplemented && !errors.Is(err, ErrShutdown) {
 		level = slog.LevelWarn
+		if refused != nil && refused.failure.server != "" {
+			level = p.failureLevel(refused.failure, err)
+		}
 	}
 	p.logger.LogAttrs(r.Context(), level, "request failed", slog.Int("status", status),
 		slog.Any("error", err), slog.String("client", r.RemoteAddr), slog.String("path", r.URL.Path))

@@ -1,8 +1,13 @@
 package wsproxy
 
 import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -126,4 +131,110 @@ func (h *health) report(timeout time.Duration) (fails int, downUntil time.Time) 
 		return 0, time.Time{}
 	}
 	return h.fails, time.Time{}
+}
+
+// repeatWindow is the time in which failures of the same kind are logged once.
+const repeatWindow = 10 * time.Second
+
+// A failure is a kind of failure of one server. A server has few: the causes are
+// a timeout, the errors of the operating system, and all others together.
+type failure struct {
+	server string
+	status int // of the response to the client; 0 if another server was tried
+	cause  string
+}
+
+func failureCause(err error) string {
+	var errno syscall.Errno
+	switch {
+	case errors.As(err, &errno):
+		return errno.Error()
+	case isTimeout(err):
+		return "timeout"
+	}
+	return ""
+}
+
+// A failureLog decides which failures are logged as warnings: the first of a
+// kind in each window. The others are counted, and the counts are logged when
+// the window has ended. No goroutine waits for that: the next request does it,
+// to whatever server, or Shutdown or Close. So the count of a server that has
+// recovered or was removed is logged, too, and the log has an entry only for
+// kinds that occurred within the last window before a request.
+type failureLog struct {
+	open atomic.Bool // windows is not empty; written with mu held
+
+	mu      sync.Mutex
+	windows map[failure]*repeats
+	order   []*repeats // by start
+}
+
+// repeats are the failures of a kind in a window, after the first.
+type repeats struct {
+	failure
+	start, last time.Time // of the first and the last failure
+	count       int
+	err         error // the last
+}
+
+// add counts a failure. It reports whether the failure is the first of its
+// kind in a window.
+func (l *failureLog) add(f failure, err error) (first bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Now()
+	r := l.windows[f]
+	if r == nil {
+		r = &repeats{failure: f, start: now}
+		if l.windows == nil {
+			l.windows = map[failure]*repeats{}
+		}
+		l.windows[f] = r
+		l.order = append(l.order, r)
+		l.open.Store(true)
+		return true
+	}
+	r.count, r.last, r.err = r.count+1, now, err
+	return false
+}
+
+// end removes the windows that have ended, or all, and returns those with
+// repeats.
+func (l *failureLog) end(all bool) (ended []*repeats) {
+	if !l.open.Load() {
+		return nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := 0
+	for _, r := range l.order {
+		if !all && time.Since(r.start) < repeatWindow {
+			break
+		}
+		n++
+		delete(l.windows, r.failure)
+		if r.count > 0 {
+			ended = append(ended, r)
+		}
+	}
+	l.order = slices.Delete(l.order, 0, n)
+	l.open.Store(len(l.order) > 0)
+	return ended
+}
+
+// failureLevel returns the level of the log line for a failure.
+func (p *Proxy) failureLevel(f failure, err error) slog.Level {
+	p.reportRepeats(false)
+	if p.failures.add(f, err) {
+		return slog.LevelWarn
+	}
+	return slog.LevelDebug
+}
+
+// reportRepeats logs the failures of the windows that have ended, or of all.
+func (p *Proxy) reportRepeats(all bool) {
+	for _, r := range p.failures.end(all) {
+		p.logger.LogAttrs(context.Background(), slog.LevelWarn, "server failed repeatedly", slog.String("server", r.server),
+			slog.Int("more", r.count), slog.Duration("in", r.last.Sub(r.start)), slog.Any("error", r.err))
+	}
 }

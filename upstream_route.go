@@ -26,6 +26,7 @@ func (e unanswered) Unwrap() error { return e.error }
 // timeout (only of the connection), invalid_header, and the statuses of
 // WithRetryStatus.
 func (p *Proxy) tryServers(ctx context.Context, r *route, out *http.Request, try func(lease) (*http.Response, error)) (*http.Response, error) {
+	p.reportRepeats(false)
 	var failed attempts
 	s, ok := r.next()
 	for ok {
@@ -51,21 +52,19 @@ func (p *Proxy) tryServers(ctx context.Context, r *route, out *http.Request, try
 			res.Body.Close()
 		}
 		failed = append(failed, fmt.Errorf("server %s: %w", s.server.Addr, withoutKind(err)))
-		if ok {
-			p.tunnels.retries.Add(1)
-			p.logFailover(ctx, failed[len(failed)-1], next)
+		if !ok {
+			return nil, failed.refusal(ctx, s.Addr())
 		}
+		p.tunnels.retries.Add(1)
+		p.logFailover(ctx, failed[len(failed)-1], s, next)
 		s = next
 	}
-	if failed == nil {
-		return nil, unavailable(ErrNoServer, nil)
-	}
-	return nil, failed.refusal(ctx)
+	return nil, unavailable(ErrNoServer, nil)
 }
 
-// logFailover logs that next is tried after err. If the log handler panics or
-// calls runtime.Goexit, logFailover releases next.
-func (p *Proxy) logFailover(ctx context.Context, err error, next lease) {
+// logFailover logs that next is tried after s failed with err. If the log handler
+// panics or calls runtime.Goexit, logFailover releases next.
+func (p *Proxy) logFailover(ctx context.Context, err error, s, next lease) {
 	logged := false
 	defer func() {
 		if !logged {
@@ -73,7 +72,7 @@ func (p *Proxy) logFailover(ctx context.Context, err error, next lease) {
 			next.release()
 		}
 	}()
-	p.logger.LogAttrs(ctx, slog.LevelWarn, "server failed, trying the next",
+	p.logger.LogAttrs(ctx, p.failureLevel(failure{s.Addr(), 0, failureCause(err)}, err), "server failed, trying the next",
 		slog.Any("error", err), slog.String("next", next.server.Addr))
 	logged = true
 }
@@ -158,12 +157,15 @@ func (a attempts) Error() string {
 func (a attempts) Unwrap() []error { return a }
 
 // refusal returns a refusal of the last failure's kind, whose text lists all
-// failures.
-func (a attempts) refusal(ctx context.Context) error {
+// failures. server is the one that failed last.
+func (a attempts) refusal(ctx context.Context, server string) error {
 	err := upstreamError(ctx, a[len(a)-1])
 	var r *refusal
-	if errors.As(err, &r) && len(a) > 1 {
-		r.cause = a
+	if errors.As(err, &r) {
+		r.failure = failure{server, r.status, failureCause(a[len(a)-1])}
+		if len(a) > 1 {
+			r.cause = a
+		}
 	}
 	return err
 }

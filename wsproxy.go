@@ -61,6 +61,7 @@ type Proxy struct {
 	transport *http.Transport // nil with WithPlainHandler
 	errorLog  *log.Logger     // for httputil, at debug level
 	tunnels   registry
+	failures  failureLog
 
 	closing context.Context // canceled when tunnels and handshakes are cut
 	cut     context.CancelCauseFunc
@@ -191,6 +192,7 @@ func (p *Proxy) open(w http.ResponseWriter, r *http.Request, protocol string) (*
 // Shutdown may be called more than once and with a context that is done. A
 // hook must not call it: Shutdown waits for the hook's tunnel.
 func (p *Proxy) Shutdown(ctx context.Context) error {
+	defer p.reportRepeats(true)
 	empty := p.tunnels.drain()
 	if p.transport != nil {
 		p.transport.CloseIdleConnections()
@@ -221,6 +223,7 @@ func (p *Proxy) Close() error {
 		p.transport.CloseIdleConnections()
 	}
 	p.end(ReasonKilled)
+	p.reportRepeats(true)
 	return nil
 }
 
