@@ -63,6 +63,9 @@ var ErrCut = errors.New("wsproxy: cut before both ends had closed")
 // before the response. Only logs and error handlers see it.
 const statusClientClosedRequest = 499
 
+// ownRefusals are the statuses with which the proxy itself refuses upgrades.
+var ownRefusals = [...]int{400, 403, 405, 426, statusClientClosedRequest, 500, 501, 502, 503, 504}
+
 // retryAfter is the Retry-After of a 503, in seconds: long enough to start a
 // replacement, short enough that users do not notice.
 const retryAfter = "1"

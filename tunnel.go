@@ -108,6 +108,9 @@ func (t *Tunnel) Server() string { return t.server.Addr() }
 // OpenedAt returns when the upstream switched.
 func (t *Tunnel) OpenedAt() time.Time { return t.opened }
 
+// Handshake returns the time from the request to the upstream's 101.
+func (t *Tunnel) Handshake() time.Duration { return t.handshake }
+
 // FromClient counts what the client has sent so far.
 func (t *Tunnel) FromClient() FlowStats { return t.fromClient.stats() }
 

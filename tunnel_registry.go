@@ -1,7 +1,9 @@
 package wsproxy
 
 import (
+	"cmp"
 	"fmt"
+	"iter"
 	"log/slog"
 	"maps"
 	"net/netip"
@@ -23,9 +25,15 @@ type Stats struct {
 	// Bytes and messages over all tunnels, those that have ended included.
 	FromClient, FromUpstream FlowStats
 
+	live    map[string]int // by server
 	closed  [len(reasonNames)]int64
 	refused map[int]int64
 }
+
+// LiveByServer returns the number of open tunnels to each server, sorted by
+// address. The servers are those of the [Upstream], also without a tunnel, and
+// former ones as long as they have tunnels. The numbers add up to Live.
+func (s Stats) LiveByServer() iter.Seq2[string, int] { return sorted(s.live) }
 
 // Closed returns how many tunnels have ended for reason.
 func (s Stats) Closed(reason Reason) int64 {
@@ -39,6 +47,39 @@ func (s Stats) Closed(reason Reason) int64 {
 // no tunnel, whether from the proxy or from the upstream.
 func (s Stats) Refused(status int) int64 { return s.refused[status] }
 
+// ClosedByReason returns [Stats.Closed] of every reason, also if it is zero.
+func (s Stats) ClosedByReason() iter.Seq2[Reason, int64] {
+	return func(yield func(Reason, int64) bool) {
+		for reason := ReasonClientClosed; int(reason) < len(s.closed); reason++ {
+			if !yield(reason, s.closed[reason]) {
+				return
+			}
+		}
+	}
+}
+
+// RefusedByStatus returns [Stats.Refused] of every status that has occurred and
+// of those that the proxy itself responds with, sorted by status.
+func (s Stats) RefusedByStatus() iter.Seq2[int, int64] {
+	all := make(map[int]int64, len(s.refused)+len(ownRefusals))
+	for _, status := range ownRefusals {
+		all[status] = 0
+	}
+	maps.Copy(all, s.refused)
+	return sorted(all)
+}
+
+// sorted returns the entries of m in the order of their keys.
+func sorted[K cmp.Ordered, V any](m map[K]V) iter.Seq2[K, V] {
+	return func(yield func(K, V) bool) {
+		for _, k := range slices.Sorted(maps.Keys(m)) {
+			if !yield(k, m[k]) {
+				return
+			}
+		}
+	}
+}
+
 // LogValue implements [slog.LogValuer] with a group: handshakes, live, opened,
 // retries, closed, refused, from_client and from_upstream. closed is a group of
 // counts by reason, refused one by status. Both leave zeros out.
@@ -49,8 +90,8 @@ func (s Stats) LogValue() slog.Value {
 			closed = append(closed, slog.Int64(strings.ReplaceAll(Reason(reason).String(), " ", "_"), n))
 		}
 	}
-	for _, status := range slices.Sorted(maps.Keys(s.refused)) {
-		refused = append(refused, slog.Int64(strconv.Itoa(status), s.refused[status]))
+	for status, n := range sorted(s.refused) {
+		refused = append(refused, slog.Int64(strconv.Itoa(status), n))
 	}
 	return slog.GroupValue(slog.Int("handshakes", s.Handshakes), slog.Int("live", s.Live),
 		slog.Int64("opened", s.Opened), slog.Int64("retries", s.Retries),
@@ -66,6 +107,7 @@ type registry struct {
 	handshakes int
 	perIP      map[netip.Prefix]int // handshakes and tunnels by clientNetwork, if they are limited
 	live       []*Tunnel
+	perServer  map[string]int // of live, by Server.Addr
 	opened     uint64
 	closed     [len(reasonNames)]int64
 	refused    map[int]int64
@@ -83,6 +125,7 @@ type registry struct {
 
 func (r *registry) init(c *config) {
 	r.max, r.maxPerIP = c.maxTunnels, c.maxTunnelsPerIP
+	r.perServer = make(map[string]int)
 	if r.maxPerIP > 0 {
 		r.perIP = make(map[netip.Prefix]int)
 	}
@@ -148,6 +191,7 @@ func (r *registry) add(t *Tunnel) (draining bool, cutFor Reason) {
 	t.id = r.opened
 	t.index = len(r.live)
 	r.live = append(r.live, t)
+	r.perServer[t.Server()]++
 	r.start()
 	return r.empty != nil, r.cutFor
 }
@@ -162,6 +206,10 @@ func (r *registry) remove(t *Tunnel) {
 	r.ended[1].add(t.FromUpstream())
 	for _, a := range r.awaited {
 		a.gone(t)
+	}
+	server := t.Server()
+	if r.perServer[server]--; r.perServer[server] == 0 {
+		delete(r.perServer, server) // addresses that a resolver finds may never come back
 	}
 	last := len(r.live) - 1
 	r.live[t.index] = r.live[last]
@@ -232,7 +280,8 @@ func (r *registry) stats() Stats {
 	live := make([]*Tunnel, 0, r.count())
 	r.mu.Lock()
 	s := Stats{Handshakes: r.handshakes, Live: len(r.live), Opened: int64(r.opened), Retries: r.retries.Load(),
-		FromClient: r.ended[0], FromUpstream: r.ended[1], closed: r.closed, refused: maps.Clone(r.refused)}
+		FromClient: r.ended[0], FromUpstream: r.ended[1],
+		live: maps.Clone(r.perServer), closed: r.closed, refused: maps.Clone(r.refused)}
 	live = append(live, r.live...)
 	r.mu.Unlock()
 	for _, t := range live {

@@ -313,4 +313,10 @@ func (p *Proxy) Tunnel(id uint64) (*Tunnel, bool) {
 
 // Stats returns the proxy's counts, all taken at the same moment, except that
 // the bytes and messages of open tunnels are read shortly after it.
-func (p *Proxy) Stats() Stats { return p.tunnels.stats() }
+func (p *Proxy) Stats() Stats {
+	s := p.tunnels.stats()
+	for _, c := range p.upstream.set.Load().all {
+		s.live[c.Addr()] += 0
+	}
+	return s
+}
