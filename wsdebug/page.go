@@ -1,0 +1,269 @@
+package wsdebug
+
+import (
+	"bytes"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"example.com/wsproxy"
+)
+
+// Handler returns a handler that shows p's counts, servers and tunnels as a page.
+// u is the [wsproxy.Upstream] of p, or nil if p has none.
+//
+// Whoever reaches the handler sees the addresses of clients, and the hosts and
+// paths that they asked for. These are personal data. Handler checks no
+// credentials: mount it on an address that only operators reach, or behind
+// middleware that knows them.
+//
+// The page needs no JavaScript and no other resource, and its links are relative,
+// so that it works below any path, with [http.StripPrefix] and without. It responds
+// to GET and HEAD and changes nothing, unless [WithClose] is given. A query selects
+// what is shown, and a value that makes no sense gets a 400 that says so:
+//
+//	server=192.0.2.1:3000  tunnels to this server
+//	ip=192.0.2.0/24        tunnels of clients with this address, or in this prefix
+//	path=/chat             tunnels whose path contains this
+//	older=10m              tunnels that have been open for this long
+//	sort=-client_bytes     the order: age (the default), client, host, path, server, protocol,
+//	                       client_bytes, client_messages, upstream_bytes, upstream_messages or
+//	                       idle; with "-" the largest first
+//	n=200                  how many tunnels, from 0 to 1000; the default is 200
+//	refresh=2              reload after this many seconds, up to 3600; the default, 0, is never
+//	format=json            respond with JSON
+//	proxy=/chat            which proxy of HandlerOf; the default is the first
+//
+// Rates and plots compare samples. The handler takes one when it responds, at most
+// one in a second, and keeps 150. It drops them ten minutes after the last
+// response. It has no goroutine. It builds one page at a time, so that its viewers
+// together use no more than one processor, and visits each tunnel once.
+//
+// # JSON
+//
+// With format=json the response is one object. Names and meanings stay; names may
+// be added. Times are in RFC 3339, durations in seconds.
+//
+//	time      when the response was made
+//	proxy     its Name, empty for Handler
+//	proxies   all names of HandlerOf
+//	stats     handshakes, live, opened and retries as in wsproxy.Stats;
+//	          closed: a number for each reason, as "client_closed" or "read_timeout";
+//	          refused: a number for each status that occurred, as "503";
+//	          from_client and from_upstream: bytes and messages
+//	rates     null on the first response; over: the seconds that they are the average of;
+//	          opened and closed, tunnels per second;
+//	          from_client and from_upstream: bytes and messages per second
+//	servers   addr; tunnels: the proxy's open tunnels to it; state: null for a server that is
+//	          not in the Upstream, else weight, max_tunnels (0: no limit), max_fails (null: never
+//	          down), fail_timeout, backup, down, tunnels, opened, failed, fails, down_until (null
+//	          if it is up) and available as in wsproxy.ServerState
+//	matched   how many tunnels the query selects
+//	tunnels   the first n of them: id, client (empty if it has no address), host, path (its first
+//	          1024 bytes), server, protocol, subprotocol, opened_at, last_activity, age, idle;
+//	          from_client and from_upstream: bytes and messages
+//
+// An error is an object with the field error.
+func Handler(p *wsproxy.Proxy, u *wsproxy.Upstream, opts ...Option) http.Handler {
+	return HandlerOf([]Named{{Proxy: p, Upstream: u}}, opts...)
+}
+
+// HandlerOf is [Handler] for several proxies. The page shows one, which the query
+// selects by its Name (proxy=name), and links to the others. HandlerOf panics if two
+// have the same Name, or if one has no Proxy.
+func HandlerOf(proxies []Named, opts ...Option) http.Handler {
+	h := &page{names: slices.Clone(parameters), turn: make(chan struct{}, 1)}
+	for _, each := range proxies {
+		if each.Proxy == nil {
+			panic(fmt.Sprintf("wsdebug: the proxy with the name %q is nil", each.Name))
+		}
+		if h.find(each.Name) != nil {
+			panic(fmt.Sprintf("wsdebug: two proxies have the name %q", each.Name))
+		}
+		h.proxies = append(h.proxies, &shown{Named: each})
+	}
+	for _, opt := range opts {
+		opt.apply(h)
+	}
+	return h
+}
+
+// An Option configures [Handler] and [HandlerOf].
+type Option interface{ apply(*page) }
+
+type page struct {
+	proxies []*shown
+	names   []string      // of the parameters of a query
+	turn    chan struct{} // holds a value while a page is built
+}
+
+// A shown is a proxy with the samples of those who look at it.
+type shown struct {
+	Named
+	samples samples
+}
+
+func (h *page) find(name string) *shown {
+	for _, each := range h.proxies {
+		if each.Name == name {
+			return each
+		}
+	}
+	return nil
+}
+
+func (h *page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	setHeaders(w.Header())
+	switch r.Method {
+	case http.MethodGet, http.MethodHead:
+		h.get(w, r)
+	default:
+		w.Header().Set("Allow", "GET, HEAD")
+		http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
+	}
+}
+
+// get responds with the page, or with JSON.
+func (h *page) get(w http.ResponseWriter, r *http.Request) {
+	q, err := parseQuery(r.URL.RawQuery, h.names)
+	if err != nil {
+		h.fail(w, q, http.StatusBadRequest, err)
+		return
+	}
+	var p *shown
+	if name, ok := q.values["proxy"]; ok {
+		if p = h.find(name); p == nil {
+			h.fail(w, q, http.StatusNotFound, fmt.Errorf("no proxy has the name %s", quote(name)))
+			return
+		}
+	} else if len(h.proxies) > 0 {
+		p = h.proxies[0]
+	} else {
+		h.fail(w, q, http.StatusNotFound, fmt.Errorf("there is no proxy to show"))
+		return
+	}
+	select {
+	case h.turn <- struct{}{}:
+	case <-r.Context().Done():
+		return
+	}
+	body, err := h.build(p, &q)
+	<-h.turn
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	write(w, q, http.StatusOK, body)
+}
+
+func (h *page) build(p *shown, q *query) ([]byte, error) {
+	s := h.look(p, q)
+	var b bytes.Buffer
+	var err error
+	if q.json {
+		err = writeJSON(&b, h, s)
+	} else {
+		err = pageTemplate.Execute(&b, h.view(s))
+	}
+	return b.Bytes(), err
+}
+
+// fail responds with an error, as JSON or as a page with the form, so that what was
+// entered can be corrected.
+func (h *page) fail(w http.ResponseWriter, q query, status int, err error) {
+	var b bytes.Buffer
+	if q.values["format"] == "json" {
+		writeJSONError(&b, err)
+		q.json = true
+	} else if failed := pageTemplate.Execute(&b, h.errorView(q, status, err)); failed != nil {
+		http.Error(w, failed.Error(), http.StatusInternalServerError)
+		return
+	}
+	write(w, q, status, b.Bytes())
+}
+
+func write(w http.ResponseWriter, q query, status int, body []byte) {
+	kind := "text/html; charset=utf-8"
+	if q.json {
+		kind = "application/json"
+	}
+	w.Header().Set("Content-Type", kind)
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	w.WriteHeader(status)
+	w.Write(body)
+}
+
+func setHeaders(h http.Header) {
+	h.Set("Cache-Control", "no-store")
+	h.Set("Content-Security-Policy", contentSecurityPolicy)
+	h.Set("Referrer-Policy", "no-referrer")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("X-Frame-Options", "DENY") // frame-ancestors, for browsers that do not know it
+}
+
+// A state is all that a page shows of a proxy, at one moment.
+type state struct {
+	*shown
+	query   *query
+	now     time.Time
+	stats   wsproxy.Stats
+	history []sample
+	servers []server
+	listing
+}
+
+// A server is an address that tunnels lead to.
+type server struct {
+	addr    string
+	tunnels int                  // of this proxy
+	set     *wsproxy.ServerState // nil if it is not in the Upstream
+}
+
+// look takes the state of p. It samples the other proxies, too, so that their rates
+// are known when the viewer turns to them.
+func (h *page) look(p *shown, q *query) *state {
+	s := &state{shown: p, query: q}
+	for _, each := range h.proxies {
+		stats, now := each.Proxy.Stats(), time.Now()
+		history := each.samples.add(newSample(stats, now))
+		if each == p {
+			s.stats, s.now, s.history = stats, now, history
+		}
+	}
+	s.listing = list(p.Proxy, q, s.now)
+	s.servers = servers(p.Upstream, s.byServer)
+	return s
+}
+
+// servers returns the servers of u in their order, and then others with tunnels.
+func servers(u *wsproxy.Upstream, tunnels map[string]int) []server {
+	var all []server
+	known := make(map[string]bool)
+	if u != nil {
+		for _, each := range u.Servers() {
+			known[each.Addr] = true
+			all = append(all, server{each.Addr, tunnels[each.Addr], &each})
+		}
+	}
+	inSet := len(all)
+	for addr, n := range tunnels {
+		if !known[addr] {
+			all = append(all, server{addr, n, nil})
+		}
+	}
+	slices.SortFunc(all[inSet:], func(a, b server) int { return strings.Compare(a.addr, b.addr) })
+	return all
+}
+
+// refusals returns the statuses with which upgrades were refused.
+func refusals(s wsproxy.Stats) (statuses []int) {
+	for status := 100; status < 1000; status++ {
+		if s.Refused(status) > 0 {
+			statuses = append(statuses, status)
+		}
+	}
+	return statuses
+}

@@ -1,0 +1,144 @@
+package wsdebug
+
+import (
+	"slices"
+	"sync"
+	"time"
+
+	"example.com/wsproxy"
+)
+
+const (
+	sampleGap  = time.Second      // between two samples, however many look
+	maxSamples = 150              // five minutes at one sample in two seconds
+	keepFor    = 10 * time.Minute // samples, and after the last look
+)
+
+// A sample is what rates and plots need of a proxy's counts at one moment.
+type sample struct {
+	at                       time.Time
+	live                     int
+	opened                   int64
+	closed                   [groupCount]int64
+	fromClient, fromUpstream wsproxy.FlowStats
+}
+
+func newSample(s wsproxy.Stats, at time.Time) sample {
+	taken := sample{at: at, live: s.Live, opened: s.Opened, fromClient: s.FromClient, fromUpstream: s.FromUpstream}
+	for _, reason := range reasons {
+		taken.closed[groupOf[reason]] += s.Closed(reason)
+	}
+	return taken
+}
+
+// samples are a ring that whoever looks at the page fills. Nothing runs between
+// two looks but one timer, which empties the ring when nobody has looked for
+// keepFor.
+type samples struct {
+	mu     sync.Mutex
+	ring   []sample // the oldest first
+	forget *time.Timer
+}
+
+// add records a sample, unless there is one of less than sampleGap before. It
+// returns the samples so far with this one as the last.
+func (s *samples) add(now sample) []sample {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.forget == nil {
+		s.forget = time.AfterFunc(keepFor, s.clear)
+	} else {
+		s.forget.Reset(keepFor)
+	}
+	s.ring = slices.DeleteFunc(s.ring, func(old sample) bool { return now.at.Sub(old.at) > keepFor })
+	history := append(slices.Clone(s.ring), now)
+	if last := len(s.ring) - 1; last < 0 || now.at.Sub(s.ring[last].at) >= sampleGap {
+		if len(s.ring) == maxSamples {
+			s.ring = slices.Delete(s.ring, 0, 1)
+		}
+		s.ring = append(s.ring, now)
+	}
+	return history
+}
+
+func (s *samples) clear() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ring = nil
+}
+
+// rates are per second over the time since an earlier sample.
+type rates struct {
+	over                     time.Duration
+	opened, closed           float64
+	byGroup                  [groupCount]float64
+	fromClient, fromUpstream flowRate
+}
+
+type flowRate struct{ Bytes, Messages float64 }
+
+// between returns the rates from a to b.
+func between(a, b sample) rates {
+	r := rates{over: b.at.Sub(a.at)}
+	per := func(from, to int64) float64 { return float64(max(to-from, 0)) / r.over.Seconds() }
+	r.opened = per(a.opened, b.opened)
+	for g := range groupCount {
+		r.byGroup[g] = per(a.closed[g], b.closed[g])
+		r.closed += r.byGroup[g]
+	}
+	r.fromClient.Bytes = per(a.fromClient.Bytes, b.fromClient.Bytes)
+	r.fromClient.Messages = per(a.fromClient.Messages, b.fromClient.Messages)
+	r.fromUpstream.Bytes = per(a.fromUpstream.Bytes, b.fromUpstream.Bytes)
+	r.fromUpstream.Messages = per(a.fromUpstream.Messages, b.fromUpstream.Messages)
+	return r
+}
+
+// current returns the rates since the last sample that is at least sampleGap
+// before the newest, or nil if there is none.
+func current(history []sample) *rates {
+	now := history[len(history)-1]
+	for _, s := range slices.Backward(history[:len(history)-1]) {
+		if now.at.Sub(s.at) >= sampleGap {
+			r := between(s, now)
+			return &r
+		}
+	}
+	return nil
+}
+
+// reasons are those for which a tunnel can end.
+var reasons = []wsproxy.Reason{
+	wsproxy.ReasonClientClosed, wsproxy.ReasonUpstreamClosed,
+	wsproxy.ReasonReadTimeout, wsproxy.ReasonSendTimeout, wsproxy.ReasonPingTimeout, wsproxy.ReasonMaxLifetime,
+	wsproxy.ReasonShutdown, wsproxy.ReasonKilled,
+	wsproxy.ReasonLimit, wsproxy.ReasonProtocolError,
+	wsproxy.ReasonContextDone, wsproxy.ReasonFailed,
+}
+
+// The plot of closed tunnels has reasons in groups, each with a color.
+const (
+	byClient = iota
+	byUpstream
+	byTimeout
+	byOperator
+	byLimit
+	byFailure
+	groupCount
+)
+
+var groupNames = [groupCount]string{"client", "upstream", "timeouts", "operator", "limits", "failures"}
+
+var groupOf = map[wsproxy.Reason]int{
+	wsproxy.ReasonClientClosed:   byClient,
+	wsproxy.ReasonUpstreamClosed: byUpstream,
+	wsproxy.ReasonReadTimeout:    byTimeout,
+	wsproxy.ReasonSendTimeout:    byTimeout,
+	wsproxy.ReasonPingTimeout:    byTimeout,
+	wsproxy.ReasonMaxLifetime:    byTimeout,
+	wsproxy.ReasonShutdown:       byOperator,
+	wsproxy.ReasonKilled:         byOperator,
+	wsproxy.ReasonLimit:          byLimit,
+	wsproxy.ReasonProtocolError:  byLimit,
+	wsproxy.ReasonContextDone:    byFailure,
+	wsproxy.ReasonFailed:         byFailure,
+}

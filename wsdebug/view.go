@@ -1,0 +1,353 @@
+package wsdebug
+
+import (
+	"crypto/sha256"
+	_ "embed"
+	"encoding/base64"
+	"fmt"
+	"html/template"
+	"math"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"example.com/wsproxy"
+)
+
+var (
+	//go:embed page.css
+	styleSheet string
+	//go:embed page.html
+	pageHTML string
+)
+
+var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{"long": long}).Parse(pageHTML))
+
+// contentSecurityPolicy allows the page its own style sheet, by the sheet's hash,
+// the icon in its header, and forms to itself. It allows no script.
+var contentSecurityPolicy = func() string {
+	sum := sha256.Sum256([]byte(styleSheet))
+	return "default-src 'none'; style-src 'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) +
+		"'; img-src data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+}()
+
+// A view is what the template shows. Text that a client or the query chose has
+// passed through visible, and the template escapes it.
+type view struct {
+	CSS     template.CSS
+	Title   string
+	Error   []string // messages, in place of what follows Live
+	Proxies []choice
+	Now     string
+	Refresh int // seconds, 0: never
+	Live    []choice
+	JSON    string
+
+	Totals  []total
+	Over    string // what rates are the average of; empty if there are none yet
+	Plots   []plot
+	Samples int
+	Closed  []tally
+	Refused []tally
+
+	Servers     []serverView
+	ServersLeft int
+	HasSet      bool
+
+	Form    form
+	Filters []choice // those in effect, with links that drop them
+	Clear   string   // a link that drops all
+	Pause   string
+	Summary string
+	Heads   []head
+	Rows    []rowView
+	Again   string // the link of the first reload
+}
+
+// long reports whether a cell's text may wrap anywhere, so that it does not push the
+// other columns out of sight.
+func long(text string) bool { return len(text) > 30 }
+
+// A choice is a link among several.
+type choice struct {
+	Text, Link, Note string
+	Here             bool
+}
+
+// A total is a count and how fast it grows, and perhaps a second one of the same.
+type total struct {
+	Name, Value, Rate string
+	More, MoreRate    string
+}
+
+type tally struct {
+	Name, Count, Class string
+}
+
+type serverView struct {
+	Addr, Link           string
+	State, Note, Class   string
+	Tunnels, Max, Weight string
+	Opened               string
+	Fails, Failed        string
+	Here                 bool
+}
+
+type form struct {
+	Proxy, Server, IP, Path, Older, N string
+	Refresh                           string
+	Servers                           []string
+	Sorts                             []choice
+}
+
+type head struct {
+	Title, Link, Sort, Arrow, Class string
+}
+
+type rowView struct {
+	ID                              string
+	Client, Host, Path, Server      string
+	Protocol                        string
+	Opened, Age, Idle               string
+	ClientBytes, ClientMessages     string
+	UpstreamBytes, UpstreamMessages string
+}
+
+// How many characters of a name the table shows.
+const (
+	shownPath = 120
+	shownName = 64
+)
+
+func (h *page) frame(q *query, current *shown) view {
+	v := view{CSS: template.CSS(styleSheet), Title: "wsproxy", Now: time.Now().UTC().Format("2006-01-02 15:04:05"), Form: q.form()}
+	if len(h.proxies) > 1 || h.proxies != nil && h.proxies[0].Name != "" {
+		for _, each := range h.proxies {
+			v.Proxies = append(v.Proxies, choice{
+				Text: visible(each.Name, shownName), Link: q.link("", "proxy", each.Name, "server", ""), Here: each == current})
+		}
+	}
+	return v
+}
+
+func (h *page) errorView(q query, status int, err error) view {
+	v := h.frame(&q, nil)
+	v.Title = http.StatusText(status) + " · wsproxy"
+	v.Error = strings.Split(err.Error(), "\n")
+	v.Clear = "?"
+	return v
+}
+
+func (h *page) view(s *state) view {
+	q := s.query
+	v := h.frame(q, s.shown)
+	if s.Name != "" {
+		v.Title = visible(s.Name, shownName) + " · wsproxy"
+	}
+	v.Now = s.now.UTC().Format("2006-01-02 15:04:05")
+	v.Refresh = q.refresh
+	v.JSON = q.link("", "format", "json", "refresh", "")
+	v.Live = q.refreshChoices()
+	v.Again = q.link("", "refresh", "2")
+	v.Pause = q.link("tunnels", "refresh", "")
+
+	rate := current(s.history)
+	v.Totals = totals(s.stats, rate)
+	if rate != nil {
+		v.Over = span(rate.over)
+		if rate.over < time.Minute {
+			v.Over = fmt.Sprintf("%.1f\u00a0s", rate.over.Seconds())
+		}
+		v.Plots = plots(s.history)
+		v.Samples = len(s.history)
+	}
+	for _, reason := range reasons {
+		if n := s.stats.Closed(reason); n > 0 {
+			v.Closed = append(v.Closed, tally{reason.String(), count(n), fmt.Sprintf("g%d", groupOf[reason])})
+		}
+	}
+	for _, status := range refusals(s.stats) {
+		v.Refused = append(v.Refused, tally{strings.TrimSpace(strconv.Itoa(status) + " " + http.StatusText(status)), count(s.stats.Refused(status)), ""})
+	}
+
+	v.HasSet = s.Upstream != nil
+	for i, each := range s.servers {
+		if i == maxRows {
+			v.ServersLeft = len(s.servers) - maxRows
+			break
+		}
+		v.Servers = append(v.Servers, serverOf(each, q, s.now))
+		if i < 100 {
+			v.Form.Servers = append(v.Form.Servers, each.addr)
+		}
+	}
+	v.Filters = q.filters()
+	v.Clear = q.link("tunnels", "server", "", "ip", "", "path", "", "older", "")
+	v.Summary = summary(s)
+	v.Heads = heads(q)
+	v.Rows = make([]rowView, len(s.rows))
+	for i := range s.rows {
+		v.Rows[i] = rowOf(&s.rows[i])
+	}
+	return v
+}
+
+func (q query) refreshChoices() (choices []choice) {
+	seconds := []int{0, 2, 10}
+	known := false
+	for _, n := range seconds {
+		known = known || n == q.refresh
+	}
+	if !known {
+		seconds = append(seconds, q.refresh)
+	}
+	for _, n := range seconds {
+		c := choice{Text: "off", Link: q.link("", "refresh", ""), Here: n == q.refresh}
+		if n > 0 {
+			c.Text, c.Link = span(time.Duration(n)*time.Second), q.link("", "refresh", strconv.Itoa(n))
+		}
+		choices = append(choices, c)
+	}
+	return choices
+}
+
+func totals(s wsproxy.Stats, r *rates) []total {
+	opened := total{Name: "Opened", Value: count(s.Opened)}
+	closed := total{Name: "Closed", Value: count(s.Opened - int64(s.Live))}
+	fromClient := total{Name: "From clients", Value: byteCount(s.FromClient.Bytes), More: messages(s.FromClient.Messages)}
+	fromUpstream := total{Name: "From the upstream", Value: byteCount(s.FromUpstream.Bytes), More: messages(s.FromUpstream.Messages)}
+	if r != nil {
+		opened.Rate, closed.Rate = perSecond(r.opened), perSecond(r.closed)
+		fromClient.Rate, fromClient.MoreRate = bytesPerSecond(r.fromClient.Bytes), perSecond(r.fromClient.Messages)
+		fromUpstream.Rate, fromUpstream.MoreRate = bytesPerSecond(r.fromUpstream.Bytes), perSecond(r.fromUpstream.Messages)
+	}
+	return []total{
+		{Name: "Tunnels", Value: count(s.Live)},
+		{Name: "Handshakes", Value: count(s.Handshakes), More: "under way"},
+		opened, closed, fromClient, fromUpstream,
+		{Name: "Retries", Value: count(s.Retries), More: "on another server"},
+	}
+}
+
+func messages(n int64) string {
+	if n == 1 {
+		return "1 message"
+	}
+	return count(n) + " messages"
+}
+
+func serverOf(s server, q *query, now time.Time) serverView {
+	v := serverView{Addr: visible(s.addr, 2*shownName), Tunnels: count(s.tunnels), Here: q.server == s.addr,
+		Link: q.link("tunnels", "server", s.addr)}
+	if s.set == nil {
+		v.State, v.Class = "", "off"
+		return v
+	}
+	v.Opened, v.Failed = count(s.set.Opened), count(s.set.Failed)
+	v.Weight = strconv.Itoa(s.set.Weight)
+	v.Fails = strconv.Itoa(s.set.Fails)
+	if s.set.MaxFails != math.MaxInt {
+		v.Fails += " of " + strconv.Itoa(s.set.MaxFails)
+	}
+	if s.set.MaxTunnels > 0 {
+		v.Max = count(s.set.MaxTunnels)
+	}
+	switch {
+	case s.set.Down:
+		v.State, v.Note, v.Class = "marked down", "no new requests", "off"
+	case s.set.DownUntil.After(now):
+		v.State, v.Class = "down", "bad"
+		v.Note = fmt.Sprintf("until %s, in %s", s.set.DownUntil.UTC().Format("15:04:05"), span(s.set.DownUntil.Sub(now)+time.Second-1))
+	case !s.set.DownUntil.IsZero():
+		v.State, v.Class, v.Note = "down", "bad", "one request tries it again"
+	case s.set.MaxTunnels > 0 && s.set.Tunnels >= s.set.MaxTunnels:
+		v.State, v.Class, v.Note = "full", "wait", "no new tunnels"
+	default:
+		v.State, v.Class = "up", "good"
+	}
+	if s.set.Backup {
+		v.Note = strings.TrimPrefix(v.Note+", backup", ", ")
+	}
+	return v
+}
+
+func (q query) form() form {
+	f := form{Proxy: q.values["proxy"], Server: q.values["server"], IP: q.values["ip"], Path: q.values["path"],
+		Older: q.values["older"], N: q.values["n"], Refresh: q.values["refresh"]}
+	for _, c := range columns {
+		for _, sign := range []string{"", "-"} {
+			text := c.long + ", " + c.words[len(sign)]
+			f.Sorts = append(f.Sorts, choice{Text: text, Link: sign + c.name, Here: q.sort.name == c.name && q.reverse == (sign == "-")})
+		}
+	}
+	return f
+}
+
+func (q query) filters() (choices []choice) {
+	for _, f := range []struct{ name, text string }{
+		{"server", "server "}, {"ip", "client "}, {"path", "path contains "}, {"older", "open for "}} {
+		if value := q.values[f.name]; value != "" {
+			choices = append(choices, choice{Text: f.text + visible(value, shownName), Link: q.link("tunnels", f.name, "")})
+		}
+	}
+	return choices
+}
+
+// summary says how many tunnels there are, and how many of them the table has.
+func summary(s *state) string {
+	of := count(s.open) + " open"
+	if s.query.filtered() {
+		of = count(s.matched) + " that match, of " + of
+	}
+	if len(s.rows) < s.matched {
+		return fmt.Sprintf("%s of %s", count(len(s.rows)), of)
+	}
+	return of
+}
+
+// heads are the links that sort. A first click on numbers gives the largest first,
+// a click on the column in use turns it round.
+func heads(q *query) (all []head) {
+	for _, c := range columns {
+		h := head{Title: c.title}
+		reverse := c.number
+		if c.name == q.sort.name {
+			h.Sort, h.Arrow, reverse = "ascending", "▲", !q.reverse
+			if q.reverse {
+				h.Sort, h.Arrow = "descending", "▼"
+			}
+		}
+		name := c.name
+		if reverse {
+			name = "-" + name
+		}
+		if c.right {
+			h.Class = "number"
+		}
+		h.Link = q.link("tunnels", "sort", name)
+		all = append(all, h)
+	}
+	return all
+}
+
+func rowOf(t *row) rowView {
+	v := rowView{
+		ID: strconv.FormatUint(t.ID(), 10), Client: "–",
+		Host: visible(t.Host(), shownName), Path: visible(t.Path(), shownPath), Server: visible(t.Server(), 2*shownName),
+		Protocol: visible(t.Protocol(), shownName), Opened: t.OpenedAt().UTC().Format(time.RFC3339),
+		Age: span(t.age), Idle: span(t.idle),
+		ClientBytes: byteCount(t.fromClient.Bytes), ClientMessages: count(t.fromClient.Messages),
+		UpstreamBytes: byteCount(t.fromUpstream.Bytes), UpstreamMessages: count(t.fromUpstream.Messages),
+	}
+	if t.client.IsValid() {
+		v.Client = t.client.String()
+	}
+	if sub := t.Subprotocol(); sub != "" {
+		v.Protocol = visible(sub, shownName)
+		if t.Protocol() != "websocket" {
+			v.Protocol = visible(t.Protocol(), shownName) + ": " + v.Protocol
+		}
+	}
+	return v
+}
