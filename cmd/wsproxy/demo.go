@@ -87,19 +87,11 @@ func (d *demo) close() {
 // the request shows that it is another site.
 func ownHosts(front string, h http.Handler) http.Handler {
 	name, _, _ := net.SplitHostPort(front)
-	own := func(hostport string) bool {
-		host, _, err := net.SplitHostPort(hostport)
-		if err != nil { // it has no port
-			host = strings.Trim(hostport, "[]")
-		}
-		_, err = netip.ParseAddr(host) // an address is not resolved
-		return err == nil || strings.EqualFold(host, "localhost") || name != "" && strings.EqualFold(host, name)
-	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// The proxy may have replaced Host (-target-host), but then it sets
 		// X-Forwarded-Host.
 		for _, host := range append([]string{r.Host}, r.Header["X-Forwarded-Host"]...) {
-			if !own(host) {
+			if !ownHost(host, name) {
 				http.Error(w, "the demo does not serve the host "+strconv.Quote(host)+
 					", want localhost, an IP address or the host of -listen", http.StatusForbidden)
 				return
@@ -107,6 +99,17 @@ func ownHosts(front string, h http.Handler) http.Handler {
 		}
 		h.ServeHTTP(w, r)
 	})
+}
+
+// ownHost reports whether hostport is localhost, an IP address, which is not
+// resolved, or the host name.
+func ownHost(hostport, name string) bool {
+	host, _, err := net.SplitHostPort(hostport)
+	if err != nil { // it has no port
+		host = strings.Trim(hostport, "[]")
+	}
+	_, err = netip.ParseAddr(host)
+	return err == nil || strings.EqualFold(host, "localhost") || name != "" && strings.EqualFold(host, name)
 }
 
 func servePage(w http.ResponseWriter, _ *http.Request) {

@@ -149,3 +149,15 @@ func TestASignalEndsTheFirstLookup(t *testing.T) {
 	require.Less(t, time.Since(began), 4*time.Second)
 	require.Equal(t, "wsproxy: a signal arrived before wsproxy had started\n", stderr.String())
 }
+
+func TestDNSIsForTheTargetsOfRoutesToo(t *testing.T) {
+	port := neighbours(t)
+	nameserver(t)("127.0.0.1", "127.0.0.2")
+	c := start(t, "-dns", "1h", "-route", "/ws=http://chat.test.:"+port, "-route", "/file=http://unix:/none.sock")
+	require.Contains(t, c.line, fmt.Sprintf("/ws -> http://chat.test.:%s (now 127.0.0.1:%s, 127.0.0.2:%s)\n", port, port, port))
+	_, first := c.get(t, "/ws", "")
+	_, second := c.get(t, "/ws", "")
+	require.ElementsMatch(t, []string{"127.0.0.1 ", "127.0.0.2 "}, []string{first, second})
+	code, _ := c.get(t, "/file", "")
+	require.Equal(t, http.StatusBadGateway, code, "a socket has no name to look up")
+}

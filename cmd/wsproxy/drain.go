@@ -7,12 +7,15 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync"
 
 	"example.com/wsproxy"
 )
 
-// opened is the hook for tunnels.
-func (v *service) opened(*wsproxy.Tunnel, *http.Request) func(wsproxy.Ending) { return v.closed }
+// hooks count the tunnels that the drain cuts.
+func (v *service) hooks() wsproxy.Hooks {
+	return wsproxy.Hooks{OnOpen: func(*wsproxy.Tunnel, *http.Request) func(wsproxy.Ending) { return v.closed }}
+}
 
 // closed counts the tunnels cut during the drain, but not those that reached the
 // send timeout while they waited for their turn of -spread.
@@ -27,7 +30,7 @@ func (v *service) closed(e wsproxy.Ending) {
 // something, or if the close timeout has.
 func (v *service) drain(signals <-chan os.Signal) error {
 	v.draining.Store(true)
-	v.log.Info("draining; another signal closes everything immediately", "tunnels", v.proxy.Stats().Live, "for", v.wait)
+	v.log.Info("draining; another signal closes everything immediately", "tunnels", v.live(), "for", v.wait)
 	ctx, stop := context.WithCancelCause(context.Background())
 	defer stop(nil)
 	ctx, cancel := context.WithTimeoutCause(ctx, v.wait, fmt.Errorf("still open after %v", v.wait))
@@ -52,10 +55,16 @@ func (v *service) drain(signals <-chan os.Signal) error {
 		}
 		unfinished <- n
 	}()
-	if v.spread > 0 { // Shutdown lets tunnels of other protocols go on until ctx is done
-		v.proxy.Drain(ctx, v.spread, func(t *wsproxy.Tunnel) bool { return t.Protocol() == "websocket" })
+	var routes sync.WaitGroup
+	for _, m := range v.routes {
+		routes.Go(func() {
+			if v.spread > 0 { // Shutdown lets tunnels of other protocols go on until ctx is done
+				m.proxy.Drain(ctx, v.spread, func(t *wsproxy.Tunnel) bool { return t.Protocol() == "websocket" })
+			}
+			m.proxy.Shutdown(ctx) // ignore the error: handshakes count as requests below
+		})
 	}
-	v.proxy.Shutdown(ctx) // ignore the error: handshakes count as requests below
+	routes.Wait()
 	var cut []string
 	requests := <-unfinished
 	if n := v.cut.Load(); n > 0 || requests > 0 {

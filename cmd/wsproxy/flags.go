@@ -23,9 +23,10 @@ type settings struct {
 	targets   []string // empty for the demo
 	bad       error    // the errors of targets
 	options   []wsproxy.Option
-	maxHeader int  // -max-header-bytes
-	http2     bool // offer HTTP/2
-	version   bool // only print the version
+	maxHeader int     // -max-header-bytes
+	http2     bool    // offer HTTP/2
+	version   bool    // only print the version
+	routes    []route // -route
 
 	policy           string
 	maxFails         int
@@ -99,6 +100,10 @@ func listenFlags(f *flag.FlagSet, s *settings, v *values) {
 }
 
 func targetFlags(f *flag.FlagSet, s *settings, v *values) {
+	f.Func("route", "nginx location: proxy the requests of a path to a target of their own, \"/path=target\";\n"+
+		"/ws is that path alone, /ws/ everything below it, with a redirect for /ws, which a\n"+
+		"WebSocket does not follow; for both, give both; the longest match wins, and other\n"+
+		"requests go to the target argument or get 404; `path=target` is repeatable", s.addRoute)
 	f.BoolVar(&v.targetHost, "target-host", false,
 		"nginx proxy_set_header Host $proxy_host: send the target's host, not the client's, as Host")
 	f.Func("header", "nginx proxy_set_header: set a `field` of every request to the target with \"Name: value\",\n"+
@@ -170,10 +175,12 @@ func timeFlags(f *flag.FlagSet, s *settings, v *values) {
 
 func limitFlags(f *flag.FlagSet, s *settings, v *values) {
 	f.IntVar(&v.maxTunnels, "max-tunnels", 0,
-		"nginx limit_conn over a whole server: at most `n` tunnels at once; 0 for no limit (default 0)")
+		"nginx limit_conn over a whole server: at most `n` tunnels at once, in each -route; 0 for no\n"+
+			"limit (default 0)")
 	f.IntVar(&v.maxTunnelsPerIP, "max-tunnels-per-ip", 0,
 		"nginx limit_conn by $binary_remote_addr: at most `n` tunnels at once from a client address\n"+
-			"or IPv6 /64; behind proxies give -trusted-proxy as well; 0 for no limit (default 0)")
+			"or IPv6 /64, in each -route; behind proxies give -trusted-proxy as well; 0 for no limit\n"+
+			"(default 0)")
 	f.Int64Var(&v.maxMessage, "max-message-size", 0,
 		"no nginx directive: maximum message size in each direction, in `bytes` on the wire; a\n"+
 			"larger message closes the tunnel with code 1009, a malformed frame with 1002; 0 for no\n"+

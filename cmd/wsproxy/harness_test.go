@@ -20,8 +20,9 @@ import (
 
 // A command is a run of the command that a test drives.
 type command struct {
-	line      string // the first of standard output
-	url, addr string // the address in line
+	line      string          // the first of standard output
+	stdout    *testkit.Buffer // the other lines
+	url, addr string          // the address in line
 	signals   chan os.Signal
 	stderr    *testkit.Buffer
 	exited    chan int
@@ -31,13 +32,15 @@ type command struct {
 func start(t *testing.T, args ...string) *command {
 	t.Helper()
 	r, stdout := io.Pipe()
-	c := &command{signals: make(chan os.Signal, 4), stderr: &testkit.Buffer{}, exited: make(chan int, 1)}
+	c := &command{signals: make(chan os.Signal, 4), stdout: &testkit.Buffer{}, stderr: &testkit.Buffer{}, exited: make(chan int, 1)}
 	go func() {
 		c.exited <- run(c.signals, append([]string{"-listen", "localhost:0"}, args...), stdout, c.stderr)
 		stdout.Close()
 	}()
-	line, err := bufio.NewReader(r).ReadString('\n')
+	lines := bufio.NewReader(r)
+	line, err := lines.ReadString('\n')
 	require.NoError(t, err, c.stderr)
+	go io.Copy(c.stdout, lines) // until the command exits
 	t.Cleanup(func() {
 		c.signals <- os.Interrupt
 		c.signals <- os.Interrupt
@@ -52,7 +55,9 @@ func (c *command) setURL(t *testing.T, line string) {
 	require.True(t, ok, line)
 	c.line = line
 	c.url, _, _ = strings.Cut(rest, " ")
-	_, c.addr, _ = strings.Cut(c.url, "://")
+	scheme, addr, _ := strings.Cut(c.url, "://")
+	c.addr, _, _ = strings.Cut(addr, "/") // a route's path
+	c.url = scheme + "://" + c.addr
 }
 
 // exit waits for the command to exit and returns its status.

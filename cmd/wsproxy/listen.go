@@ -40,7 +40,7 @@ func (v *service) newServer() *http.Server {
 		names = []string{"h2", "http/1.1"}
 	}
 	return &http.Server{
-		Handler:           v.proxy,
+		Handler:           v.handler(),
 		MaxHeaderBytes:    v.maxHeader,
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       75 * time.Second, // nginx's keepalive_timeout

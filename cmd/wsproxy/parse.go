@@ -99,12 +99,15 @@ func parse(args []string) (*settings, error) {
 	}
 
 	errs = append(errs, s.checkUpstream()...)
+	misrouted, badRoutes := s.checkRoutes()
+	errs = append(errs, misrouted...)
 	s.options = v.options()
 	if _, err := wsproxy.New("http://localhost", s.options...); err != nil {
 		errs = append(errs, err)
 	}
 	bad, mismatched := checkTargets(s.targets)
 	errs = append(errs, mismatched...)
+	bad = append(bad, badRoutes...)
 	if errs == nil {
 		s.bad = errors.Join(bad...)
 		return s, nil

@@ -2,45 +2,177 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net/http"
 	"os"
+	"path"
+	"strings"
 	"sync"
 
 	"example.com/wsproxy"
 )
 
-// open sets the proxy and shown. end closes the demo upstream. It calls watching
-// for each goroutine that follows the addresses of a target until ctx is done.
-func (v *service) open(ctx context.Context, signals <-chan os.Signal, watching *sync.WaitGroup) (end func(), err error) {
-	options := append(v.options, wsproxy.WithLogger(v.log), wsproxy.WithHooks(wsproxy.Hooks{OnOpen: v.opened}))
-	if len(v.targets) == 0 {
-		demo, err := newDemo(v.log, v.listen)
-		if err != nil {
-			return nil, fmt.Errorf("demo upstream: %w", err)
+// A route is a pattern of http.ServeMux and its targets. That of the target
+// arguments is "/".
+type route struct {
+	pattern string
+	targets []string
+}
+
+// A mounted is a route of the running command.
+type mounted struct {
+	pattern  string
+	proxy    *wsproxy.Proxy
+	upstream *wsproxy.Upstream // nil if there is a single server
+	shown    string            // the targets, without secrets
+}
+
+// allRoutes returns the route of the target arguments and those of -route.
+func (s *settings) allRoutes() []route {
+	if len(s.targets) == 0 {
+		return s.routes
+	}
+	return append([]route{{"/", s.targets}}, s.routes...)
+}
+
+// addRoute parses a value of -route. Its errors name no target, which package
+// flag would print with its query.
+func (s *settings) addRoute(value string) error {
+	pattern, target, found := strings.Cut(value, "=")
+	if !found {
+		return errors.New("want /path=target")
+	}
+	s.routes = append(s.routes, route{pattern, []string{target}})
+	return nil
+}
+
+// checkRoutes returns the errors of the patterns, and those of the targets
+// of -route in bad.
+func (s *settings) checkRoutes() (errs, bad []error) {
+	seen := map[string]bool{"/": len(s.targets) > 0}
+	mux := http.NewServeMux()
+	for _, r := range s.routes {
+		switch {
+		case !strings.HasPrefix(r.pattern, "/"):
+			errs = append(errs, fmt.Errorf("-route: %q does not begin with a slash, want /path=target", withoutQuery(r.pattern)))
+		case strings.TrimSuffix(r.pattern, "/") != strings.TrimSuffix(path.Clean(r.pattern), "/"):
+			errs = append(errs, fmt.Errorf("-route: %q is not a clean path, want %q", r.pattern, path.Clean(r.pattern)))
+		case seen[r.pattern] && r.pattern == "/":
+			errs = append(errs, errors.New(`-route: "/" has a target already, want another path or no target after the flags`))
+		case seen[r.pattern]:
+			errs = append(errs, fmt.Errorf("-route: %q is given twice, want it once", r.pattern))
+		default:
+			if err := register(mux, r.pattern); err != nil {
+				errs = append(errs, fmt.Errorf("-route: %q: %w", r.pattern, err))
+			}
 		}
-		if v.proxy, err = wsproxy.New(demo.url, options...); err != nil {
-			demo.close()
+		seen[r.pattern] = true
+		if _, err := wsproxy.New(r.targets[0]); err != nil {
+			for line := range strings.SplitSeq(err.Error(), "\n") {
+				bad = append(bad, fmt.Errorf("-route %q: %s", r.pattern, strings.TrimPrefix(line, "wsproxy: ")))
+			}
+		}
+	}
+	return errs, bad
+}
+
+// register adds pattern to mux, which panics if it is malformed or conflicts
+// with an earlier one.
+func register(mux *http.ServeMux, pattern string) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			first, _, _ := strings.Cut(fmt.Sprint(v), "\n")
+			_, text, found := strings.Cut(first, fmt.Sprintf("parsing %q: ", pattern))
+			if !found { // of "/a/{x}" and "/{y}/b", each matches something that the other does not
+				text = "another -route matches some of the same paths, and neither is more specific"
+			}
+			err = errors.New(text)
+		}
+	}()
+	mux.Handle(pattern, http.NotFoundHandler())
+	return nil
+}
+
+// open opens the proxies of all routes, or that of the demo. end closes the demo's
+// upstream. Each goroutine that follows the addresses of a name until ctx is done
+// is added to watching.
+func (v *service) open(ctx context.Context, signals <-chan os.Signal, watching *sync.WaitGroup) (end func(), err error) {
+	routes := v.allRoutes()
+	if len(routes) == 0 {
+		return v.openDemo()
+	}
+	for _, r := range routes {
+		m := &mounted{pattern: r.pattern}
+		u, resolver, err := v.upstreamOf(ctx, r.targets, signals)
+		if err != nil {
 			return nil, err
 		}
-		v.shown = "demo upstream"
-		demo.serve(v.proxy)
-		return demo.close, nil
+		options := v.optionsFor()
+		target := r.targets[0]
+		if u != nil {
+			options = append(options, wsproxy.WithUpstream(u))
+			target = withoutSocket(target)
+		}
+		if m.proxy, err = wsproxy.New(target, options...); err != nil {
+			return nil, err
+		}
+		if resolver != nil {
+			watching.Go(func() {
+				u.Watch(ctx, resolver, func(err error) {
+					v.log.Warn("servers not found, keeping the last ones", "route", m.pattern, "error", err)
+				})
+			})
+		}
+		m.upstream, m.shown = u, v.names(r.targets, u)
+		v.routes = append(v.routes, m)
 	}
-	u, resolver, err := v.upstream(ctx, signals)
+	return func() {}, nil
+}
+
+func (v *service) openDemo() (end func(), err error) {
+	demo, err := newDemo(v.log, v.listen)
 	if err != nil {
+		return nil, fmt.Errorf("demo upstream: %w", err)
+	}
+	m := &mounted{pattern: "/", shown: "demo upstream"}
+	if m.proxy, err = wsproxy.New(demo.url, v.optionsFor()...); err != nil {
+		demo.close()
 		return nil, err
 	}
-	if resolver != nil {
-		watching.Go(func() {
-			u.Watch(ctx, resolver, func(err error) { v.log.Warn("servers not found, keeping the last ones", "error", err) })
-		})
+	v.routes = []*mounted{m}
+	demo.serve(m.proxy)
+	return demo.close, nil
+}
+
+func (v *service) optionsFor() []wsproxy.Option {
+	return append(v.options[:len(v.options):len(v.options)], wsproxy.WithLogger(v.log), wsproxy.WithHooks(v.hooks()))
+}
+
+// handler returns the only proxy, or a mux for several. The mux redirects a path
+// with "//" or a dot segment to the clean path.
+func (v *service) handler() http.Handler {
+	if len(v.routes) == 1 && v.routes[0].pattern == "/" {
+		return v.routes[0].proxy
 	}
-	target := v.targets[0]
-	if u != nil {
-		options = append(options, wsproxy.WithUpstream(u))
-		target = withoutSocket(target)
+	mux := http.NewServeMux()
+	for _, m := range v.routes {
+		mux.Handle(m.pattern, m.proxy)
 	}
-	v.proxy, err = wsproxy.New(target, options...)
-	v.shown = v.names(u)
-	return func() {}, err
+	return mux
+}
+
+// live returns the number of open tunnels.
+func (v *service) live() (n int) {
+	for _, m := range v.routes {
+		n += m.proxy.Stats().Live
+	}
+	return n
+}
+
+// closeProxies closes all tunnels at once.
+func (v *service) closeProxies() {
+	for _, m := range v.routes {
+		m.proxy.Close()
+	}
 }

@@ -5,12 +5,12 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
-
-	"example.com/wsproxy"
 )
 
 // serve proxies until a signal arrives and the drain has ended. It returns an
@@ -39,8 +39,7 @@ func (s *settings) serve(signals <-chan os.Signal, stdout, stderr io.Writer) err
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(stdout, "wsproxy: %s -> %s\n", s.url(l), v.shown)
-
+	io.WriteString(stdout, v.started(l))
 	failed := make(chan error, 1)
 	go func() {
 		if s.cert != "" {
@@ -51,7 +50,7 @@ func (s *settings) serve(signals <-chan os.Signal, stdout, stderr io.Writer) err
 	}()
 	select {
 	case err := <-failed:
-		v.proxy.Close()
+		v.closeProxies()
 		v.server.Close()
 		return err
 	case <-signals:
@@ -61,12 +60,28 @@ func (s *settings) serve(signals <-chan os.Signal, stdout, stderr io.Writer) err
 	}
 }
 
+// started returns the lines for standard output: the URL and the servers of each
+// route.
+func (v *service) started(l net.Listener) string {
+	var lines strings.Builder
+	for _, m := range v.routes {
+		url, note, _ := strings.Cut(v.url(l), " ")
+		if m.pattern != "/" {
+			url += m.pattern
+		}
+		if note != "" {
+			url += " " + note
+		}
+		fmt.Fprintf(&lines, "wsproxy: %s -> %s\n", url, m.shown)
+	}
+	return lines.String()
+}
+
 // A service is the command while it runs.
 type service struct {
 	*settings
 	log      *slog.Logger
-	proxy    *wsproxy.Proxy
-	shown    string // the targets, in the first line of standard output
+	routes   []*mounted
 	server   *http.Server
 	requests sync.Map // connections with a plain request or a handshake in progress
 	draining atomic.Bool

@@ -119,21 +119,23 @@ func (s *settings) checkUpstream() (errs []error) {
 	if s.failTimeout <= 0 {
 		fail("-fail-timeout: %q is not positive, want a duration such as 10s", s.failTimeout)
 	}
-	switch {
+	switch routes := s.allRoutes(); {
 	case s.dns < 0:
 		fail("-dns: %q is negative, want an interval or 0 for none", s.dns)
 	case s.dns == 0:
-	case len(s.targets) != 1:
+	case len(s.targets) > 1 || routes == nil:
 		fail("-dns: %d targets, want one, whose name to look up", len(s.targets))
-	case strings.Contains(s.targets[0], "://unix:"):
-		fail("-dns: target %q is a unix socket, want a target with a host name", s.targets[0])
+	case !slices.ContainsFunc(routes, func(r route) bool { return !isUnix(r.targets[0]) }):
+		fail("-dns: target %q is a unix socket, want a target with a host name", withoutQuery(routes[0].targets[0]))
 	}
 	return errs
 }
 
-// upstream returns the Upstream of the targets and, with -dns, its resolver. Both
-// are nil for a single target without -dns.
-func (s *settings) upstream(ctx context.Context, signals <-chan os.Signal) (*wsproxy.Upstream, wsproxy.Resolver, error) {
+func isUnix(target string) bool { return strings.Contains(target, "://unix:") }
+
+// upstreamOf returns the Upstream of a route's targets and, with -dns, its
+// resolver. Both are nil for a single target without -dns.
+func (s *settings) upstreamOf(ctx context.Context, targets []string, signals <-chan os.Signal) (*wsproxy.Upstream, wsproxy.Resolver, error) {
 	like := wsproxy.Server{MaxFails: s.maxFails, FailTimeout: s.failTimeout}
 	if s.maxFails == 0 {
 		like.MaxFails = wsproxy.NeverDown
@@ -141,16 +143,16 @@ func (s *settings) upstream(ctx context.Context, signals <-chan os.Signal) (*wsp
 	var servers []wsproxy.Server
 	var resolver wsproxy.Resolver
 	switch {
-	case s.dns > 0:
-		p := placeOf(s.targets[0])
+	case s.dns > 0 && !isUnix(targets[0]):
+		p := placeOf(targets[0])
 		port, _ := strconv.Atoi(p.port)
 		resolver = wsproxy.DNS{Name: p.host, Port: port, Interval: s.dns, Server: like}
 		var err error
 		if servers, err = firstLookup(ctx, resolver, signals); err != nil {
 			return nil, nil, err
 		}
-	case len(s.targets) > 1:
-		for _, target := range s.targets {
+	case len(targets) > 1:
+		for _, target := range targets {
 			server := like
 			server.Addr = placeOf(target).addr
 			servers = append(servers, server)
@@ -182,14 +184,15 @@ func firstLookup(ctx context.Context, r wsproxy.Resolver, signals <-chan os.Sign
 	}
 }
 
-// names returns the targets, and with -dns their addresses, for the start line.
-func (s *settings) names(u *wsproxy.Upstream) string {
+// names returns the targets of a route, and with -dns their addresses, for the
+// start line.
+func (s *settings) names(targets []string, u *wsproxy.Upstream) string {
 	var names []string
-	for _, target := range s.targets {
+	for _, target := range targets {
 		names = append(names, withoutQuery(target))
 	}
 	line := strings.Join(names, ", ")
-	if s.dns > 0 {
+	if s.dns > 0 && u != nil {
 		var addrs []string
 		for _, server := range u.Servers() {
 			addrs = append(addrs, server.Addr)
