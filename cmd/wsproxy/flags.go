@@ -166,9 +166,9 @@ func timeFlags(f *flag.FlagSet, s *settings, v *values) {
 			"the proxy; 0 for no limit")
 	f.DurationVar(&v.lifetime, "max-lifetime", 0,
 		"no nginx directive: maximum lifetime of a tunnel, busy or idle; 0 for no limit (default 0s)")
-	f.DurationVar(&v.ping, "ping", 0,
-		"no nginx directive: ping either end of a tunnel that has sent nothing for this `interval`;\n"+
-			"0 for no pings (default 0s)")
+	f.DurationVar(&v.ping, "ping", 25*time.Second,
+		"no nginx directive: ping either end of a tunnel that has sent nothing for this `interval`, so\n"+
+			"that -read-timeout ends no tunnel whose ends answer; 0 for no pings")
 	f.DurationVar(&v.pingTimeout, "ping-timeout", 10*time.Second,
 		"no nginx directive: maximum time without data from an end after a ping of -ping")
 }

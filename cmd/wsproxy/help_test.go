@@ -24,7 +24,7 @@ var reference = map[string]struct{ value, directives string }{
 	"body-timeout":       {"60s", "nginx client_body_timeout"},
 	"close-timeout":      {"10s", "no nginx directive (it closes both sides at the first end)"},
 	"max-lifetime":       {"0", "no nginx directive"},
-	"ping":               {"0", "no nginx directive"},
+	"ping":               {"25s", "no nginx directive"},
 	"ping-timeout":       {"10s", "no nginx directive"},
 	"max-tunnels":        {"0", "nginx limit_conn over a whole server"},
 	"max-tunnels-per-ip": {"0", "nginx limit_conn by $binary_remote_addr"},

@@ -50,7 +50,7 @@
 //	-close-timeout d         the second side of a tunnel after the first, and
 //	                         both after a Close frame from the proxy (10s)
 //	-max-lifetime d          lifetime of a tunnel (0: no limit)
-//	-ping interval           ping an end that sends nothing (0: never)
+//	-ping interval           ping an end that sends nothing (25s; 0: never)
 //	-ping-timeout d          time without data after a ping (10s)
 //	-max-tunnels n           tunnels at once (0: no limit)
 //	-max-tunnels-per-ip n    tunnels at once from a client address (0: no limit)
