@@ -12,9 +12,17 @@ import (
 	"example.com/wsproxy"
 )
 
-// hooks count the tunnels that the drain cuts.
-func (v *service) hooks() wsproxy.Hooks {
-	return wsproxy.Hooks{OnOpen: func(*wsproxy.Tunnel, *http.Request) func(wsproxy.Ending) { return v.closed }}
+// hooks log the tunnels of a route that the proxy ends, and count those that the
+// drain cuts.
+func (v *service) hooks(m *mounted) wsproxy.Hooks {
+	return wsproxy.Hooks{
+		OnOpen: func(t *wsproxy.Tunnel, _ *http.Request) func(wsproxy.Ending) {
+			return func(e wsproxy.Ending) {
+				v.closed(e)
+				v.endings.closed(m.pattern, t, e)
+			}
+		},
+	}
 }
 
 // closed counts the tunnels cut during the drain, but not those that reached the

@@ -23,10 +23,11 @@ type settings struct {
 	targets   []string // empty for the demo
 	bad       error    // the errors of targets
 	options   []wsproxy.Option
-	maxHeader int     // -max-header-bytes
-	http2     bool    // offer HTTP/2
-	version   bool    // only print the version
-	routes    []route // -route
+	maxHeader int                       // -max-header-bytes
+	http2     bool                      // offer HTTP/2
+	version   bool                      // only print the version
+	routes    []route                   // -route
+	hints     map[wsproxy.Reason]string // for tunnels that the proxy ends
 
 	policy           string
 	maxFails         int

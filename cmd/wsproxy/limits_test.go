@@ -21,6 +21,14 @@ func silence(t *testing.T) (addr string) {
 	t.Cleanup(func() { l.Close() })
 	return l.Addr().String()
 }
+
+// endedByTheProxy waits for the log line of a tunnel that the proxy itself has
+// ended. Such a tunnel was logged at debug level only.
+func (c *command) endedByTheProxy(t *testing.T, reasonAndHint string) {
+	t.Helper()
+	c.stderr.Await(t, `level=INFO msg="the proxy ended a tunnel" `+reasonAndHint+` route=/ id=`)
+}
+
 func TestConnectTimeoutBoundsTheWayToTheTarget(t *testing.T) {
 	c := start(t, "-connect-timeout", "20ms", "https://"+silence(t)) // a TLS handshake without an answer
 	code, _ := c.get(t, "/", "")
@@ -30,22 +38,22 @@ func TestConnectTimeoutBoundsTheWayToTheTarget(t *testing.T) {
 func TestReadTimeoutEndsASilentTunnel(t *testing.T) {
 	t.Parallel()
 	url, conns := switches(t)
-	c := start(t, "-read-timeout", "2s", "-close-timeout", "500ms", "-log", "debug", url)
+	c := start(t, "-read-timeout", "2s", "-close-timeout", "500ms", url)
 	client, _ := c.tunnel(t, conns) // its 101 must arrive within the timeout, too
 	client.ended(t)
-	c.stderr.Await(t, `reason="read timeout"`)
+	c.endedByTheProxy(t, `reason="read timeout" hint="nothing crossed the tunnel for -read-timeout 2s; raise it, or set -ping below it"`)
 }
 
 func TestSendTimeoutEndsATunnelWhoseClientStopsReading(t *testing.T) {
 	url, conns := switches(t)
-	c := start(t, "-send-timeout", "50ms", "-read-timeout", "0", "-log", "debug", url)
+	c := start(t, "-send-timeout", "50ms", "-read-timeout", "0", url)
 	_, server := c.tunnel(t, conns)
 	var err error
 	for flood := make([]byte, 1<<20); err == nil; {
 		_, err = server.Write(flood)
 	}
 	require.NotErrorIs(t, err, os.ErrDeadlineExceeded, "the tunnel stays open")
-	c.stderr.Await(t, `reason="send timeout"`)
+	c.endedByTheProxy(t, `reason="send timeout" hint="an end read nothing for -send-timeout 50ms; raise it"`)
 }
 
 func TestBodyTimeoutIsA408(t *testing.T) {
@@ -70,16 +78,16 @@ func TestCloseTimeoutBoundsTheSecondSideOfATunnel(t *testing.T) {
 func TestMaxLifetimeEndsATunnel(t *testing.T) {
 	t.Parallel()
 	url, conns := switches(t)
-	c := start(t, "-max-lifetime", "1s", "-close-timeout", "500ms", "-log", "debug", url)
+	c := start(t, "-max-lifetime", "1s", "-close-timeout", "500ms", url)
 	client, _ := c.tunnel(t, conns)
 	client.ended(t)
-	c.stderr.Await(t, `reason="max lifetime"`)
+	c.endedByTheProxy(t, `reason="max lifetime" hint="the tunnel reached -max-lifetime 1s; raise it"`)
 }
 
 func TestPingFindsAnEndThatIsGone(t *testing.T) {
 	t.Parallel()
 	url, conns := switches(t)
-	c := start(t, "-ping", "500ms", "-ping-timeout", "1s", "-close-timeout", "500ms", "-read-timeout", "0", "-log", "debug", url)
+	c := start(t, "-ping", "500ms", "-ping-timeout", "1s", "-close-timeout", "500ms", "-read-timeout", "0", url)
 	client, server := c.tunnel(t, conns)
 	for _, end := range []*peer{client, server} {
 		opcode, _ := end.frame(t)
@@ -87,7 +95,7 @@ func TestPingFindsAnEndThatIsGone(t *testing.T) {
 	}
 	client.ended(t)
 	server.ended(t)
-	c.stderr.Await(t, `reason="ping timeout"`)
+	c.endedByTheProxy(t, `reason="ping timeout" hint="an end did not answer a ping for -ping-timeout 1s; raise it, or switch pings off with -ping 0"`)
 }
 
 func TestMaxTunnelsRefusesOneMore(t *testing.T) {
@@ -113,7 +121,7 @@ func TestMaxTunnelsRefusesOneMore(t *testing.T) {
 
 func TestMaxMessageSizeHoldsForBothDirections(t *testing.T) {
 	url, conns := switches(t)
-	c := start(t, "-max-message-size", "5", "-log", "debug", url)
+	c := start(t, "-max-message-size", "5", url)
 	tooBig := func(send func(client, server *peer)) {
 		client, server := c.tunnel(t, conns)
 		client.sendFrame(t, text, "12345")
@@ -133,7 +141,7 @@ func TestMaxMessageSizeHoldsForBothDirections(t *testing.T) {
 	}
 	tooBig(func(client, _ *peer) { client.sendFrame(t, text, "123456") })
 	tooBig(func(_, server *peer) { server.reply(t, text, "123456") })
-	c.stderr.Await(t, "reason=limit")
+	c.endedByTheProxy(t, `reason=limit hint="a message was larger than -max-message-size 5; raise it"`)
 }
 
 // Without the flag the server accepted a header of 1 MiB. Unless the tunnel is

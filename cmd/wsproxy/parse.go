@@ -101,6 +101,7 @@ func parse(args []string) (*settings, error) {
 	errs = append(errs, s.checkUpstream()...)
 	misrouted, badRoutes := s.checkRoutes()
 	errs = append(errs, misrouted...)
+	s.hints = v.hints()
 	s.options = v.options()
 	if _, err := wsproxy.New("http://localhost", s.options...); err != nil {
 		errs = append(errs, err)

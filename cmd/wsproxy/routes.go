@@ -108,7 +108,7 @@ func (v *service) open(ctx context.Context, signals <-chan os.Signal, watching *
 		if err != nil {
 			return nil, err
 		}
-		options := v.optionsFor()
+		options := v.optionsFor(m)
 		target := r.targets[0]
 		if u != nil {
 			options = append(options, wsproxy.WithUpstream(u))
@@ -136,7 +136,7 @@ func (v *service) openDemo() (end func(), err error) {
 		return nil, fmt.Errorf("demo upstream: %w", err)
 	}
 	m := &mounted{pattern: "/", shown: "demo upstream"}
-	if m.proxy, err = wsproxy.New(demo.url, v.optionsFor()...); err != nil {
+	if m.proxy, err = wsproxy.New(demo.url, v.optionsFor(m)...); err != nil {
 		demo.close()
 		return nil, err
 	}
@@ -145,8 +145,8 @@ func (v *service) openDemo() (end func(), err error) {
 	return demo.close, nil
 }
 
-func (v *service) optionsFor() []wsproxy.Option {
-	return append(v.options[:len(v.options):len(v.options)], wsproxy.WithLogger(v.log), wsproxy.WithHooks(v.hooks()))
+func (v *service) optionsFor(m *mounted) []wsproxy.Option {
+	return append(v.options[:len(v.options):len(v.options)], wsproxy.WithLogger(v.log), wsproxy.WithHooks(v.hooks(m)))
 }
 
 // handler returns the only proxy, or a mux for several. The mux redirects a path

@@ -25,7 +25,8 @@ func (s *settings) serve(signals <-chan os.Signal, stdout, stderr io.Writer) err
 	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
 
-	v := &service{settings: s, log: log}
+	v := &service{settings: s, log: log, endings: newEndings(log, s.hints)}
+	defer v.endings.repeats.flush()
 	end, err := v.open(ctx, signals, &watching)
 	if err != nil {
 		return err
@@ -82,6 +83,7 @@ type service struct {
 	*settings
 	log      *slog.Logger
 	routes   []*mounted
+	endings  *endings
 	server   *http.Server
 	requests sync.Map // connections with a plain request or a handshake in progress
 	draining atomic.Bool
