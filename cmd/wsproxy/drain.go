@@ -12,16 +12,19 @@ import (
 	"example.com/wsproxy"
 )
 
-// hooks log the tunnels of a route that the proxy ends, and count those that the
+// hooks log the tunnels and refusals of a route and count the tunnels that the
 // drain cuts.
 func (v *service) hooks(m *mounted) wsproxy.Hooks {
 	return wsproxy.Hooks{
-		OnOpen: func(t *wsproxy.Tunnel, _ *http.Request) func(wsproxy.Ending) {
+		OnOpen: func(t *wsproxy.Tunnel, r *http.Request) func(wsproxy.Ending) {
+			v.access.opened(m.pattern, t, r)
 			return func(e wsproxy.Ending) {
 				v.closed(e)
+				v.access.closed(m.pattern, t, e)
 				v.endings.closed(m.pattern, t, e)
 			}
 		},
+		OnRefuse: func(r *http.Request, status int, err error) { v.access.refused(m.pattern, r, status, err) },
 	}
 }
 

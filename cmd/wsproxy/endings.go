@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"slices"
-	"strings"
 	"time"
 
 	"example.com/wsproxy"
@@ -59,32 +57,4 @@ func (l *endings) closed(route string, t *wsproxy.Tunnel, e wsproxy.Ending) {
 	l.log.LogAttrs(context.Background(), slog.LevelInfo, "the proxy ended a tunnel", shortened(
 		[]slog.Attr{slog.String("reason", e.Reason.String()), slog.String("hint", hint)}, about(route, t),
 		[]slog.Attr{slog.Duration("lifetime", e.Lifetime.Round(time.Millisecond))})...)
-}
-
-// shortened returns the attributes of all groups, each string shortened to maxLogged
-// bytes.
-func shortened(groups ...[]slog.Attr) []slog.Attr {
-	attrs := slices.Concat(groups...)
-	for i, a := range attrs {
-		if s := a.Value; s.Kind() == slog.KindString && len(s.String()) > maxLogged {
-			attrs[i].Value = slog.StringValue(strings.ToValidUTF8(s.String()[:maxLogged], "") + "…")
-		}
-	}
-	return attrs
-}
-
-// maxLogged is the maximum length of a logged string.
-const maxLogged = 512
-
-// about returns what a tunnel is from its start to its end.
-func about(route string, t *wsproxy.Tunnel) []slog.Attr {
-	attrs := []slog.Attr{slog.String("route", route)}
-	for _, a := range t.LogValue().Group() {
-		switch a.Key {
-		case "opened_at", "from_client", "from_upstream":
-		default:
-			attrs = append(attrs, a)
-		}
-	}
-	return attrs
 }

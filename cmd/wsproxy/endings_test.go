@@ -16,7 +16,7 @@ import (
 func TestRepeatedEndingsAreOneLineAndTheirNumber(t *testing.T) {
 	t.Parallel()
 	url, conns := switches(t)
-	c := start(t, "-max-message-size", "5", "-log", "info", url)
+	c := start(t, "-max-message-size", "5", "-log", "info", "-access-log", "text", url)
 	for range 5 {
 		client, server := c.tunnel(t, conns)
 		client.sendFrame(t, text, "123456")
@@ -24,6 +24,7 @@ func TestRepeatedEndingsAreOneLineAndTheirNumber(t *testing.T) {
 		server.Close()
 		client.Close()
 	}
+	require.Equal(t, 5, strings.Count(strings.Join(c.logged(t, 10), "\n"), "reason=limit"), "the access log collapses nothing")
 	c.signals <- syscall.SIGTERM
 	require.Zero(t, c.exit(t), c.stderr)
 	require.Equal(t, 1, strings.Count(c.stderr.String(), `msg="the proxy ended a tunnel"`), c.stderr)
@@ -33,16 +34,16 @@ func TestRepeatedEndingsAreOneLineAndTheirNumber(t *testing.T) {
 func TestTunnelsThatTheirEndsCloseAreNotLogged(t *testing.T) {
 	t.Parallel()
 	url, conns := switches(t)
-	c := start(t, "-log", "debug", url)
+	c := start(t, "-access-log", "text", url)
 	for range 3 {
 		client, server := c.tunnel(t, conns)
 		client.Close()
 		server.Close()
 	}
-	c.forgets(t, 3)
+	c.logged(t, 6)
 	c.signals <- syscall.SIGTERM
 	require.Zero(t, c.exit(t), c.stderr)
-	require.NotContains(t, c.stderr.String(), "the proxy ended")
+	require.NotContains(t, c.stderr.String(), "tunnel ")
 }
 
 func TestRepeatsAreCountedInWindows(t *testing.T) {

@@ -27,6 +27,8 @@ type settings struct {
 	http2     bool                      // offer HTTP/2
 	version   bool                      // only print the version
 	routes    []route                   // -route
+	access    string                    // -access-log
+	forwarded bool                      // -trusted-proxy is set
 	hints     map[wsproxy.Reason]string // for tunnels that the proxy ends
 
 	policy           string
@@ -189,6 +191,9 @@ func limitFlags(f *flag.FlagSet, s *settings, v *values) {
 }
 
 func runFlags(f *flag.FlagSet, s *settings, v *values) {
+	f.StringVar(&s.access, "access-log", "off",
+		"nginx access_log: write a line to standard output when a tunnel opens, when it ends and when\n"+
+			"an upgrade is refused, but none for plain requests, in this `format`: text, json or off")
 	f.BoolVar(&v.detached, "detached", false,
 		"no nginx directive (its connections are always so): free the HTTP server's goroutine and\n"+
 			"buffers while a tunnel is open, which saves memory with many idle tunnels")

@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
@@ -98,10 +99,14 @@ func parse(args []string) (*settings, error) {
 		fail("-log: %q is not a level, want debug, info, warn or error", v.level)
 	}
 
+	if !slices.Contains(accessFormats, s.access) {
+		fail("-access-log: %q is not a format, want text, json or off", s.access)
+	}
+
 	errs = append(errs, s.checkUpstream()...)
 	misrouted, badRoutes := s.checkRoutes()
 	errs = append(errs, misrouted...)
-	s.hints = v.hints()
+	s.forwarded, s.hints = v.trusted != nil, v.hints()
 	s.options = v.options()
 	if _, err := wsproxy.New("http://localhost", s.options...); err != nil {
 		errs = append(errs, err)

@@ -156,11 +156,26 @@ func (v *service) handler() http.Handler {
 		return v.routes[0].proxy
 	}
 	mux := http.NewServeMux()
+	var all bool
 	for _, m := range v.routes {
 		mux.Handle(m.pattern, m.proxy)
+		all = all || m.pattern == "/"
+	}
+	if !all {
+		mux.HandleFunc("/", v.unrouted)
 	}
 	return mux
 }
+
+// unrouted responds to requests that match no route.
+func (v *service) unrouted(w http.ResponseWriter, r *http.Request) {
+	http.NotFound(w, r)
+	if r.Header.Get("Upgrade") != "" || r.Method == http.MethodConnect {
+		v.access.refused("", r, http.StatusNotFound, errUnrouted)
+	}
+}
+
+var errUnrouted = errors.New("no -route matches the path")
 
 // live returns the number of open tunnels.
 func (v *service) live() (n int) {

@@ -54,13 +54,16 @@ func TestARoutesTargetMayHaveAPathToPutBefore(t *testing.T) {
 
 func TestRoutesNeedNoTargetArgument(t *testing.T) {
 	t.Parallel()
-	c := start(t, "-route", "/ws="+named(t, "ws"))
+	c := start(t, "-access-log", "text", "-route", "/ws="+named(t, "ws"))
 	_, name := c.open(t, "/ws", "")
 	require.Equal(t, "ws", name)
 	code, _ := c.get(t, "/", "")
 	require.Equal(t, http.StatusNotFound, code, "no demo either")
 	_, res := c.ask(t, "/elsewhere", upgradeFields)
 	require.Equal(t, http.StatusNotFound, res.StatusCode)
+	c.stdout.Await(t, `msg="upgrade refused" route="" client=`)
+	c.stdout.Await(t, ` path=/elsewhere status=404 error="no -route matches the path"`)
+	require.Equal(t, 1, strings.Count(c.stdout.String(), "refused"), "a plain request is no upgrade")
 }
 
 func TestEachRouteHasALineAtTheStart(t *testing.T) {

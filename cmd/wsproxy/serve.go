@@ -25,7 +25,7 @@ func (s *settings) serve(signals <-chan os.Signal, stdout, stderr io.Writer) err
 	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
 
-	v := &service{settings: s, log: log, endings: newEndings(log, s.hints)}
+	v := &service{settings: s, log: log, access: newAccessLog(s.access, stdout, s.forwarded), endings: newEndings(log, s.hints)}
 	defer v.endings.repeats.flush()
 	end, err := v.open(ctx, signals, &watching)
 	if err != nil {
@@ -83,6 +83,7 @@ type service struct {
 	*settings
 	log      *slog.Logger
 	routes   []*mounted
+	access   *accessLog // nil if it is off
 	endings  *endings
 	server   *http.Server
 	requests sync.Map // connections with a plain request or a handshake in progress

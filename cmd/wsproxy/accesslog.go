@@ -1,0 +1,132 @@
+package main
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"example.com/wsproxy"
+)
+
+// accessFormats are the values of -access-log.
+var accessFormats = []string{"off", "text", "json"}
+
+// An accessLog writes a line when a tunnel opens and when it ends, and one for
+// each refused upgrade.
+type accessLog struct {
+	log       *slog.Logger
+	forwarded bool // clients may be behind proxies
+}
+
+// newAccessLog returns nil for the format off.
+func newAccessLog(format string, w io.Writer, forwarded bool) *accessLog {
+	switch format {
+	case "text":
+		return &accessLog{slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{ReplaceAttr: accessAttr})), forwarded}
+	case "json":
+		return &accessLog{slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{ReplaceAttr: accessAttrJSON})), forwarded}
+	}
+	return nil
+}
+
+// accessAttr drops the level, which is always the same.
+func accessAttr(groups []string, a slog.Attr) slog.Attr {
+	if groups == nil && a.Key == slog.LevelKey {
+		return slog.Attr{}
+	}
+	if a.Value.Kind() == slog.KindDuration {
+		a.Value = slog.DurationValue(a.Value.Duration().Round(time.Microsecond))
+	}
+	return a
+}
+
+// accessAttrJSON writes durations in seconds. Package slog would write
+// nanoseconds.
+func accessAttrJSON(groups []string, a slog.Attr) slog.Attr {
+	a = accessAttr(groups, a)
+	if a.Value.Kind() == slog.KindDuration {
+		a.Value = slog.Float64Value(a.Value.Duration().Seconds())
+	}
+	return a
+}
+
+func (l *accessLog) opened(route string, t *wsproxy.Tunnel, r *http.Request) {
+	if l != nil {
+		l.write("tunnel opened", about(route, t), client(r))
+	}
+}
+
+func (l *accessLog) closed(route string, t *wsproxy.Tunnel, e wsproxy.Ending) {
+	if l != nil {
+		l.write("tunnel closed", about(route, t), e.LogValue().Group())
+	}
+}
+
+// refused logs an upgrade that opened no tunnel. err is nil if the upstream has
+// responded with status.
+func (l *accessLog) refused(route string, r *http.Request, status int, err error) {
+	if l == nil {
+		return
+	}
+	ip, _, splitErr := net.SplitHostPort(r.RemoteAddr)
+	if splitErr != nil { // on a unix socket
+		ip = r.RemoteAddr
+	}
+	attrs := []slog.Attr{slog.String("route", route), slog.String("client", ip)}
+	if list := strings.Join(r.Header["X-Forwarded-For"], ", "); l.forwarded && list != "" {
+		attrs = append(attrs, slog.String("forwarded_for", list[max(0, len(list)-maxLogged):])) // its end can be trusted
+	}
+	attrs = append(attrs, slog.String("host", r.Host), slog.String("path", r.URL.Path), slog.Int("status", status))
+	if err != nil {
+		attrs = append(attrs, slog.String("error", err.Error()))
+	}
+	l.write("upgrade refused", attrs, client(r))
+}
+
+// write logs the attributes. Package slog quotes control characters.
+func (l *accessLog) write(message string, groups ...[]slog.Attr) {
+	l.log.LogAttrs(context.Background(), slog.LevelInfo, message, shortened(groups...)...)
+}
+
+// shortened returns the attributes of all groups, each string shortened to maxLogged
+// bytes.
+func shortened(groups ...[]slog.Attr) []slog.Attr {
+	attrs := slices.Concat(groups...)
+	for i, a := range attrs {
+		if s := a.Value; s.Kind() == slog.KindString && len(s.String()) > maxLogged {
+			attrs[i].Value = slog.StringValue(strings.ToValidUTF8(s.String()[:maxLogged], "") + "…")
+		}
+	}
+	return attrs
+}
+
+// maxLogged is the maximum length of a logged string.
+const maxLogged = 512
+
+// about returns what a tunnel is from its start to its end.
+func about(route string, t *wsproxy.Tunnel) []slog.Attr {
+	attrs := []slog.Attr{slog.String("route", route)}
+	for _, a := range t.LogValue().Group() {
+		switch a.Key {
+		case "opened_at", "from_client", "from_upstream":
+		default:
+			attrs = append(attrs, a)
+		}
+	}
+	return attrs
+}
+
+// client returns what a client says of itself.
+func client(r *http.Request) (attrs []slog.Attr) {
+	for _, name := range []string{"Origin", "User-Agent"} {
+		if value := r.Header.Get(name); value != "" {
+			attrs = append(attrs, slog.String(strings.ToLower(strings.ReplaceAll(name, "-", "_")), value))
+		}
+	}
+	return attrs
+}
