@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"example.com/wsproxy/internal/frame"
+	"example.com/wsproxy/internal/testkit"
 	. "example.com/wsproxy/wsproxytest"
 )
 
@@ -77,10 +78,7 @@ func opcodeAt(n int) byte {
 }
 
 func TestTheSameSeedGivesTheSameTranscript(t *testing.T) {
-	runs := 100
-	if testing.Short() {
-		runs = 10
-	}
+	runs := testkit.Scale(33, 100)
 	var want string
 	check := func(t *testing.T, i int, got string) {
 		t.Helper()

@@ -62,6 +62,7 @@ func browse(t *testing.T, url string) {
 // the page, whose script opens the WebSocket, reads the handshake, measures round
 // trips, and fetches the counters.
 func TestThePageWorksInABrowser(t *testing.T) {
+	t.Parallel()
 	c := start(t)
 	watched, err := wsproxy.New(c.url)
 	require.NoError(t, err)

@@ -242,6 +242,7 @@ func TestTheServersErrorsAreLogged(t *testing.T) {
 }
 
 func TestTheProcessObeysRealSignals(t *testing.T) {
+	t.Parallel()
 	if runtime.GOOS == "windows" {
 		t.Skip("windows has no such signals to send")
 	}

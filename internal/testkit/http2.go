@@ -33,7 +33,7 @@ func ServeHTTP2(t testing.TB, h http.Handler, configure func(*http.Server)) (add
 	if configure != nil {
 		configure(s.Config)
 	}
-	s.StartTLS()
+	StartTLS(s)
 	t.Cleanup(func() {
 		s.CloseClientConnections()
 		s.Close()

@@ -68,10 +68,10 @@ func (r *Rig) serve(t testing.TB, l Link, handler http.Handler) {
 	case l.HTTP2:
 		s.EnableHTTP2 = true
 		s.Config.HTTP2 = wsproxy.HTTP2Config()
-		s.StartTLS()
+		StartTLS(s)
 		r.HTTP2 = DialHTTP2(t, s.Listener.Addr().String())
 	case l.TLSClient:
-		s.StartTLS()
+		StartTLS(s)
 		_, r.TLS = TLS()
 	default:
 		s.Start()

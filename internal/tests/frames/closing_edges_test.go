@@ -223,6 +223,7 @@ func TestATunnelOfAnotherProtocolIsClosedWithoutAFrame(t *testing.T) {
 // The Close comes when a source has just read the last bytes of a burst. After
 // that, nothing but the Close itself can wake it.
 func TestACloseAtTheEndOfABurstIsNotLost(t *testing.T) {
+	t.Parallel()
 	testkit.OverLinks(t, nil, func(t *testing.T, l testkit.Link) {
 		ended := testkit.NewEndings()
 		r := l.Start(t, nil, ended.Option(), wsproxy.WithCloseTimeout(time.Hour))

@@ -115,6 +115,7 @@ func TestWithoutACloseTimeoutTheReadTimeoutEndsATunnelAfterACloseFrame(t *testin
 }
 
 func TestTheCloseTimeoutAfterACloseFrameAppliesOverEveryLink(t *testing.T) {
+	t.Parallel()
 	testkit.OverLinks(t, nil, func(t *testing.T, l testkit.Link) {
 		ended := testkit.NewEndings()
 		r := l.Start(t, nil, append(noReadTimeout[:2:2], ended.Option(), wsproxy.WithCloseTimeout(50*time.Millisecond))...)

@@ -25,7 +25,7 @@ func TestUnderLoadBothEndsReceiveWholeMessagesAndThenTheCloseFrame(t *testing.T)
 			strict[i] = append(strict[i], newStrictRig(t, i == 1, compression))
 		}
 	}
-	for round := range testkit.Scale(40, 1000) {
+	for round := range testkit.Scale(20, 1000) {
 		rng := rand.New(rand.NewPCG(uint64(round), 1))
 		compression := rng.IntN(len(strictCompression))
 		rig := strict[round%2][compression]
@@ -97,6 +97,7 @@ func closeUnderLoad(t *testing.T, rig *strictRig, compression, round int, rng *r
 }
 
 func TestFiveHundredBusyTunnelsDrain(t *testing.T) {
+	t.Parallel()
 	const n = 500
 	const pause = 200 * time.Millisecond // 5,000 messages a second altogether
 	rig := newStrictRig(t, false, 0)

@@ -220,6 +220,7 @@ func TestWithRewriteSeesAnUpgradeOfHTTP1(t *testing.T) {
 }
 
 func TestAnExtendedCONNECTForAListedProtocolIsForwarded(t *testing.T) {
+	t.Parallel()
 	u := testkit.NewUpstream(t)
 	c := serveHTTP2(t, u, nil, wsproxy.WithUpgrades("Bytes"))
 	u.Script(func(server *testkit.Peer) {

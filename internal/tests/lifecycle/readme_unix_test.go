@@ -19,6 +19,7 @@ import (
 // The README had two snippets, a server and a shutdown, which contradicted each
 // other: a program made of both exited with 1, and its clients saw 1006.
 func TestTheMainOfTheREADMESends1001OnSIGTERMAndExitsWith0(t *testing.T) {
+	t.Parallel()
 	root, err := filepath.Abs("../../..")
 	require.NoError(t, err)
 	source := readmeMain(t, filepath.Join(root, "README.md"))

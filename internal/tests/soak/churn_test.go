@@ -32,48 +32,61 @@ func TestTunnelsOneAfterAnotherLeaveNothingBehind(t *testing.T) {
 }
 
 func TestTunnelsSideBySideLeaveNothingBehind(t *testing.T) {
-	for _, test := range []struct {
-		link testkit.Link
-		n    int
+	tests := []struct {
+		link   testkit.Link
+		n      int
+		course *course
 	}{
-		{testkit.PlainLink, testkit.Scale(200, 2_000)},
-		{testkit.Link{Name: "TLS client", TLSClient: true}, testkit.Scale(80, 240)},
-	} {
-		t.Run(test.link.Name, func(t *testing.T) {
-			if limit := testkit.DescriptorLimit(); limit < uint64(5*test.n+500) {
-				testkit.Missing(t, "%d tunnels at once need more descriptors than the limit of %d", test.n, limit)
-			}
-			c := newCourse(t, test.link, time.Second)
-			var fixtures [2][]*fixture
-			var paths [2][]string
-			for i := range fixtures {
-				fixtures[i], paths[i] = make([]*fixture, len(ways)), make([]string, len(ways))
-			}
-			testkit.LeavesNothing(t, func() {
-				var all, open sync.WaitGroup
-				open.Add(test.n)
-				errs := make(chan error, test.n)
-				for i := range test.n {
-					w, detached := i%len(ways), i/len(ways)%2
-					if fixtures[detached][w] == nil || ways[w].own {
-						fixtures[detached][w], paths[detached][w] = c.newFixture(t, w, detached == 1)
-					}
-					s, path := fixtures[detached][w], paths[detached][w]
-					all.Go(func() {
-						errs <- c.run(w, s, path, func() {
-							open.Done()
-							open.Wait() // so that all are open at once
-						})
-					})
-				}
-				all.Wait()
-				close(errs)
-				for err := range errs {
-					require.NoError(t, err)
-				}
-				c.awaitEndings(t)
+		{link: testkit.PlainLink, n: testkit.Scale(200, 2_000)},
+		{link: testkit.Link{Name: "TLS client", TLSClient: true}, n: testkit.Scale(80, 240)},
+	}
+	all := 0
+	for i := range tests {
+		all += tests[i].n
+		tests[i].course = newCourse(t, tests[i].link, time.Second)
+	}
+	if limit := testkit.DescriptorLimit(); limit < uint64(5*all+500) {
+		testkit.Missing(t, "%d tunnels at once need more descriptors than the limit of %d", all, limit)
+	}
+	testkit.LeavesNothing(t, func() {
+		errs := make(chan error, all)
+		var begun, ended sync.WaitGroup
+		begun.Add(all) // so that all are open at once
+		for _, test := range tests {
+			test.course.runAll(t, test.n, &begun, &ended, errs)
+		}
+		ended.Wait()
+		close(errs)
+		for err := range errs {
+			require.NoError(t, err)
+		}
+		for _, test := range tests {
+			test.course.awaitEndings(t)
+		}
+	})
+	for _, test := range tests {
+		t.Run(test.link.Name, func(t *testing.T) { test.course.judge(t) })
+	}
+}
+
+// runAll starts n tunnels of all ways. None ends before all have begun.
+func (c *course) runAll(t *testing.T, n int, begun, ended *sync.WaitGroup, errs chan<- error) {
+	var fixtures [2][]*fixture
+	var paths [2][]string
+	for i := range fixtures {
+		fixtures[i], paths[i] = make([]*fixture, len(ways)), make([]string, len(ways))
+	}
+	for i := range n {
+		w, detached := i%len(ways), i/len(ways)%2
+		if fixtures[detached][w] == nil || ways[w].own {
+			fixtures[detached][w], paths[detached][w] = c.newFixture(t, w, detached == 1)
+		}
+		s, path := fixtures[detached][w], paths[detached][w]
+		ended.Go(func() {
+			errs <- c.run(w, s, path, func() {
+				begun.Done()
+				begun.Wait()
 			})
-			c.judge(t)
 		})
 	}
 }

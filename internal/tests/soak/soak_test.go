@@ -22,12 +22,12 @@ import (
 )
 
 var (
-	soakFor  = testkit.Scale(2*time.Second, 10*time.Second)
+	soakFor  = testkit.Scale(time.Second, 10*time.Second)
 	soakSeed = flag.Uint64("soak.seed", 0, "the `number` that TestSoak's tunnels depend on; 0: a random one")
 )
 
 func init() {
-	flag.Func("soak", "how long TestSoak lasts, a `duration` (default 2s, 10s if WSPROXY_STRESS=full)", func(value string) (err error) {
+	flag.Func("soak", "how long TestSoak lasts, a `duration` (default 1s, 10s if WSPROXY_STRESS=full)", func(value string) (err error) {
 		if soakFor, err = time.ParseDuration(value); err != nil {
 			return err
 		}

@@ -90,6 +90,7 @@ func TestADialerCanReturnBlockingConnections(t *testing.T) {
 
 // A read timeout is a deadline, which a blocking socket does not have.
 func TestAnUpstreamThatDoesNotRespondTimesOutOverABlockingConnection(t *testing.T) {
+	t.Parallel()
 	if !inChild(t) {
 		return
 	}

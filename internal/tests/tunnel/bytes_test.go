@@ -46,6 +46,7 @@ func exchangeAll(t *testing.T, client, server *testkit.Peer, up, down []byte) {
 }
 
 func TestEveryByteArrivesInBothDirectionsAtOnce(t *testing.T) {
+	t.Parallel()
 	sizes := []int{1, 511, 512, 513, 16383, 16384, 16385, 32767, 32768, 32769, 1 << 20, 8 << 20}
 	up, down := testkit.Noise(1, 8<<20), testkit.Noise(2, 8<<20)
 	testkit.OverLinks(t, nil, func(t *testing.T, l testkit.Link) {

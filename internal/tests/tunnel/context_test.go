@@ -28,6 +28,7 @@ func TestTheEndOfTheRequestsContextEndsABlockingTunnel(t *testing.T) {
 
 // golang/go#35559
 func TestTheEndOfTheContextClosesBothSidesOfABusyTunnel(t *testing.T) {
+	t.Parallel()
 	testkit.OverLinks(t, nil, func(t *testing.T, l testkit.Link) {
 		ctx, cancel := context.WithCancel(context.Background())
 		defer cancel()

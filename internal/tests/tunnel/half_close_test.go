@@ -81,6 +81,7 @@ func TestTheClientCanSendAfterTheUpstreamHalfCloses(t *testing.T) {
 }
 
 func TestBothSidesCanHalfCloseAtOnce(t *testing.T) {
+	t.Parallel()
 	testkit.OverLinks(t, nil, func(t *testing.T, l testkit.Link) {
 		ended := testkit.NewEndings()
 		r := l.Start(t, nil, ended.Option())

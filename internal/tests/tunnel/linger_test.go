@@ -70,6 +70,7 @@ func TestALingeringConnectionDelaysNoOtherTunnel(t *testing.T) {
 
 // The portable relay closed one such connection after another.
 func TestCloseClosesLingeringConnectionsAtOnce(t *testing.T) {
+	t.Parallel()
 	none := wsproxy.WithSendTimeout(0)
 	lingering(t, wsproxy.ReasonKilled, none, func(t *testing.T, r *testkit.Rig, _ testkit.Endings, clients []*testkit.Peer) {
 		awaitStall(t, r.Proxy)

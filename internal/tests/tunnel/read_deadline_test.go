@@ -76,9 +76,7 @@ func eachAged(t *testing.T, test func(t *testing.T, r *testkit.Rig, ended testki
 				return conn
 			}}
 			if l.TLSClient {
-				serverTLS, _ := testkit.TLS()
-				s.TLS = serverTLS
-				s.StartTLS()
+				testkit.StartTLS(s)
 			} else {
 				s.Start()
 			}

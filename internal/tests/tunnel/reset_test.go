@@ -17,6 +17,7 @@ import (
 )
 
 func TestAResetArrivesAsAReset(t *testing.T) {
+	t.Parallel()
 	testkit.OverLinks(t, testkit.Resettable, func(t *testing.T, l testkit.Link) {
 		testkit.EachSide(t, func(t *testing.T, first wsproxy.Reason) {
 			ended := testkit.NewEndings()
@@ -90,7 +91,7 @@ func TestAPeerThatKeepsSendingToAClosedEndIsClosed(t *testing.T) {
 	testkit.OverLinks(t, testkit.Resettable, func(t *testing.T, l testkit.Link) {
 		testkit.EachSide(t, func(t *testing.T, first wsproxy.Reason) {
 			ended := testkit.NewEndings()
-			r := l.Start(t, nil, wsproxy.WithCloseTimeout(200*time.Millisecond), wsproxy.WithReadTimeout(0), ended.Option())
+			r := l.Start(t, nil, wsproxy.WithCloseTimeout(50*time.Millisecond), wsproxy.WithReadTimeout(0), ended.Option())
 			client, server := r.Tunnel(t)
 			from, to := testkit.InOrder(first, client, server)
 			require.NoError(t, from.CloseWrite())
@@ -131,7 +132,7 @@ func TestTheFinalMessageArrivesWhileThePeerIsStillSending(t *testing.T) {
 			final := strings.Repeat("final ", 100)
 			repeats := 10
 			if l == testkit.PlainLink {
-				repeats = 150
+				repeats = testkit.Scale(50, 150)
 			}
 			for i := range repeats {
 				client, server := r.Tunnel(t)

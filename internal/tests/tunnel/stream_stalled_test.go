@@ -20,6 +20,7 @@ import (
 // net/http cannot reset a stream while the connection takes no byte, so only the
 // WriteByteTimeout of HTTP2Config ends its handler.
 func TestAConnectionThatTakesNoByteDelaysShutdownUntilTheWriteByteTimeout(t *testing.T) {
+	t.Parallel()
 	ended := testkit.NewEndings()
 	u := testkit.NewUpstream(t)
 	p := testkit.NewProxy(t, u.URL, ended.Option())

@@ -74,6 +74,7 @@ func TestTheEndOfAClientsStreamIsAHalfClose(t *testing.T) {
 
 // http.Server's timeouts end a stream unless a handler clears them.
 func TestTheServersTimeoutsDoNotEndAStream(t *testing.T) {
+	t.Parallel()
 	_, c, u := overHTTP2(t, nil, func(s *http.Server) {
 		s.ReadTimeout, s.WriteTimeout = 300*time.Millisecond, 300*time.Millisecond
 	})
@@ -148,6 +149,7 @@ func TestTheEndOfMiddlewaresContextEndsAStreamThatWaitsForTheUpstream(t *testing
 
 // golang/go#54330: by default a stream's window is as large as its connection's.
 func TestATunnelWhoseUpstreamDoesNotReadLeavesTheOthersAlone(t *testing.T) {
+	t.Parallel()
 	for name, config := range map[string]*http.HTTP2Config{"net/http's windows": nil, "HTTP2Config": wsproxy.HTTP2Config()} {
 		t.Run(name, func(t *testing.T) {
 			p, c, u := overHTTP2(t, nil, func(s *http.Server) { s.HTTP2 = config })

@@ -123,6 +123,7 @@ func TestAnEarlyResponseToAnUploadIsForwardedAndItsServerStaysUp(t *testing.T) {
 	for name, server := range map[string]func() string{"net/http": goServer, "closes at once": rawServer} {
 		for _, opts := range [][]wsproxy.Option{nil, {wsproxy.WithKeepAlive()}} {
 			t.Run(fmt.Sprint(name, ", options: ", len(opts)), func(t *testing.T) {
+				t.Parallel()
 				u := testkit.Servers(t, wsproxy.RoundRobin(), wsproxy.Server{Addr: server()}, wsproxy.Server{Addr: server()}, wsproxy.Server{Addr: server()})
 				_, proxy := testkit.ServeProxy(t, "http://app.example", append(opts, wsproxy.WithUpstream(u))...)
 				for range 17 {
@@ -141,6 +142,7 @@ func TestAnEarlyResponseToAnUploadIsForwardedAndItsServerStaysUp(t *testing.T) {
 // Before, a header that the server did not read completely caused a 502 and
 // marked one server after another down.
 func TestAnEarlyResponseToALargeHeaderIsForwardedAndItsServerStaysUp(t *testing.T) {
+	t.Parallel()
 	cookie := "\r\nCookie: a=" + strings.Repeat("x", 900_000) + "\r\n\r\n" // more than the buffers between two sockets hold
 	for name, request := range map[string]string{"plain": anyGet, "WebSocket": testkit.SampleRequest} {
 		t.Run(name, func(t *testing.T) {
@@ -161,6 +163,7 @@ func TestAnEarlyResponseToALargeHeaderIsForwardedAndItsServerStaysUp(t *testing.
 }
 
 func TestABrokenConnectionCountsAsAFailureOnlyForASmallRequest(t *testing.T) {
+	t.Parallel()
 	field := func(n int) string { return "\r\nX-Pad: " + strings.Repeat("x", n) + "\r\n\r\n" }
 	pad := func(request string, n int) string { return strings.Replace(request, "\r\n\r\n", field(n), 1) }
 	for _, test := range []struct {

@@ -119,15 +119,14 @@ func TestNoClientSeesAnErrorWhileOneHealthyServerIsLeft(t *testing.T) {
 	require.NoError(t, stopped.Process.Signal(syscall.SIGSTOP))
 	killed.kill()
 	testkit.Eventually(t, unavailable(0), "the killed server counts as up")
+	testkit.Eventually(t, func() bool { return u.Servers()[0].Tunnels == 0 }, "a client that took the dead server for well keeps it")
+	since := time.Now() // later dials to it are probes
 	testkit.Eventually(t, unavailable(1), "the hung server counts as up")
 	busy.set(t, "503")
 	before := len(dials.of(busy.addr))
 	testkit.Eventually(t, func() bool { return len(dials.of(busy.addr)) > before+10 }, "no client reaches the busy server")
 	assert.Zero(t, u.Servers()[2].Fails, "a status counts")
 	slow.set(t, "slow")
-
-	testkit.Eventually(t, func() bool { return u.Servers()[0].Tunnels == 0 }, "a client that took the dead server for well keeps it")
-	since := time.Now() // later dials to it are probes
 
 	const windows = 4
 	var probes []time.Time
@@ -155,6 +154,7 @@ func TestNoClientSeesAnErrorWhileOneHealthyServerIsLeft(t *testing.T) {
 }
 
 func TestServersCanChangeWhileTunnelsOpenAndEnd(t *testing.T) {
+	t.Parallel()
 	const tunnels, rounds = 1000, 2
 	var servers []wsproxy.Server
 	for i := range 6 {
