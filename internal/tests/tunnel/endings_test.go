@@ -132,7 +132,7 @@ func TestATunnelReportsItsClientPathServerAndBytes(t *testing.T) {
 
 func TestStatsCountHandshakesTunnelsAndBytes(t *testing.T) {
 	r := testkit.PlainLink.Start(t, nil)
-	assert.Zero(t, r.Proxy.Stats())
+	assert.Zero(t, testkit.Counted(r.Proxy))
 	client := r.Dial(t)
 	client.Send(t, testkit.SampleRequest+"early")
 	server := r.Upstream.Accept(t)
