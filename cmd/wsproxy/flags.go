@@ -23,10 +23,12 @@ type settings struct {
 	targets   []string // empty for the demo
 	bad       error    // the errors of targets
 	options   []wsproxy.Option
-	maxHeader int                       // -max-header-bytes
-	http2     bool                      // offer HTTP/2
-	version   bool                      // only print the version
-	routes    []route                   // -route
+	maxHeader int     // -max-header-bytes
+	http2     bool    // offer HTTP/2
+	version   bool    // only print the version
+	routes    []route // -route
+	adminAddr string
+	pprof     bool
 	access    string                    // -access-log
 	forwarded bool                      // -trusted-proxy is set
 	hints     map[wsproxy.Reason]string // for tunnels that the proxy ends
@@ -48,7 +50,7 @@ type values struct {
 	keepAlive, targetHost, detached bool
 	origins, trusted                []string
 	headers                         [][2]string
-	level                           string
+	level, admin                    string
 }
 
 // groups are the flags in the order of the help.
@@ -191,6 +193,12 @@ func limitFlags(f *flag.FlagSet, s *settings, v *values) {
 }
 
 func runFlags(f *flag.FlagSet, s *settings, v *values) {
+	f.StringVar(&v.admin, "admin", "",
+		"nginx stub_status: `address` or port of a page with the tunnels (/), /metrics for Prometheus,\n"+
+			"/healthz, and /readyz, which is 503 from the start of the drain; a port alone, or with an\n"+
+			"empty host, is for this machine only; nobody is asked for a password")
+	f.BoolVar(&s.pprof, "pprof", false,
+		"no nginx directive: serve Go's profiles at /debug/pprof/ of -admin")
 	f.StringVar(&s.access, "access-log", "off",
 		"nginx access_log: write a line to standard output when a tunnel opens, when it ends and when\n"+
 			"an upgrade is refused, but none for plain requests, in this `format`: text, json or off")

@@ -36,6 +36,8 @@ var reference = map[string]struct{ value, directives string }{
 	"max-tries":          {"3", "nginx proxy_next_upstream_tries"},
 	"retry-status":       {"", "nginx proxy_next_upstream http_503 and its like"},
 	"route":              {"", "nginx location"},
+	"admin":              {"", "nginx stub_status"},
+	"pprof":              {"false", "no nginx directive"},
 	"access-log":         {"off", "nginx access_log"},
 	"dns":                {"0", "nginx server name resolve"},
 	"keep-alive":         {"false", "nginx keepalive, with '' in place of close in the map"},

@@ -70,6 +70,8 @@
 //	-target-host             send the target's host, not the client's, as Host
 //	-header "Name: value"    set a field of every request; repeatable
 //	-route path=target       proxy a path to a target of its own; repeatable
+//	-admin address           serve the page, metrics, health and readiness
+//	-pprof                   serve Go's profiles there, too
 //	-access-log format       log tunnels and refusals: text or json (off)
 //	-detached                free the server's goroutine while a tunnel is open
 //	-drain d                 time for tunnels to end on shutdown (30s)

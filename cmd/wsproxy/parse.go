@@ -99,6 +99,14 @@ func parse(args []string) (*settings, error) {
 		fail("-log: %q is not a level, want debug, info, warn or error", v.level)
 	}
 
+	if v.admin != "" {
+		var err error
+		if s.adminAddr, err = adminAddr(v.admin); err != nil {
+			errs = append(errs, err)
+		}
+	} else if s.pprof {
+		fail("-pprof needs -admin, which serves the profiles")
+	}
 	if !slices.Contains(accessFormats, s.access) {
 		fail("-access-log: %q is not a format, want text, json or off", s.access)
 	}

@@ -40,7 +40,14 @@ func (s *settings) serve(signals <-chan os.Signal, stdout, stderr io.Writer) err
 	if err != nil {
 		return err
 	}
-	io.WriteString(stdout, v.started(l))
+	admin, err := v.newAdmin()
+	if err != nil {
+		l.Close()
+		return err
+	}
+	defer admin.close()
+	io.WriteString(stdout, v.started(l, admin))
+	admin.serve()
 	failed := make(chan error, 1)
 	go func() {
 		if s.cert != "" {
@@ -62,8 +69,8 @@ func (s *settings) serve(signals <-chan os.Signal, stdout, stderr io.Writer) err
 }
 
 // started returns the lines for standard output: the URL and the servers of each
-// route.
-func (v *service) started(l net.Listener) string {
+// route, and the URL of -admin.
+func (v *service) started(l net.Listener, a *admin) string {
 	var lines strings.Builder
 	for _, m := range v.routes {
 		url, note, _ := strings.Cut(v.url(l), " ")
@@ -74,6 +81,9 @@ func (v *service) started(l net.Listener) string {
 			url += " " + note
 		}
 		fmt.Fprintf(&lines, "wsproxy: %s -> %s\n", url, m.shown)
+	}
+	if a != nil {
+		fmt.Fprintf(&lines, "wsproxy: admin: %s\n", a.url())
 	}
 	return lines.String()
 }
