@@ -164,7 +164,13 @@ func (v *service) handler() http.Handler {
 	if !all {
 		mux.HandleFunc("/", v.unrouted)
 	}
-	return mux
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodConnect && r.URL.Path == "" { // to another host, which each proxy refuses
+			v.routes[0].proxy.ServeHTTP(w, r)
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})
 }
 
 // unrouted responds to requests that match no route.
