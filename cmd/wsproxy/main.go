@@ -121,6 +121,7 @@ import (
 func main() {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	signal.Ignore(syscall.SIGPIPE) // or the end of the program that reads the log would end this one
 	os.Exit(run(signals, os.Args[1:], os.Stdout, os.Stderr))
 }
 

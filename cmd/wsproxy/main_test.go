@@ -255,6 +255,7 @@ func TestTheProcessObeysRealSignals(t *testing.T) {
 	require.NoError(t, err, string(out))
 
 	spawn := func(t *testing.T, args ...string) (*exec.Cmd, *command) {
+		t.Helper()
 		cmd := exec.Command(binary, append([]string{"-listen", "localhost:0"}, args...)...)
 		c := &command{stderr: &testkit.Buffer{}}
 		cmd.Stderr = c.stderr
@@ -264,6 +265,7 @@ func TestTheProcessObeysRealSignals(t *testing.T) {
 		t.Cleanup(func() { cmd.Process.Kill() })
 		line, err := bufio.NewReader(stdout).ReadString('\n')
 		require.NoError(t, err)
+		require.NoError(t, stdout.Close()) // as a log reader that has ended
 		c.setURL(t, line)
 		return cmd, c
 	}
@@ -279,6 +281,18 @@ func TestTheProcessObeysRealSignals(t *testing.T) {
 		cmd, c := spawn(t)
 		code, _ := c.get(t, "/", "")
 		require.Equal(t, http.StatusOK, code)
+		require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
+		require.NoError(t, cmd.Wait(), c.stderr)
+	})
+	t.Run("the end of the program that reads its access log does not end it", func(t *testing.T) {
+		url, conns := switches(t)
+		cmd, c := spawn(t, "-access-log", "text", url)
+		client, server := c.tunnel(t, conns) // SIGPIPE had ended the command
+		client.Close()
+		server.Close()
+		client, server = c.tunnel(t, conns)
+		client.Close()
+		server.Close()
 		require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
 		require.NoError(t, cmd.Wait(), c.stderr)
 	})
