@@ -15,10 +15,29 @@
 //	wsproxy -policy hash-ip -dns 5s http://chat.default.svc.cluster.local.:3000
 //	wsproxy -listen :443 -tls-cert cert.pem -tls-key key.pem \
 //		-origin https://example.com -read-timeout 300s http://unix:/run/app.sock
+//	wsproxy -route /ws=http://localhost:4000 http://localhost:3000
+//	wsproxy -admin 9090 -access-log json http://localhost:3000
 //
 // When wsproxy listens, it prints its address and the servers on standard
 // output. If -listen has port 0, the address has the actual port. It logs to
 // standard error.
+//
+// # Routes
+//
+// -route /path=target sends the requests of a path to a target of their own. The
+// path is a pattern of [http.ServeMux]. /ws is that path alone. /ws/ is everything
+// below it, and a request for /ws is redirected to /ws/, which a WebSocket does
+// not follow. To serve both, give both:
+//
+//	wsproxy -route /ws=http://localhost:4000 -route /ws/=http://localhost:4000 http://localhost:3000
+//
+// The longest match wins. Other requests go to the target argument, or get 404
+// if there is none. The request's path goes upstream unchanged, after that of the
+// target. As with ServeMux, a path with "//" or a dot segment is redirected to
+// the clean path, also for the target argument.
+//
+// All flags apply to each route. -max-tunnels 100 allows 100 tunnels in each. With
+// -dns the name of each target is looked up.
 //
 // # Several servers
 //
@@ -26,7 +45,7 @@
 // scheme, path and query. The host of the first target is the Host that
 // -target-host sends, and the name in the certificates of https targets.
 //
-// With -dns the servers are all addresses of the name of a single target. They
+// With -dns the servers are all addresses of the name of a target. They
 // are looked up at the start and again after each interval. wsproxy does not
 // start if the first lookup fails. If a later one fails, the servers stay the
 // same.
@@ -81,6 +100,41 @@
 //
 // Flags go before the targets. -header with an empty value removes the field. A
 // timeout of 0 means no limit, except that -drain 0 closes immediately.
+//
+// # Administration
+//
+// -admin serves what operators look at. It has an address of its own, and serves
+// until the drain has ended:
+//
+//	/              the page of package wsdebug: totals, rates, servers, tunnels
+//	/metrics       the same counts for Prometheus, with the label proxy for the route
+//	/healthz       200 while the process lives
+//	/readyz        200, or 503 from the start of the drain
+//	/debug/pprof/  Go's profiles, with -pprof
+//
+// Readiness does not depend on the targets: if all are down, no other replica has
+// better ones. Profiles may take up to a minute. The name of the target argument
+// is "/".
+//
+// Nobody is asked for a password, and the page shows the addresses of clients. A
+// port alone, or with an empty host, is therefore an address of 127.0.0.1. On a
+// loopback address the Host of a request must be localhost, an IP address or the
+// host of -admin, so that no web site reads the page through its visitors (DNS
+// rebinding). wsproxy warns about any other address, such as 0.0.0.0:9090, which
+// the probes of Kubernetes need. Who reaches that is up to the network.
+//
+// # Logs
+//
+// -access-log writes to standard output. There is a line when a tunnel opens, when
+// it ends, and when an upgrade is refused. A plain request has none. A refusal
+// without an error is the upstream's. The route and id of a tunnel are the same in
+// both its lines. Strings are shortened to 512 bytes. Queries are not logged. In
+// JSON, durations are in seconds.
+//
+// The log on standard error has a line for a tunnel that the proxy itself ends: at a
+// timeout, the maximum lifetime or size, or because an end does not answer pings. The
+// line names the flag to change. In 10 seconds only the first ending with the same
+// reason and route has a line. Another line has the number of the others.
 //
 // # Signals
 //
