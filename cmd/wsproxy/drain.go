@@ -38,8 +38,11 @@ func (v *service) closed(e wsproxy.Ending) {
 
 // drain waits for tunnels and requests to end until -drain expires or another
 // signal arrives, and then cuts the rest. It returns an error if it has cut
-// something, or if the close timeout has.
-func (v *service) drain(signals <-chan os.Signal) error {
+// something, or if the close timeout has. leave closes the listener.
+//
+// Requests that clients have sent before the listener closes are served, so that
+// they notice nothing if another process listens. See settle.
+func (v *service) drain(signals <-chan os.Signal, leave func()) error {
 	v.draining.Store(true)
 	v.log.Info("draining; another signal closes everything immediately", "tunnels", v.live(), "for", v.wait)
 	ctx, stop := context.WithCancelCause(context.Background())
@@ -54,9 +57,12 @@ func (v *service) drain(signals <-chan os.Signal) error {
 		}
 	}()
 
+	leave()
+	v.settle(ctx)
+
 	// http.Server.Shutdown ignores hijacked connections, and Proxy.Shutdown
-	// ignores plain requests. Call both concurrently, so that upgrades that arrive
-	// before the listener is closed are refused.
+	// ignores plain requests. Call both concurrently, so that upgrades on
+	// connections that remain are refused.
 	unfinished := make(chan int, 1)
 	go func() {
 		n := 0

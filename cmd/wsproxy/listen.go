@@ -39,7 +39,7 @@ func (v *service) newServer() *http.Server {
 	if v.http2 {
 		names = []string{"h2", "http/1.1"}
 	}
-	return &http.Server{
+	server := &http.Server{
 		Handler:           v.handler(),
 		MaxHeaderBytes:    v.maxHeader,
 		ReadHeaderTimeout: 10 * time.Second,
@@ -48,13 +48,21 @@ func (v *service) newServer() *http.Server {
 		HTTP2:             wsproxy.HTTP2Config(),
 		TLSConfig:         &tls.Config{NextProtos: names},
 		ErrorLog:          slog.NewLogLogger(v.log.Handler(), slog.LevelWarn),
-		ConnState: func(conn net.Conn, state http.ConnState) {
-			if state == http.StateActive {
-				v.requests.Store(conn, nil)
-			} else {
-				v.requests.Delete(conn)
-			}
-		},
+		ConnState:         v.connState,
+	}
+	server.RegisterOnShutdown(v.closeFresh)
+	return server
+}
+
+// connState keeps track of the connections that the drain is about.
+func (v *service) connState(conn net.Conn, state http.ConnState) {
+	v.fresh.Delete(conn)
+	v.requests.Delete(conn)
+	switch state {
+	case http.StateNew:
+		v.fresh.Store(conn, time.Now())
+	case http.StateActive:
+		v.requests.Store(conn, nil)
 	}
 }
 

@@ -138,9 +138,10 @@
 //
 // # Signals
 //
-// SIGINT or SIGTERM starts the drain. wsproxy stops listening and sends both
-// ends of every tunnel a Close frame with code 1001, "shutting down". A tunnel
-// ends when both have answered. A tunnel that has not ended within
+// SIGINT or SIGTERM starts the drain. wsproxy stops listening and waits up to a
+// second for requests that are on their way. Then it closes connections without
+// a request, and sends both ends of every tunnel a Close frame with code 1001,
+// "shutting down". A tunnel ends when both have answered. A tunnel that has not ended within
 // -close-timeout is closed immediately. When -drain expires or a second signal
 // arrives, wsproxy closes all remaining tunnels and plain requests.
 //

@@ -62,9 +62,10 @@ func (s *settings) serve(signals <-chan os.Signal, stdout, stderr io.Writer) err
 		v.server.Close()
 		return err
 	case <-signals:
-		err := v.drain(signals)
-		<-failed // http.ErrServerClosed
-		return err
+		return v.drain(signals, func() {
+			l.Close()
+			<-failed // net.ErrClosed
+		})
 	}
 }
 
@@ -96,6 +97,7 @@ type service struct {
 	access   *accessLog // nil if it is off
 	endings  *endings
 	server   *http.Server
+	fresh    sync.Map // connections without a whole request so far, with the time of their start
 	requests sync.Map // connections with a plain request or a handshake in progress
 	draining atomic.Bool
 	cut      atomic.Int64 // tunnels that were cut during the drain
