@@ -1,7 +1,8 @@
-// A WebSocket of undici over HTTP/2: node undici.mjs wss://addr prints what it saw.
+// A WebSocket of undici over HTTP/2: node undici.mjs wss://addr PACKAGE prints
+// what it saw.
 import { once } from "node:events";
-import { Agent, WebSocket } from "undici";
 
+const { Agent, WebSocket } = await import(process.argv[3]);
 const dispatcher = new Agent({ allowH2: true, connect: { rejectUnauthorized: false } });
 const ws = new WebSocket(process.argv[2] + "/echo/undici", { protocols: ["chat.v2"], dispatcher });
 ws.binaryType = "arraybuffer";
