@@ -5,6 +5,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 
 	"example.com/wsproxy/internal/testkit"
 	"example.com/wsproxy/interop/internal/lab"
+	"github.com/stretchr/testify/require"
 )
 
 // BenchmarkTunnelsOverTenConnections measures what a tunnel over HTTP/2 costs the
@@ -156,4 +158,14 @@ func startHAProxy(b *testing.B, upstream string) (addr string, pid int) {
 	lab.Start(b, cmd)
 	lab.Listening(b, addr)
 	return addr, cmd.Process.Pid
+}
+
+// freeAddr returns an address that was free a moment ago, for programs that do
+// not tell which one they took.
+func freeAddr(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	return l.Addr().String()
 }

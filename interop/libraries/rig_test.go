@@ -9,29 +9,34 @@ import (
 
 	"example.com/wsproxy"
 	"example.com/wsproxy/internal/testkit"
+	"example.com/wsproxy/interop/internal/lab"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
 // A cell is a client, a server and the transports between them and the proxy.
 // With plain sockets on both sides the proxy uses its Linux relay if there is
-// one. With TLS on either side it uses the portable relay.
+// one. With TLS on either side it uses the portable relay. With HTTP/2, which
+// HAProxy makes of the client's WebSockets, it uses the stream relay.
 type cell struct {
 	client, server library
-	front, back    string // ws or wss
+	front          string // ws, wss or h2
+	back           string // ws or wss
 }
 
 func (c cell) String() string {
 	return fmt.Sprintf("%s to %s by %s and %s", c.client, c.server, c.front, c.back)
 }
 
-// pairs returns every client with every server, by ws and by wss; by wss to
-// the upstream as well only each library with itself.
+// pairs returns every client with every server, by ws and by wss; by h2 and by
+// wss to the upstream only each library with itself.
 func pairs() (cells []cell) {
 	for _, client := range libraries {
 		for _, server := range libraries {
 			cells = append(cells, cell{client, server, "ws", "ws"}, cell{client, server, "wss", "ws"})
 			if client == server {
-				cells = append(cells, cell{client, server, "wss", "wss"}, cell{client, server, "ws", "wss"})
+				cells = append(cells, cell{client, server, "h2", "ws"},
+					cell{client, server, "wss", "wss"}, cell{client, server, "ws", "wss"})
 			}
 		}
 	}
@@ -86,12 +91,19 @@ func newRig(t *testing.T, c cell, offer, accept options, opts ...wsproxy.Option)
 	}
 	opts = append(opts, testkit.OnOpen(func(tunnel *wsproxy.Tunnel, _ *http.Request) { r.opened <- tunnel }), testkit.OnClose(func(_ *wsproxy.Tunnel, e wsproxy.Ending) { r.endings <- e }))
 	r.Proxy = testkit.NewProxy(t, target+r.direct, opts...)
-	if c.front == "wss" {
+	switch c.front {
+	case "wss":
 		r.url, r.trust = testkit.ServeTLS(t, r.Proxy)
-	} else {
-		r.url = testkit.Serve(t, r.Proxy)
+		r.url = "wss://" + r.url + "/chat"
+	case "h2":
+		r.url = "ws://" + lab.HAProxy(t, testkit.ServeHTTP2Cleartext(t, http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			assert.Equal(t, "CONNECT HTTP/2.0", req.Method+" "+req.Proto)
+			r.Proxy.ServeHTTP(w, req)
+		}))) + "/chat"
+	default:
+		r.url = "ws://" + testkit.Serve(t, r.Proxy) + "/chat"
 	}
-	r.url, r.direct = c.front+"://"+r.url+"/chat", c.back+"://"+r.direct+"/chat"
+	r.direct = c.back + "://" + r.direct + "/chat"
 	return r
 }
 

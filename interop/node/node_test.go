@@ -33,7 +33,7 @@ func client(t *testing.T, f *talk.Front, paths ...string) *exec.Cmd {
 }
 
 func TestWSUnderstandsWhatTheProxySends(t *testing.T) {
-	talk.CheckEndings(t, talk.Listen(t, node(t, "server.mjs")), client)
+	talk.CheckEndings(t, "ws", talk.Listen(t, node(t, "server.mjs")), client)
 }
 
 func TestWSAsClientAndServer(t *testing.T) {

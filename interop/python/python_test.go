@@ -53,7 +53,14 @@ func TestWebsocketsAsClientAndServer(t *testing.T) {
 }
 
 func TestWebsocketsUnderstandsWhatTheProxySends(t *testing.T) {
-	talk.CheckEndings(t, talk.Listen(t, python(t, "server.py")), client)
+	talk.CheckEndings(t, "ws", talk.Listen(t, python(t, "server.py")), client)
+}
+
+// HAProxy makes the client's WebSockets streams of HTTP/2.
+func TestWebsocketsOverHTTP2(t *testing.T) {
+	f := talk.NewFront(t, "haproxy", testkit.Serve(t, talk.Server()))
+	talk.Check(t, f, talk.Run(t, client(t, f)))
+	talk.CheckEndings(t, "haproxy", talk.Listen(t, python(t, "server.py")), client)
 }
 
 func TestAClientsKeepaliveKeepsItsTunnelOpen(t *testing.T) {

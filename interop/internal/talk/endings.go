@@ -14,8 +14,8 @@ import (
 
 // CheckEndings checks that a script's client understands what the proxy itself
 // sends: refusals, Pings, and Close frames. client returns the command that
-// runs the conversation of path through f.
-func CheckEndings(t *testing.T, upstream string, client func(t *testing.T, f *Front, paths ...string) *exec.Cmd) {
+// runs the conversation of path through f, which NewFront returns for scheme.
+func CheckEndings(t *testing.T, scheme, upstream string, client func(t *testing.T, f *Front, paths ...string) *exec.Cmd) {
 	for _, c := range []struct {
 		name, path, result string
 		opt                wsproxy.Option
@@ -27,7 +27,7 @@ func CheckEndings(t *testing.T, upstream string, client func(t *testing.T, f *Fr
 			wsproxy.WithMaxClientMessageSize(50_000), wsproxy.ReasonLimit},
 	} {
 		t.Run(c.name+" is closed with a code", func(t *testing.T) {
-			f := NewFront(t, "ws", upstream, c.opt)
+			f := NewFront(t, scheme, upstream, c.opt)
 			lines := Run(t, client(t, f, c.path))
 			require.NotEmpty(t, lines)
 			last := lines[len(lines)-1]
@@ -38,7 +38,7 @@ func CheckEndings(t *testing.T, upstream string, client func(t *testing.T, f *Fr
 	}
 
 	t.Run("a drain is seen as code 1001, after pings that do no harm", func(t *testing.T) {
-		f := NewFront(t, "ws", upstream, wsproxy.WithPing(20*time.Millisecond, testkit.Patience))
+		f := NewFront(t, scheme, upstream, wsproxy.WithPing(20*time.Millisecond, testkit.Patience))
 		p := Start(t, client(t, f, "/echo/wait"))
 		require.JSONEq(t, `{"open":true}`, string(p.Next(t).Result))
 		testkit.Eventually(t, func() bool {
@@ -63,7 +63,7 @@ func CheckEndings(t *testing.T, upstream string, client func(t *testing.T, f *Fr
 		{"a dead upstream", testkit.RefusingAddr(t), "https://example.com", `{"status":502}`},
 	} {
 		t.Run(c.name+" is refused with a status", func(t *testing.T) {
-			f := NewFront(t, "ws", c.upstream, wsproxy.WithOrigins("https://example.com"))
+			f := NewFront(t, scheme, c.upstream, wsproxy.WithOrigins("https://example.com"))
 			cmd := client(t, f, "/refuse")
 			cmd.Env = append(cmd.Environ(), "ORIGIN="+c.origin)
 			lines := Run(t, cmd)

@@ -9,6 +9,7 @@ import (
 
 	"example.com/wsproxy"
 	"example.com/wsproxy/internal/testkit"
+	"example.com/wsproxy/interop/internal/lab"
 )
 
 // A Front is a proxy that records how the last tunnel of each path ended.
@@ -22,7 +23,8 @@ type Front struct {
 	endings map[string]wsproxy.Ending
 }
 
-// NewFront puts a proxy in front of a server at host:port.
+// NewFront puts a proxy in front of a server at host:port. scheme is ws, wss, h2
+// or h3, or "haproxy" for HAProxy that asks the proxy over HTTP/2.
 func NewFront(t testing.TB, scheme, upstream string, opts ...wsproxy.Option) *Front {
 	t.Helper()
 	return NewFrontWithin(t, func(h http.Handler) http.Handler { return h }, scheme, upstream, opts...)
@@ -38,8 +40,8 @@ func NewFrontWithin(t testing.TB, wrap func(http.Handler) http.Handler, scheme, 
 		f.URL = "wss://" + testkit.ServeHTTP2(t, wrap(f), nil)
 	case "h3":
 		f.URL = "wss://" + ServeHTTP3(t, wrap(f))
-	case "h2c":
-		f.URL = "ws://" + testkit.ServeHTTP2Cleartext(t, wrap(f))
+	case "haproxy":
+		f.URL = "ws://" + lab.HAProxy(t, testkit.ServeHTTP2Cleartext(t, wrap(f)))
 	case "wss":
 		var addr string
 		addr, f.TLS = testkit.ServeTLS(t, wrap(f))
