@@ -35,7 +35,7 @@ type streamRelay struct {
 
 	short  sync.Mutex // guards what follows; nobody waits with it
 	isCut  bool       // the proxy has reset the stream
-	broken bool       // reading the stream has failed: the client has reset it
+	broken error      // of a read of the stream: the client has reset it
 	over   bool       // the handler may return: the stream must not be touched
 	waking bool       // a goroutine of wakers waits for mu
 	wakers sync.WaitGroup
@@ -124,7 +124,7 @@ func (r *streamRelay) readClient() {
 func (r *streamRelay) broke(err error) error {
 	r.short.Lock()
 	defer r.short.Unlock()
-	r.broken = true
+	r.broken = err
 	if r.isCut {
 		return net.ErrClosed // the proxy's own doing
 	}
@@ -137,16 +137,27 @@ const resetTime = 100 * time.Millisecond
 
 // wasReset reports whether the stream was reset, by the client or by the proxy.
 // That ends the request's context too, and either of the two may be seen first.
+//
+// The reading goroutine passes the reset on, unless it has to wait for mu: a frame
+// of the proxy's may wait for an upstream that does not read. Then wasReset does.
 func (r *streamRelay) wasReset() bool {
 	timer := time.NewTimer(resetTime)
 	defer timer.Stop()
+	late := false
 	select {
 	case <-r.read:
 	case <-timer.C:
+		late = true
 	}
 	r.short.Lock()
-	defer r.short.Unlock()
-	return r.broken || r.isCut
+	broken, isCut := r.broken, r.isCut
+	r.short.Unlock()
+	if late && broken != nil && !isCut {
+		r.t.settle(ReasonClientClosed, broken)
+		r.t.fromClient.dst.reset()
+		r.other.cutLater(r.other.upstream.conn)
+	}
+	return broken != nil || isCut
 }
 
 // take makes the client's flow take p and reports whether to read on.

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"sync"
 	"testing"
 	"time"
 
@@ -66,4 +67,46 @@ func frameOf(kind, flags byte, stream uint32, payload string) string {
 // field returns a header field as HPACK has it without compression.
 func field(name, value string) string {
 	return "\x00" + string(rune(len(name))) + name + string(rune(len(value))) + value
+}
+
+// The goroutine that reads the stream waited for the proxy's frame, which waited
+// for the upstream, and the tunnel ended at the send timeout.
+func TestAResetEndsAStreamWhileTheProxysOwnFrameWaits(t *testing.T) {
+	ended := testkit.NewEndings()
+	full := &fullConn{waits: make(chan struct{}), closed: make(chan struct{})}
+	_, c, u := overHTTP2(t, nil, nil, ended.Option(), wsproxy.WithSendTimeout(0), wsproxy.WithPing(20*time.Millisecond, time.Hour),
+		wsproxy.WithDialContext(func(ctx context.Context, network, addr string) (net.Conn, error) {
+			var err error
+			full.Conn, err = new(net.Dialer).DialContext(ctx, network, addr)
+			return full, err
+		}))
+	client, server := c.Tunnel(t, u)
+	testkit.Within(t, full.waits, "the proxy's Ping")
+	client.Reset()
+	assert.Equal(t, wsproxy.ReasonClientClosed, ended.Next(t).Reason)
+	_, err := server.Read(make([]byte, 1))
+	assert.True(t, testkit.IsReset(err), "got %v, want a reset", err)
+}
+
+// A fullConn is a connection that has no room for a Ping.
+type fullConn struct {
+	net.Conn
+	once, over    sync.Once
+	waits, closed chan struct{} // closed when a write waits, and when it need not any longer
+}
+
+func (c *fullConn) Write(p []byte) (int, error) {
+	if p[0] != testkit.Ping {
+		return c.Conn.Write(p)
+	}
+	c.once.Do(func() { close(c.waits) })
+	<-c.closed
+	return 0, net.ErrClosed
+}
+
+func (c *fullConn) SetLinger(sec int) error { return c.Conn.(*net.TCPConn).SetLinger(sec) }
+
+func (c *fullConn) Close() error {
+	c.over.Do(func() { close(c.closed) })
+	return c.Conn.Close()
 }
