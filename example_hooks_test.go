@@ -47,8 +47,8 @@ func ExampleWithHooks() {
 	}))
 	defer server.Close()
 	fmt.Println(echo(server.URL+"/chat", "hello"))
-	proxy.Shutdown(context.Background()) // waits for the hook
-	// Output:
+	proxy.Shutdown(context.Background()) // waits for the hook; its line may come first
+	// Unordered output:
 	// hello
 	// level=INFO msg=closed user=ann path=/chat reason="client closed" close.code=1000 close.reason="" sent.bytes=11 sent.messages=1
 }
