@@ -43,7 +43,7 @@ func TestWithModifyResponseMayRefuseAStream(t *testing.T) {
 // passes ends the stream even if nothing waits for it.
 func TestTheServersTimeoutsDoNotEndTheHandshakeOfAStream(t *testing.T) {
 	t.Parallel()
-	const long = time.Second // enough for TLS on a busy machine
+	const long = 2 * time.Second // enough for TLS on a busy machine
 	for name, first := range map[string]string{
 		"no informational response": "",
 		"an informational response": "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n",

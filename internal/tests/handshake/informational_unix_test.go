@@ -44,8 +44,9 @@ func nonReader(t *testing.T, p *wsproxy.Proxy, u *testkit.Upstream) (client net.
 }
 
 func TestAClientThatDoesNotReadInformationalResponsesIsDisconnected(t *testing.T) {
+	t.Parallel()
 	u := testkit.NewUpstream(t)
-	p := testkit.NewProxy(t, u.URL, wsproxy.WithSendTimeout(100*time.Millisecond))
+	p := testkit.NewProxy(t, u.URL, wsproxy.WithSendTimeout(500*time.Millisecond))
 	_, server := nonReader(t, p, u)
 	testkit.Eventually(t, func() bool { return testkit.Counted(p) == testkit.Counts{} }, "the handshake has not ended")
 	_, err := io.Copy(io.Discard, server)

@@ -18,19 +18,27 @@ import (
 )
 
 // exchangeAll sends up from the client and down from the server at once, each
-// followed by an end of stream, and checks what arrives at the other end.
-func exchangeAll(t *testing.T, client, server *testkit.Peer, up, down []byte) {
+// followed by an end of stream, and checks what arrives at the other end. If
+// serverLast is set, the server ends its stream after it has read the client's.
+func exchangeAll(t *testing.T, client, server *testkit.Peer, up, down []byte, serverLast bool) {
 	t.Helper()
 	var wg sync.WaitGroup
+	arrived := make(chan struct{}) // all that the client sends
 	send := func(from *testkit.Peer, b []byte, name string) {
 		wg.Go(func() {
 			_, err := from.Write(b)
 			assert.NoError(t, err, "the %s sends", name)
+			if from == server && serverLast {
+				<-arrived
+			}
 			assert.NoError(t, from.CloseWrite(), "the %s half-closes", name)
 		})
 	}
 	receive := func(at *testkit.Peer, want []byte, name string) {
 		wg.Go(func() {
+			if at == server {
+				defer close(arrived)
+			}
 			hash := sha256.New()
 			n, err := io.Copy(hash, at)
 			assert.NoError(t, err, "the %s receives", name)
@@ -54,7 +62,7 @@ func TestEveryByteArrivesInBothDirectionsAtOnce(t *testing.T) {
 		r := l.Start(t, nil, ended.Option())
 		for _, size := range sizes {
 			client, server := r.Tunnel(t)
-			exchangeAll(t, client, server, up[:size], down[:size])
+			exchangeAll(t, client, server, up[:size], down[:size], l.HTTP2) // a stream has a second for the rest
 			ending := ended.Next(t)
 			assert.EqualValues(t, size, ending.FromClient.Bytes, "the ending's count of the client's bytes")
 			assert.EqualValues(t, size, ending.FromUpstream.Bytes, "the ending's count of the upstream's bytes")

@@ -87,7 +87,7 @@ func TestBothSidesCanHalfCloseAtOnce(t *testing.T) {
 		r := l.Start(t, nil, ended.Option())
 		for range 20 {
 			client, server := r.Tunnel(t)
-			exchangeAll(t, client, server, []byte("from client"), []byte("from upstream"))
+			exchangeAll(t, client, server, []byte("from client"), []byte("from upstream"), false)
 			ending := ended.Next(t)
 			assert.Contains(t, []wsproxy.Reason{wsproxy.ReasonClientClosed, wsproxy.ReasonUpstreamClosed}, ending.Reason)
 			assert.NoError(t, ending.Err)

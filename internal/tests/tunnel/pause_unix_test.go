@@ -31,7 +31,7 @@ func TestPausedProxy(t *testing.T) {
 	if target == "" {
 		t.Skip("runs only as a child process")
 	}
-	p, err := wsproxy.New(target, wsproxy.WithReadTimeout(time.Second), wsproxy.WithDetached())
+	p, err := wsproxy.New(target, wsproxy.WithReadTimeout(2*time.Second), wsproxy.WithDetached())
 	require.NoError(t, err)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -82,7 +82,7 @@ func TestAPauseOfTheProcessEndsNoBusyTunnel(t *testing.T) {
 	}()
 	time.Sleep(200 * time.Millisecond) // the pause itself is under test
 	require.NoError(t, cmd.Process.Signal(syscall.SIGSTOP))
-	time.Sleep(1300 * time.Millisecond)
+	time.Sleep(2300 * time.Millisecond)
 	require.NoError(t, cmd.Process.Signal(syscall.SIGCONT))
 	time.Sleep(300 * time.Millisecond) // time for the proxy to end the tunnel by mistake
 	for i, client := range clients {
