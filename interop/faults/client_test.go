@@ -7,7 +7,6 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/url"
@@ -79,19 +78,6 @@ func (p *process) client(t testing.TB, path string) *client {
 	return c
 }
 
-// readFrame reads a frame and returns its bytes on the wire.
-func readFrame(r io.Reader) (f ws.Frame, err error) {
-	if f.Header, err = ws.ReadHeader(r); err != nil {
-		return f, err
-	}
-	if f.Header.Length > 64<<20 {
-		return f, fmt.Errorf("a frame of %d bytes", f.Header.Length)
-	}
-	f.Payload = make([]byte, f.Header.Length)
-	_, err = io.ReadFull(r, f.Payload)
-	return f, err
-}
-
 func masked(f ws.Frame) []byte { return ws.MustCompileFrame(ws.MaskFrameInPlace(f)) }
 
 func (c *client) sendText(t testing.TB, text string) {
@@ -112,7 +98,7 @@ func (c *client) expectText(t testing.TB, text string) {
 // Pings.
 func (c *client) message() (ws.Frame, error) {
 	for {
-		f, err := readFrame(c.r)
+		f, err := ws.ReadFrame(c.r)
 		switch {
 		case err == nil && f.Header.OpCode == ws.OpPing:
 			c.Write(masked(ws.NewPongFrame(f.Payload)))

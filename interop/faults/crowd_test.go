@@ -65,7 +65,7 @@ func TestACrowdThatConnectsAtOnceIsServedOrRefusedClearly(t *testing.T) {
 				if _, err := client.Write(masked(ws.NewTextFrame([]byte("hello")))); err != nil {
 					return err
 				}
-				f, err := readFrame(client.r)
+				f, err := ws.ReadFrame(client.r)
 				if err == nil && string(f.Payload) != "hello" {
 					err = fmt.Errorf("echoed %q", f.Payload)
 				}

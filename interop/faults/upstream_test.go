@@ -79,11 +79,11 @@ func (u *upstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			_, err = conn.Write(frame)
 		}
 	case "/reset":
-		if _, err = readFrame(brw); err == nil {
+		if _, err = ws.ReadFrame(brw); err == nil {
 			ws.WriteFrame(conn, ws.NewTextFrame([]byte("whole")))
 			ws.WriteHeader(conn, ws.Header{Fin: true, OpCode: ws.OpText, Length: 100})
 			conn.Write(make([]byte, 50))
-			_, err = readFrame(brw) // the client has received half of it
+			_, err = ws.ReadFrame(brw) // the client has received half of it
 			conn.(*net.TCPConn).SetLinger(0)
 			how = "reset the other"
 		}

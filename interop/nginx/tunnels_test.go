@@ -2,12 +2,13 @@ package nginx_test
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"strings"
 
+	wsframe "example.com/wsproxy/internal/frame" // frame is the configuration here
+	"example.com/wsproxy/internal/testkit"
 	"github.com/stretchr/testify/require"
 )
 
@@ -25,18 +26,12 @@ func (p *peer) lastWords() string {
 	i := strings.LastIndex(said, `", `)
 	var got []byte
 	fmt.Sscanf(said[:i+1], "%q", &got)
-	if len(got) < 4 || got[0] != 0x88 {
+	f, err := testkit.ReadFrame(bytes.NewReader(got))
+	if err != nil || f.First != testkit.Close {
 		return said
 	}
-	payload := got[2:]
-	if got[1]&0x80 != 0 {
-		mask := payload[:4]
-		payload = bytes.Clone(payload[4:])
-		for i := range payload {
-			payload[i] ^= mask[i%4]
-		}
-	}
-	return fmt.Sprintf("Close %d %q, %s", binary.BigEndian.Uint16(payload), payload[2:], said[i+3:])
+	code, reason := wsframe.ParseClose([]byte(f.Payload))
+	return fmt.Sprintf("Close %d %q, %s", code, reason, said[i+3:])
 }
 
 // endings are trials with tunnels at a location /websocket.

@@ -5,7 +5,6 @@ package upstream_test
 import (
 	"bufio"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -23,42 +22,11 @@ import (
 	"time"
 
 	"example.com/wsproxy"
+	"example.com/wsproxy/internal/frame"
 	"example.com/wsproxy/internal/testkit"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
-
-// writeFrame sends a short frame. A client's frame is masked with a key of
-// zeros.
-func writeFrame(w io.Writer, opcode byte, payload []byte, masked bool) error {
-	b := []byte{0x80 | opcode, byte(len(payload))}
-	if masked {
-		b[1] |= 0x80
-		b = append(b, 0, 0, 0, 0)
-	}
-	_, err := w.Write(append(b, payload...))
-	return err
-}
-
-// readFrame reads a short frame.
-func readFrame(br *bufio.Reader) (opcode byte, payload []byte, err error) {
-	var header [2]byte
-	if _, err := io.ReadFull(br, header[:]); err != nil {
-		return 0, nil, err
-	}
-	var key [4]byte
-	if header[1]&0x80 != 0 {
-		if _, err := io.ReadFull(br, key[:]); err != nil {
-			return 0, nil, err
-		}
-	}
-	payload = make([]byte, header[1]&0x7f)
-	_, err = io.ReadFull(br, payload)
-	for i := range payload {
-		payload[i] ^= key[i&3]
-	}
-	return header[0] & 0x0f, payload, err
-}
 
 // A store is an application that keeps each message, and then acknowledges it.
 type store struct {
@@ -74,16 +42,17 @@ func (s *store) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 	defer conn.Close()
 	io.WriteString(conn, testkit.SampleSwitch)
 	for {
-		opcode, payload, err := readFrame(brw.Reader)
+		f, err := testkit.ReadFrame(brw)
 		if err != nil {
 			return
 		}
-		if opcode == 0x1 {
+		if f.First == testkit.Text {
 			s.mu.Lock()
-			s.kept[string(payload)]++
+			s.kept[f.Payload]++
 			s.mu.Unlock()
 		}
-		if writeFrame(conn, opcode, payload, false) != nil || opcode == 0x8 {
+		f.Masked = false
+		if _, err := io.WriteString(conn, f.String()); err != nil || f.First == testkit.Close {
 			return
 		}
 	}
@@ -223,30 +192,34 @@ func (c *chatter) run(ctx context.Context, addr string) error {
 
 // talk returns nil once the connection has been closed with a Close frame.
 func (c *chatter) talk(ctx context.Context, conn net.Conn, br *bufio.Reader) error {
+	send := func(first byte, payload string) error {
+		_, err := io.WriteString(conn, testkit.Frame{First: first, Masked: true, Payload: payload}.String())
+		return err
+	}
 	pace := time.NewTicker(20 * time.Millisecond)
 	defer pace.Stop()
 	for ; ctx.Err() == nil; <-pace.C {
 		message := c.name + " " + strconv.FormatInt(c.acked.Load(), 10)
 		conn.SetDeadline(time.Now().Add(testkit.Patience))
-		if err := writeFrame(conn, 0x1, []byte(message), true); err != nil {
+		if err := send(testkit.Text, message); err != nil {
 			return err
 		}
-		opcode, payload, err := readFrame(br)
+		f, err := testkit.ReadFrame(br)
 		switch {
 		case err != nil:
 			return err
-		case opcode == 0x8:
-			if code := binary.BigEndian.Uint16(payload); code != 1001 {
-				return fmt.Errorf("closed with %d %q", code, payload[2:])
+		case f.First == testkit.Close:
+			if code, reason := frame.ParseClose([]byte(f.Payload)); code != 1001 {
+				return fmt.Errorf("closed with %d %q", code, reason)
 			}
 			c.goneAway.Add(1)
-			return writeFrame(conn, 0x8, payload, true)
-		case string(payload) != message:
-			return fmt.Errorf("acknowledged %q, want %q", payload, message)
+			return send(testkit.Close, f.Payload)
+		case f.Payload != message:
+			return fmt.Errorf("acknowledged %q, want %q", f.Payload, message)
 		}
 		c.acked.Add(1)
 	}
-	return writeFrame(conn, 0x8, []byte{1000 >> 8, 1000 & 0xff}, true)
+	return send(testkit.Close, testkit.ClosePayload(1000, ""))
 }
 
 func TestARollingRestartBehindHAProxyLosesNoMessage(t *testing.T) {
