@@ -243,6 +243,26 @@ func FuzzHeaderPolicy(f *testing.F) {
 	})
 }
 
+// policyOf returns the header policy of a Proxy with opts.
+func policyOf(t testing.TB, opts ...Option) *headerPolicy {
+	t.Helper()
+	c := defaultConfig()
+	for _, opt := range opts {
+		opt.apply(&c)
+	}
+	require.NoError(t, c.validate())
+	policy := c.headerPolicy()
+	return &policy
+}
+
+// outbound returns the header that the policy makes for in.
+func outbound(policy *headerPolicy, in *http.Request) http.Header {
+	out := in.Header.Clone()
+	removeHopByHop(out)
+	policy.apply(out, in)
+	return out
+}
+
 // served reports whether net/http's server accepts a header. ReadRequest checks
 // less.
 func served(h http.Header) bool {
