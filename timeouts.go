@@ -131,9 +131,13 @@ func (r *registry) sweepIn(d time.Duration) {
 
 // pause is how late a sweep must be to show that the process or its machine was
 // stopped. Bytes and Pongs may have arrived meanwhile that no flow could read
-// yet, so the sweep is put off by another pause. It is put off only once, so
-// that the timeouts hold even on a machine where every sweep is late.
-const pause = 100 * time.Millisecond
+// yet, so the sweep is put off by as much as it was late, but not longer than
+// longestPause. It is put off only once, so that the timeouts hold even on a
+// machine where every sweep is late.
+const (
+	pause        = 100 * time.Millisecond
+	longestPause = time.Second
+)
 
 // watchAnswers sets the timer for the answers to the proxy's Close frames, if it is
 // not set because nothing else limits tunnels.
@@ -163,8 +167,9 @@ func (r *registry) sweep() {
 	var pings []*flow
 	r.mu.Lock()
 	now := r.now()
-	if r.late = r.armed && !r.late && now.sub(r.next) > pause; r.late {
-		r.sweepIn(pause)
+	late := now.sub(r.next)
+	if r.late = r.armed && !r.late && late > pause; r.late {
+		r.sweepIn(min(late, longestPause))
 		r.mu.Unlock()
 		return
 	}

@@ -84,7 +84,7 @@ func TestAPauseOfTheProcessEndsNoBusyTunnel(t *testing.T) {
 	require.NoError(t, cmd.Process.Signal(syscall.SIGSTOP))
 	time.Sleep(2300 * time.Millisecond)
 	require.NoError(t, cmd.Process.Signal(syscall.SIGCONT))
-	time.Sleep(300 * time.Millisecond) // time for the proxy to end the tunnel by mistake
+	time.Sleep(700 * time.Millisecond) // time for the proxy to end the tunnel by mistake
 	for i, client := range clients {
 		server := testkit.End{Peer: servers[i], Client: false}
 		server.SendFrame(t, testkit.Text, "still here")
