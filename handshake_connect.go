@@ -54,9 +54,9 @@ func connectProtocol(r *http.Request) (string, bool) {
 	return r.Proto, r.ProtoMajor == 3 && !strings.HasPrefix(r.Proto, "HTTP/")
 }
 
-// checkConnect checks what a request for an upgrade needs in place of a method,
-// a key and an empty body. net/http lets any :path pass.
-func checkConnect(r *http.Request) error {
+// checkStreamRequest is the part of checkRequest for an extended CONNECT, which
+// has neither the method GET nor a key. net/http lets any :path pass.
+func checkStreamRequest(r *http.Request, protocol string) error {
 	if len(r.Header["Content-Length"]) > 0 || r.ContentLength > 0 {
 		return badHandshake(http.StatusBadRequest, "the request has a Content-Length, want none")
 	}
@@ -64,7 +64,13 @@ func checkConnect(r *http.Request) error {
 		path, _, _ := strings.Cut(r.RequestURI, "?")
 		return badHandshake(http.StatusBadRequest, "path %s, want one that begins with one /", syntax.Quote(path))
 	}
-	return nil
+	if err := checkTarget(r); err != nil {
+		return badHandshake(http.StatusBadRequest, "%w", err)
+	}
+	if protocol != "websocket" {
+		return nil
+	}
+	return checkVersion(r)
 }
 
 // clientKey returns the client's Sec-WebSocket-Key, or "" if it has not sent

@@ -39,16 +39,15 @@ func checkRequest(r *http.Request, protocol string) error {
 		return badHandshake(http.StatusBadRequest, "Host %s, want a host with an optional port", syntax.Quote(r.Host))
 	}
 	if isStream(r) {
-		if err := checkConnect(r); err != nil {
-			return err
-		}
-	} else if r.ContentLength != 0 || len(r.TransferEncoding) > 0 {
+		return checkStreamRequest(r, protocol)
+	}
+	if r.ContentLength != 0 || len(r.TransferEncoding) > 0 {
 		return badHandshake(http.StatusBadRequest, "the request has a body, want none")
 	}
 	if err := checkTarget(r); err != nil {
 		return badHandshake(http.StatusBadRequest, "%w", err)
 	}
-	if r.Method == http.MethodConnect && protocol != "websocket" && !isStream(r) {
+	if r.Method == http.MethodConnect && protocol != "websocket" {
 		refused := refusedConnect(r)
 		refused.kind = ErrBadHandshake
 		return refused
@@ -56,19 +55,13 @@ func checkRequest(r *http.Request, protocol string) error {
 	if protocol != "websocket" {
 		return nil
 	}
-	if r.Method != http.MethodGet && !isStream(r) {
+	if r.Method != http.MethodGet {
 		refused := badHandshake(http.StatusMethodNotAllowed, "method %s, want GET", syntax.Quote(r.Method))
 		refused.header = http.Header{"Allow": {http.MethodGet}}
 		return refused
 	}
-	if version := r.Header["Sec-Websocket-Version"]; len(version) != 1 || version[0] != "13" {
-		refused := badHandshake(http.StatusUpgradeRequired, "Sec-WebSocket-Version %s, want 13", syntax.Quote(strings.Join(version, ", ")))
-		refused.header = http.Header{"Sec-Websocket-Version": {"13"},
-			"Upgrade": {"websocket"}, "Connection": {"close", "Upgrade"}} // RFC 9110, section 15.5.22
-		return refused
-	}
-	if isStream(r) {
-		return nil
+	if err := checkVersion(r); err != nil {
+		return err
 	}
 	key := r.Header["Sec-Websocket-Key"]
 	if len(key) != 1 {
@@ -78,6 +71,18 @@ func checkRequest(r *http.Request, protocol string) error {
 		return badHandshake(http.StatusBadRequest, "Sec-WebSocket-Key %s, want 16 bytes in base64", syntax.Quote(key[0]))
 	}
 	return nil
+}
+
+// checkVersion refuses a handshake for another version of the WebSocket protocol.
+func checkVersion(r *http.Request) error {
+	version := r.Header["Sec-Websocket-Version"]
+	if len(version) == 1 && version[0] == "13" {
+		return nil
+	}
+	refused := badHandshake(http.StatusUpgradeRequired, "Sec-WebSocket-Version %s, want 13", syntax.Quote(strings.Join(version, ", ")))
+	refused.header = http.Header{"Sec-Websocket-Version": {"13"},
+		"Upgrade": {"websocket"}, "Connection": {"close", "Upgrade"}} // RFC 9110, section 15.5.22
+	return refused
 }
 
 // otherMethods is the Allow field of a refused CONNECT. The proxy forwards all

@@ -144,28 +144,6 @@ type state struct {
 	current int // used by roundRobin
 }
 
-// A Candidate is a server that a [Policy] can choose. Its methods are safe for
-// concurrent use. A Policy must not keep a Candidate, because
-// [Upstream.SetServers] replaces all Candidates.
-type Candidate struct {
-	server        Server // with defaults in place of zeros
-	network, addr string // to dial
-	poolName      string // the host in the URLs given to the http.Transport
-	hash          uint64
-	alwaysUp      bool // health is ignored: the server is NeverDown or the only one
-	*state
-}
-
-// Addr returns the server's [Server.Addr].
-func (c *Candidate) Addr() string { return c.server.Addr }
-
-// Weight returns the server's weight, at least 1.
-func (c *Candidate) Weight() int { return c.server.Weight }
-
-// Tunnels returns the number of tunnels to the server now, including
-// handshakes in progress.
-func (c *Candidate) Tunnels() int { return int(c.tunnels.Load()) }
-
 // NewUpstream returns an Upstream of servers. policy chooses among them.
 //
 // NewUpstream reports every mistake, in one joined error: a nil policy, an
@@ -347,30 +325,5 @@ func (c *Candidate) reserve() bool {
 		if c.tunnels.CompareAndSwap(n, n+1) {
 			return true
 		}
-	}
-}
-
-// A lease is a request's use of a server. It is settled once. A lease for a
-// tunnel is also released once, when the tunnel has ended.
-type lease struct {
-	*Candidate
-	tunnel bool // the lease counts among the server's tunnels
-	by     claim
-}
-
-// settle records the request's verdict on the server's health.
-func (l lease) settle(v verdict) {
-	if v == failed {
-		l.failed.Add(1)
-	}
-	if !l.alwaysUp {
-		l.health.settle(v, l.by, l.server.MaxFails, l.server.FailTimeout)
-	}
-}
-
-// release subtracts the tunnel that reserve added.
-func (l lease) release() {
-	if l.tunnel {
-		l.tunnels.Add(-1)
 	}
 }

@@ -22,6 +22,28 @@ type Policy interface {
 	Pick(r *http.Request, clientIP netip.Addr, servers []*Candidate) *Candidate
 }
 
+// A Candidate is a server that a [Policy] can choose. Its methods are safe for
+// concurrent use. A Policy must not keep a Candidate, because
+// [Upstream.SetServers] replaces all Candidates.
+type Candidate struct {
+	server        Server // with defaults in place of zeros
+	network, addr string // to dial
+	poolName      string // the host in the URLs given to the http.Transport
+	hash          uint64
+	alwaysUp      bool // health is ignored: the server is NeverDown or the only one
+	*state
+}
+
+// Addr returns the server's [Server.Addr].
+func (c *Candidate) Addr() string { return c.server.Addr }
+
+// Weight returns the server's weight, at least 1.
+func (c *Candidate) Weight() int { return c.server.Weight }
+
+// Tunnels returns the number of tunnels to the server now, including
+// handshakes in progress.
+func (c *Candidate) Tunnels() int { return int(c.tunnels.Load()) }
+
 // RoundRobin returns the policy that chooses the servers in turn, each in
 // proportion to its weight and spread as evenly as possible (smooth weighted
 // round robin). Use each value for only one Upstream. nginx: the default.

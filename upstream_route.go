@@ -284,3 +284,28 @@ func (r *route) pick(tier []*Candidate, list *[]*Candidate, failOpen bool) (leas
 	}
 	return lease{}, noneAvailable
 }
+
+// A lease is a request's use of a server. It is settled once. A lease for a
+// tunnel is also released once, when the tunnel has ended.
+type lease struct {
+	*Candidate
+	tunnel bool // the lease counts among the server's tunnels
+	by     claim
+}
+
+// settle records the request's verdict on the server's health.
+func (l lease) settle(v verdict) {
+	if v == failed {
+		l.failed.Add(1)
+	}
+	if !l.alwaysUp {
+		l.health.settle(v, l.by, l.server.MaxFails, l.server.FailTimeout)
+	}
+}
+
+// release subtracts the tunnel that reserve added.
+func (l lease) release() {
+	if l.tunnel {
+		l.tunnels.Add(-1)
+	}
+}
