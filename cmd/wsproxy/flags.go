@@ -63,6 +63,7 @@ var groups = []struct {
 	{"Several servers", serverFlags},
 	{"Timeouts and pings", timeFlags},
 	{"Limits", limitFlags},
+	{"Observing", seeFlags},
 	{"Running", runFlags},
 }
 
@@ -105,10 +106,10 @@ func listenFlags(f *flag.FlagSet, s *settings, v *values) {
 }
 
 func targetFlags(f *flag.FlagSet, s *settings, v *values) {
-	f.Func("route", "nginx location: proxy the requests of a path to a target of their own, \"/path=target\";\n"+
-		"/ws is that path alone, /ws/ everything below it, with a redirect for /ws, which a\n"+
-		"WebSocket does not follow; for both, give both; the longest match wins, and other\n"+
-		"requests go to the target argument or get 404; `path=target` is repeatable", s.addRoute)
+	f.Func("route", "nginx location: proxy a path to a target of its own, as in `path=target`; /ws is that path\n"+
+		"alone; /ws/ is all below it, and redirects /ws, which a browser's WebSocket does not\n"+
+		"follow, so give both; the longest match wins; other requests go to the target argument,\n"+
+		"or get 404; repeatable", s.addRoute)
 	f.BoolVar(&v.targetHost, "target-host", false,
 		"nginx proxy_set_header Host $proxy_host: send the target's host, not the client's, as Host")
 	f.Func("header", "nginx proxy_set_header: set a `field` of every request to the target with \"Name: value\",\n"+
@@ -192,7 +193,7 @@ func limitFlags(f *flag.FlagSet, s *settings, v *values) {
 			"limit (default 0)")
 }
 
-func runFlags(f *flag.FlagSet, s *settings, v *values) {
+func seeFlags(f *flag.FlagSet, s *settings, v *values) {
 	f.StringVar(&v.admin, "admin", "",
 		"nginx stub_status: `address` or port of a page with the tunnels (/), /metrics for Prometheus,\n"+
 			"/healthz, and /readyz, which is 503 from the start of the drain; a port alone, or with an\n"+
@@ -201,7 +202,12 @@ func runFlags(f *flag.FlagSet, s *settings, v *values) {
 		"no nginx directive: serve Go's profiles at /debug/pprof/ of -admin")
 	f.StringVar(&s.access, "access-log", "off",
 		"nginx access_log: write a line to standard output when a tunnel opens, when it ends and when\n"+
-			"an upgrade is refused, but none for plain requests, in this `format`: text, json or off")
+			"an upgrade is refused, but none for plain requests; its `format`: text, json or off")
+	f.StringVar(&v.level, "log", "info",
+		"nginx error_log's level: lowest `level` to log: debug, info, warn or error")
+}
+
+func runFlags(f *flag.FlagSet, s *settings, v *values) {
 	f.BoolVar(&v.detached, "detached", false,
 		"no nginx directive (its connections are always so): free the HTTP server's goroutine and\n"+
 			"buffers while a tunnel is open, which saves memory with many idle tunnels")
@@ -213,8 +219,6 @@ func runFlags(f *flag.FlagSet, s *settings, v *values) {
 		"no nginx directive (HAProxy close-spread-time): time, as a part of -drain, over which the\n"+
 			"tunnels are closed after SIGINT or SIGTERM, evenly, in random order and with code 1012;\n"+
 			"0 closes all at once (default 0s)")
-	f.StringVar(&v.level, "log", "info",
-		"nginx error_log's level: lowest `level` to log: debug, info, warn or error")
 	f.BoolVar(&s.version, "version", false,
 		"nginx -v: print the versions of wsproxy and of Go, and exit")
 }

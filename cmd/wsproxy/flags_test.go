@@ -90,6 +90,7 @@ func TestErrorsOfUsageExitWith2(t *testing.T) {
 		{"-header Host:a/b", `-header Host: "a/b", want a host with an optional port`},
 		{"-origin http://", `-origin: "http://" is not an origin, want [scheme://]host[:port]`},
 		{"-trusted-proxy me", `-trusted-proxy: "me", want an address, a CIDR prefix or "unix:"`},
+		{"-access-log xml", `-access-log: "xml" is not a format, want text, json or off`},
 		{"-log loud", `-log: "loud" is not a level, want debug, info, warn or error`},
 		{"-drain -1s", `-drain: "-1s" is negative, want a duration or 0 to close immediately`},
 		{"-body-timeout -1s", `-body-timeout: "-1s" is negative, want a duration or 0 for none`},

@@ -26,8 +26,8 @@
 //
 // -route /path=target sends the requests of a path to a target of their own. The
 // path is a pattern of [http.ServeMux]. /ws is that path alone. /ws/ is everything
-// below it, and a request for /ws is redirected to /ws/, which a WebSocket does
-// not follow. To serve both, give both:
+// below it, and a request for /ws is redirected to /ws/, which a browser's
+// WebSocket does not follow. To serve both, give both:
 //
 //	wsproxy -route /ws=http://localhost:4000 -route /ws/=http://localhost:4000 http://localhost:3000
 //
@@ -129,7 +129,8 @@
 // it ends, and when an upgrade is refused. A plain request has none. A refusal
 // without an error is the upstream's. The route and id of a tunnel are the same in
 // both its lines. Strings are shortened to 512 bytes. Queries are not logged. In
-// JSON, durations are in seconds.
+// JSON, durations are in seconds. If standard output is a full pipe, tunnels wait
+// until someone reads it.
 //
 // The log on standard error has a line for a tunnel that the proxy itself ends: at a
 // timeout, the maximum lifetime or size, or because an end does not answer pings. The
