@@ -33,6 +33,9 @@ type settings struct {
 	forwarded bool                      // -trusted-proxy is set
 	hints     map[wsproxy.Reason]string // for tunnels that the proxy ends
 
+	targetCA       string
+	targetInsecure bool
+
 	policy           string
 	maxFails         int
 	failTimeout, dns time.Duration
@@ -110,6 +113,12 @@ func targetFlags(f *flag.FlagSet, s *settings, v *values) {
 		"alone; /ws/ is all below it, and redirects /ws, which a browser's WebSocket does not\n"+
 		"follow, so give both; the longest match wins; other requests go to the target argument,\n"+
 		"or get 404; repeatable", s.addRoute)
+	f.StringVar(&s.targetCA, "target-ca", "",
+		"nginx proxy_ssl_trusted_certificate: PEM `file` with the certificates of the authorities to\n"+
+			"trust for https and wss targets, in place of the system's; also a self-signed certificate")
+	f.BoolVar(&s.targetInsecure, "target-insecure", false,
+		"nginx proxy_ssl_verify off, its default: do not verify the certificates of https and wss\n"+
+			"targets, so that anyone on the way can read and change everything")
 	f.BoolVar(&v.targetHost, "target-host", false,
 		"nginx proxy_set_header Host $proxy_host: send the target's host, not the client's, as Host")
 	f.Func("header", "nginx proxy_set_header: set a `field` of every request to the target with \"Name: value\",\n"+

@@ -83,6 +83,7 @@ func TestErrorsOfUsageExitWith2(t *testing.T) {
 		{"-max-message-size -1", `-max-message-size: "-1" is negative, want a number or 0 for no limit`},
 		{"-tls-cert cert.pem", `-tls-cert "cert.pem", -tls-key "", want both or neither`},
 		{"-tls-key key.pem", `-tls-cert "", -tls-key "key.pem", want both or neither`},
+		{"-target-ca ca.pem -target-insecure", "-target-ca and -target-insecure, want one of them"},
 		{"-header X-Test", `invalid value "X-Test" for flag -header: want "Name: value"`},
 		{"-header :value", `invalid value ":value" for flag -header: want "Name: value"`},
 		{"-header Bad@Name:value", `-header: "Bad@Name" is not a field name`},

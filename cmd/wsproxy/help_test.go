@@ -43,6 +43,8 @@ var reference = map[string]struct{ value, directives string }{
 	"keep-alive":         {"false", "nginx keepalive, with '' in place of close in the map"},
 	"origin":             {"", "no nginx directive (it takes an if on $http_origin)"},
 	"trusted-proxy":      {"", "nginx set_real_ip_from, with real_ip_recursive on"},
+	"target-ca":          {"", "nginx proxy_ssl_trusted_certificate"},
+	"target-insecure":    {"false", "nginx proxy_ssl_verify off, its default"},
 	"target-host":        {"false", "nginx proxy_set_header Host $proxy_host"},
 	"header":             {"", "nginx proxy_set_header"},
 	"detached":           {"false", "no nginx directive (its connections are always so)"},

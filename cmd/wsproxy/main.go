@@ -86,6 +86,8 @@
 //	-keep-alive              reuse connections to the target for plain requests
 //	-origin pattern          accept upgrades only from this origin; repeatable
 //	-trusted-proxy prefix    trust forwarding fields of these peers; repeatable
+//	-target-ca file          trust these authorities for https targets
+//	-target-insecure         do not verify the certificates of https targets
 //	-target-host             send the target's host, not the client's, as Host
 //	-header "Name: value"    set a field of every request; repeatable
 //	-route path=target       proxy a path to a target of its own; repeatable
@@ -142,9 +144,9 @@
 // SIGINT or SIGTERM starts the drain. wsproxy stops listening and waits up to a
 // second for requests that are on their way. Then it closes connections without
 // a request, and sends both ends of every tunnel a Close frame with code 1001,
-// "shutting down". A tunnel ends when both have answered. A tunnel that has not ended within
-// -close-timeout is closed immediately. When -drain expires or a second signal
-// arrives, wsproxy closes all remaining tunnels and plain requests.
+// "shutting down". A tunnel ends when both have answered. A tunnel that has not
+// ended within -close-timeout is closed immediately. When -drain expires or a
+// second signal arrives, wsproxy closes all remaining tunnels and plain requests.
 //
 // With -spread the tunnels get their Close frames in random order and evenly
 // over that time, with code 1012, "service restart", so that their clients do

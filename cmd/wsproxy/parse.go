@@ -82,6 +82,9 @@ func parse(args []string) (*settings, error) {
 	if s.http2 && s.cert == "" {
 		fail("-http2 needs -tls-cert and -tls-key, as browsers speak HTTP/2 over TLS alone")
 	}
+	if s.targetCA != "" && s.targetInsecure {
+		fail("-target-ca and -target-insecure, want one of them")
+	}
 	if s.wait < 0 {
 		fail("-drain: %q is negative, want a duration or 0 to close immediately", s.wait)
 	}

@@ -19,7 +19,7 @@ func (s *settings) serve(signals <-chan os.Signal, stdout, stderr io.Writer) err
 	if s.bad != nil {
 		return s.bad
 	}
-	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: s.level}))
+	log := slog.New(adviser{slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: s.level})})
 	var watching sync.WaitGroup
 	defer watching.Wait()
 	ctx, stop := context.WithCancel(context.Background())
@@ -27,6 +27,9 @@ func (s *settings) serve(signals <-chan os.Signal, stdout, stderr io.Writer) err
 
 	v := &service{settings: s, log: log, access: newAccessLog(s.access, stdout, s.forwarded), endings: newEndings(log, s.hints)}
 	defer v.endings.repeats.flush()
+	if err := v.trust(); err != nil {
+		return err
+	}
 	end, err := v.open(ctx, signals, &watching)
 	if err != nil {
 		return err
