@@ -103,6 +103,10 @@ func (b *bench) rounds() (failures int, err error) {
 					if p.command == nil && transport == "tls" {
 						continue // the upstream has no TLS
 					}
+					group := measuresOf(group, p.name)
+					if len(group) == 0 {
+						continue
+					}
 					b.progress(round, transport, group, p)
 					samples := b.sample(p, transport, group)
 					if b.ctx.Err() != nil {

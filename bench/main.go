@@ -11,7 +11,8 @@
 // The peers are nginx with the well-known recipe and HAProxy, if they are
 // installed, and Caddy and httputil.ReverseProxy, which are built into this
 // program. The peer "direct" is no proxy at all. It shows the limit of load and
-// upstream. wsproxy runs twice, blocking and detached. -peers can add the portable
+// upstream. The peer "floor" is the least that a proxy over net/http does for a
+// handshake. wsproxy runs twice, blocking and detached. -peers can add the portable
 // relay, which is then built with the tag wsproxy_portable.
 //
 // Every sample uses a new proxy. The peers take turns within each measure, so

@@ -64,7 +64,25 @@ func measureNames() []string {
 const portablePeer = "wsproxy-portable"
 
 // defaultPeers are the others, in the table's order.
-var defaultPeers = []string{"direct", "wsproxy", "wsproxy-detached", "nginx", "haproxy", "caddy", "httputil"}
+var defaultPeers = []string{"direct", "wsproxy", "wsproxy-detached", "nginx", "haproxy", "caddy", "httputil", floorPeer}
+
+// floorPeer is the least that a proxy over net/http does. It runs only where
+// handshakes are measured.
+const floorPeer = "floor"
+
+// runs reports whether m is measured for a peer.
+func (m measure) runs(peer string) bool { return peer != floorPeer || m.kind == "handshake" }
+
+// measuresOf returns those of list that are measured for a peer.
+func measuresOf(list []measure, peer string) []measure {
+	var some []measure
+	for _, m := range list {
+		if m.runs(peer) {
+			some = append(some, m)
+		}
+	}
+	return some
+}
 
 // groups splits measures into those that share a proxy: none do, except in a
 // quick run.

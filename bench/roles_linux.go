@@ -47,7 +47,7 @@ func runProxy(args []string) error {
 		}
 		return settle()
 	}
-	handler, err := newHandler(name, "http://"+upstream)
+	handler, err := newHandler(name, upstream)
 	if err != nil {
 		return err
 	}
@@ -81,8 +81,11 @@ func settle() error {
 	return lines.Err()
 }
 
-func newHandler(name, target string) (http.Handler, error) {
+func newHandler(name, upstream string) (http.Handler, error) {
+	target := "http://" + upstream
 	switch name {
+	case floorPeer:
+		return floor(upstream), nil
 	case "wsproxy", portablePeer:
 		return wsproxy.New(target)
 	case "wsproxy-detached":

@@ -40,7 +40,8 @@ func targets() []target {
 	} {
 		add(target{"kB/idle tunnel of " + memory.subject, memory.transport, "idle", "many", memory.subject, "", false, memory.bound})
 	}
-	add(against("CPU/handshake", "handshake", "cpu", false, bounds{"nginx": 1.4, "httputil": 0.5})...)
+	add(against("CPU/handshake", "handshake", "cpu", false, bounds{"nginx": 1.45, "httputil": 0.85, floorPeer: 1.25})...)
+	list = append(list, target{"CPU/handshake", "tls", "handshake", "cpu", "wsproxy", "nginx", false, 1})
 	return list
 }
 
