@@ -12,11 +12,29 @@ import (
 )
 
 // loops are the event loops of a Proxy, one for each processor. A loop runs as
-// long as it has relays.
+// long as it has relays, and loopLinger longer.
 type loops struct {
-	mu   sync.Mutex
-	all  []*loop
-	next int
+	mu     sync.Mutex
+	all    []*loop
+	next   int
+	hasten bool // loops end with their last relay
+}
+
+// loopLinger is how long a loop waits for another relay after its last, at
+// least. It waits at most twice that long. To end and create a loop for each of
+// many short tunnels cost a twentieth of their handshakes.
+const loopLinger = time.Second
+
+// close makes the loops end with their last relay, as the Proxy takes no more.
+func (ls *loops) close() {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	ls.hasten = true
+	for _, l := range ls.all {
+		if l != nil {
+			l.hurry()
+		}
+	}
 }
 
 // place gives r to the next loop in turn. If that loop cannot be created, it
@@ -45,6 +63,7 @@ func (ls *loops) place(r *loopRelay) error {
 		}
 		return err
 	}
+	fresh.hasten = ls.hasten
 	fresh.add(r)
 	go fresh.run()
 	*l = fresh
@@ -65,12 +84,16 @@ type loop struct {
 	live   int          // relays
 	posted []*loopRelay // for run to process
 	parked bool         // run may be waiting: post must wake it
-	ended  bool         // the last relay has ended, and run returns
+	used   bool         // a relay was added since the loop last began to linger
+	hasten bool         // it does not linger
+	ended  bool         // it has lingered, and run returns
 
 	// Only run uses these:
 	slots      []*socket // by slot number, which an epoll event carries
 	free       []int32   // unused slot numbers
 	generation int32     // the last one given; it tells users of the same slot apart
+	idle       bool      // there was no relay when take last looked
+	linger     lingering
 	taken      []*loopRelay
 	ready      []*socket // these have more to read than one turn allows
 	turn       []*socket
@@ -85,6 +108,19 @@ type loop struct {
 type loopBuffer [512 << 10]byte
 
 var loopBuffers = sync.Pool{New: func() any { return new(loopBuffer) }}
+
+// lingering is what a loop without relays waits for.
+//
+//	none    → begun    park: the read deadline is set
+//	begun   → expired  park: the deadline has passed, and is removed
+//	expired → none     take: a relay was added meanwhile
+type lingering uint8
+
+const (
+	none lingering = iota
+	begun
+	expired
+)
 
 const (
 	wakeSlot = -1      // the eventfd
@@ -157,6 +193,7 @@ func (l *loop) add(r *loopRelay) bool {
 		return false
 	}
 	l.live++
+	l.used = true
 	r.loop = l
 	return true
 }
@@ -183,7 +220,17 @@ func (l *loop) rouse() {
 	}
 }
 
-// run runs the loop until its last relay has ended.
+// hurry makes the loop end with its last relay.
+func (l *loop) hurry() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.hasten = true
+	if !l.ended {
+		l.rouse()
+	}
+}
+
+// run runs the loop until it has lingered after its last relay.
 func (l *loop) run() {
 	defer l.close()
 	defer l.giveBack() // the Proxy still refers to the loop
@@ -206,7 +253,7 @@ func (l *loop) run() {
 		if park {
 			busy = 0
 			l.giveBack()
-			l.raw.Read(poll)
+			l.park(poll)
 		} else {
 			if busy%16 == 15 {
 				runtime.Gosched()
@@ -235,8 +282,22 @@ func (l *loop) giveBack() {
 	}
 }
 
+// park waits for an event. If the loop has no relay, it waits for the linger time
+// at most. The deadline is not removed when a relay comes, because setting it
+// anew for each of many short tunnels costs more than one useless wake-up.
+func (l *loop) park(poll func(uintptr) bool) {
+	if l.idle && l.linger == none {
+		l.linger = begun
+		l.file.SetReadDeadline(time.Now().Add(loopLinger))
+	}
+	if l.raw.Read(poll) != nil {
+		l.linger = expired
+		l.file.SetReadDeadline(time.Time{})
+	}
+}
+
 // take takes the posted relays. It reports whether run has nothing to do until it
-// is woken, and whether any relay is left.
+// is woken, and whether it goes on at all.
 func (l *loop) take() (park, more bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -246,7 +307,11 @@ func (l *loop) take() (park, more bool) {
 		r.todo |= r.asked
 		r.asked = 0
 	}
-	l.ended = l.live == 0
+	l.idle = l.live == 0
+	if l.linger == expired && l.used {
+		l.linger, l.used = none, false
+	}
+	l.ended = l.idle && (l.hasten || l.linger == expired)
 	l.parked = !l.ended && len(l.taken) == 0 && len(l.ready) == 0
 	return l.parked, !l.ended
 }

@@ -3,6 +3,7 @@
 package wsproxy
 
 import (
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -82,16 +83,52 @@ func TestATunnelThatEpollRefusesUsesThePortableRelay(t *testing.T) {
 	}
 }
 
-func TestALoopWhoseOnlyReservationFailsEnds(t *testing.T) {
-	var ls loops
-	r := new(loopRelay)
-	require.NoError(t, ls.place(r))
-	r.loop.dismiss()
+// awaitEnd returns whether l has lingered, once it has ended.
+func awaitEnd(t *testing.T, l *loop) (lingered bool) {
+	t.Helper()
 	require.Eventually(t, func() bool {
-		r.loop.mu.Lock()
-		defer r.loop.mu.Unlock()
-		return r.loop.ended
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		lingered = l.ended && l.linger == expired
+		return l.ended
 	}, 10*time.Second, time.Millisecond)
+	return lingered
+}
+
+func TestALoopWhoseOnlyReservationFailsEnds(t *testing.T) {
+	t.Parallel()
+	for _, closed := range []bool{false, true} {
+		t.Run(fmt.Sprintf("closed %v", closed), func(t *testing.T) {
+			t.Parallel()
+			var ls loops
+			r := new(loopRelay)
+			require.NoError(t, ls.place(r))
+			if closed {
+				ls.close()
+			}
+			r.loop.dismiss()
+			assert.Equal(t, !closed, awaitEnd(t, r.loop), "the loop has lingered")
+		})
+	}
+}
+
+// Before, every second short tunnel made a loop: an epoll instance, an eventfd
+// and a goroutine.
+func TestShortTunnelsShareALoop(t *testing.T) {
+	t.Parallel()
+	var ls loops
+	used := make(map[*loop]bool)
+	for range 10 * runtime.GOMAXPROCS(0) {
+		r := new(loopRelay)
+		require.NoError(t, ls.place(r))
+		used[r.loop] = true
+		r.loop.dismiss()
+	}
+	assert.Len(t, used, runtime.GOMAXPROCS(0))
+	ls.close()
+	for l := range used {
+		assert.False(t, awaitEnd(t, l), "a loop lingers although no relay may come")
+	}
 }
 
 func TestBothSocketsAreReservedOrNone(t *testing.T) {

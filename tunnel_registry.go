@@ -236,6 +236,7 @@ func (r *registry) refuse(status int) {
 // drain refuses new handshakes. It returns a channel that is closed when the
 // last tunnel and handshake have ended.
 func (r *registry) drain() <-chan struct{} {
+	r.loops.close()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.empty == nil {

@@ -12,7 +12,9 @@
 //
 // # Lifecycle
 //
-// A Proxy has no goroutines while it has no tunnels.
+// A Proxy starts goroutines with its first tunnel. On Linux it keeps one for
+// each processor for up to two seconds after its last tunnel. After
+// [Proxy.Shutdown] or [Proxy.Close] they end with the last tunnel.
 //
 // [http.Server.Shutdown] ignores hijacked connections, so call
 // [Proxy.Shutdown] as well. Call it directly or from a function registered
