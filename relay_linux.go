@@ -4,6 +4,7 @@ package wsproxy
 
 import (
 	"net"
+	"os"
 	"sync"
 	"syscall"
 )
@@ -16,30 +17,34 @@ type loopRelay struct {
 	loop             *loop
 	client, upstream socket
 	ended            func()
-	asked            uint32 // what the loop has not taken yet; loop.mu
 
-	// Only the loop uses these:
-	todo    uint32 // what the loop has taken and process has not done yet
-	state   relayState
+	// loop.mu guards these:
+	asked uint32 // what the loop has not taken yet
+	state relayState
+	err   error // why the loop cannot watch the sockets
+
+	// Only the loop uses these, from adopted on:
+	todo    uint32          // what the loop has taken and process has not done yet
+	over    bool            // both sockets are closed
 	closing *sync.WaitGroup // sockets that linger are being closed; nil if none do
 }
 
-// A relayState is the state of a loopRelay. Only the loop reads and changes it.
+// A relayState says who drives a loopRelay.
 //
-//	placed  → running  process: begin was called
-//	placed  → over     process: begin and cut were called
-//	running → over     close: nothing is left to move, or cut was called
+//	placed  → adopted  begin was called and the relay was asked nothing before
+//	placed  → handed   begin was called and the relay was asked something, such as to cut
+//	handed  → adopted  process, on the loop
 type relayState uint8
 
 const (
-	placed  relayState = iota // it has a loop; requests wait until begin is called
-	running                   // the loop moves bytes
-	over                      // both sockets are closed
+	placed  relayState = iota // the goroutine of the handshake
+	handed                    // the loop, when it processes the relay
+	adopted                   // the loop
 )
 
 // What a loop can be asked to do for a relay.
 const (
-	doAdopt = 1 << iota
+	doCheck = 1 << iota
 	doWake
 	doCutClient
 	doCutUpstream
@@ -87,9 +92,151 @@ func (r *loopRelay) start(ended func()) {
 	r.begin(func() { go ended() }) // the user's hook must not delay the loop
 }
 
+// begin writes what precedes the first reads, the 101 above all, and gives the
+// relay to the loop. The loop first runs for the relay when a socket is ready:
+// waking it for a new tunnel costs more than writing the 101. If a hook has asked
+// for something, such as to cut, the loop does both, that first.
 func (r *loopRelay) begin(ended func()) {
 	r.ended = ended
-	r.post(doAdopt)
+	if r.loop.quiet(r) {
+		r.write()
+		r.loop.adopt(r)
+	}
+}
+
+func (r *loopRelay) write() {
+	r.upstream.in.begin()
+	r.client.in.begin()
+}
+
+// reserve adds both sockets of a relay to the epoll instance, or neither. Their
+// events come only after register. The system refuses a watch if memory is
+// short or max_user_watches is reached (epoll(7)), and at this point the portable
+// relay can still take the connections. Any goroutine may call reserve, as epoll
+// has its own locks.
+func (l *loop) reserve(client, upstream int) error {
+	quiet := syscall.EpollEvent{Fd: noSlot, Events: epollET}
+	if err := l.watch(client, quiet); err != nil {
+		return err
+	}
+	err := l.watch(upstream, quiet)
+	if err != nil {
+		l.unwatch(client) // the connection stays open, so its watch would stay too
+	}
+	return err
+}
+
+// quiet reports whether r was asked nothing. If it was, the loop takes it over.
+func (l *loop) quiet(r *loopRelay) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if r.asked == 0 {
+		return true
+	}
+	r.state = handed
+	l.tell(r)
+	return false
+}
+
+// adopt gives r to the loop, whose events come from now on. The loop processes r
+// at once only if r was asked something meanwhile, or if what it has written has
+// ended a flow.
+func (l *loop) adopt(r *loopRelay) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.register(r)
+	if r.asked == 0 && r.err == nil && r.client.in.state == open && r.upstream.in.state == open {
+		return
+	}
+	r.asked |= doCheck
+	l.tell(r)
+}
+
+// adoptNow is adopt on the loop itself.
+func (l *loop) adoptNow(r *loopRelay) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.register(r)
+	l.install()
+}
+
+// register gives both sockets of r, which are reserved, a slot and makes epoll
+// report their events, including those that are already pending. l.mu is held.
+func (l *loop) register(r *loopRelay) {
+	r.state = adopted
+	for _, s := range []*socket{&r.client, &r.upstream} {
+		if len(l.free) == 0 {
+			l.free = append(l.free, l.top)
+			l.top++
+		}
+		s.slot = l.free[len(l.free)-1]
+		l.free = l.free[:len(l.free)-1]
+		l.last++
+		s.generation = l.last // tells users of the same slot apart
+		l.fresh = append(l.fresh, s)
+		if s.waits = s.pending != nil; r.err == nil {
+			r.err = l.rewatch(s) // not expected to fail: the watch exists
+		}
+	}
+}
+
+// socket returns the socket that an event is for, or nil.
+func (l *loop) socket(event *syscall.EpollEvent) *socket {
+	for range 2 {
+		if int(event.Fd) < len(l.slots) {
+			if s := l.slots[event.Fd]; s != nil && s.generation == event.Pad {
+				return s
+			}
+		}
+		l.mu.Lock()
+		l.install()
+		l.mu.Unlock()
+	}
+	return nil
+}
+
+// install puts fresh sockets into their slots. l.mu is held.
+func (l *loop) install() {
+	for _, s := range l.fresh {
+		for int(s.slot) >= len(l.slots) {
+			l.slots = append(l.slots, nil)
+		}
+		l.slots[s.slot] = s
+	}
+	clear(l.fresh)
+	l.fresh = l.fresh[:0]
+}
+
+// forget frees the slot of s.
+func (l *loop) forget(s *socket) {
+	if s.generation != 0 {
+		l.slots[s.slot] = nil
+		l.freed = append(l.freed, s.slot)
+		s.generation = 0
+	}
+}
+
+// rewatch makes epoll report the events of s, those that are already pending
+// included. Only a socket that had to wait for room is watched for it, as epoll
+// would report each new socket as writable.
+func (l *loop) rewatch(s *socket) error {
+	event := syscall.EpollEvent{Fd: s.slot, Pad: s.generation,
+		Events: syscall.EPOLLIN | syscall.EPOLLRDHUP | syscall.EPOLLPRI | epollET}
+	if s.waits {
+		event.Events |= syscall.EPOLLOUT
+	}
+	return os.NewSyscallError("epoll_ctl", syscall.EpollCtl(l.epfd, syscall.EPOLL_CTL_MOD, s.fd, &event))
+}
+
+// awaitRoom makes epoll report when s is writable, once and for all.
+func (l *loop) awaitRoom(s *socket) error {
+	if s.waits || s.generation == 0 {
+		return nil
+	}
+	l.mu.Lock() // register may be in the middle of this pair
+	defer l.mu.Unlock()
+	s.waits = true
+	return l.rewatch(s)
 }
 
 func (r *loopRelay) post(what uint32) { r.loop.post(r, what) }
@@ -109,7 +256,7 @@ func (r *loopRelay) cutSrc(f *flow) {
 
 // process does what the relay was asked to do.
 func (r *loopRelay) process() {
-	if r.state == over || r.state == placed && r.todo&doAdopt == 0 {
+	if r.over {
 		return
 	}
 	do := r.todo
@@ -118,8 +265,16 @@ func (r *loopRelay) process() {
 		r.close()
 		return
 	}
-	if do&doAdopt != 0 {
-		r.adopt()
+	if r.state == handed {
+		r.loop.adoptNow(r)
+		if r.err == nil {
+			r.write()
+		}
+	}
+	if r.err != nil {
+		r.t.settle(ReasonFailed, r.err)
+		r.close()
+		return
 	}
 	if do&doWake != 0 {
 		r.client.wake()
@@ -134,20 +289,6 @@ func (r *loopRelay) process() {
 	r.check()
 }
 
-func (r *loopRelay) adopt() {
-	r.state = running
-	for _, s := range []*socket{&r.client, &r.upstream} {
-		if err := r.loop.register(s); err != nil {
-			r.t.settle(ReasonFailed, err)
-			r.close()
-			return
-		}
-	}
-	for _, s := range []*socket{&r.upstream, &r.client} {
-		s.in.begin()
-	}
-}
-
 // check ends the relay if nothing is left to move.
 func (r *loopRelay) check() {
 	if r.client.in.state == ended && r.upstream.in.state == ended && r.client.pending == nil && r.upstream.pending == nil {
@@ -157,10 +298,10 @@ func (r *loopRelay) check() {
 
 // close closes both sockets at once and ends the relay.
 func (r *loopRelay) close() {
-	if r.state == over {
+	if r.over {
 		return
 	}
-	r.state = over
+	r.over = true
 	r.client.close()
 	r.upstream.close()
 	r.loop.release()

@@ -82,6 +82,10 @@ type loop struct {
 
 	mu     sync.Mutex
 	live   int          // relays
+	fresh  []*socket    // registered, and not in slots yet
+	free   []int32      // unused slot numbers
+	top    int32        // the least slot number that was never used
+	last   int32        // the generation that was given last
 	posted []*loopRelay // for run to process
 	parked bool         // run may be waiting: post must wake it
 	used   bool         // a relay was added since the loop last began to linger
@@ -89,25 +93,17 @@ type loop struct {
 	ended  bool         // it has lingered, and run returns
 
 	// Only run uses these:
-	slots      []*socket // by slot number, which an epoll event carries
-	free       []int32   // unused slot numbers
-	generation int32     // the last one given; it tells users of the same slot apart
-	idle       bool      // there was no relay when take last looked
-	linger     lingering
-	taken      []*loopRelay
-	ready      []*socket // these have more to read than one turn allows
-	turn       []*socket
-	events     [128]syscall.EpollEvent
-	n          int         // how many events poll has returned
-	buffer     *loopBuffer // nil while the loop waits
+	slots  []*socket // by slot number, which an epoll event carries
+	freed  []int32   // slot numbers to add to free
+	idle   bool      // there was no relay when take last looked
+	linger lingering
+	taken  []*loopRelay
+	ready  []*socket // these have more to read than one turn allows
+	turn   []*socket
+	events [128]syscall.EpollEvent
+	n      int         // how many events poll has returned
+	buffer *loopBuffer // nil while the loop waits
 }
-
-// A loopBuffer is the buffer for a read. A large one wakes the sender of a bulk
-// transfer less often for room in its window, which is most of what large
-// messages cost.
-type loopBuffer [512 << 10]byte
-
-var loopBuffers = sync.Pool{New: func() any { return new(loopBuffer) }}
 
 // lingering is what a loop without relays waits for.
 //
@@ -168,23 +164,6 @@ func (l *loop) unwatch(fd int) {
 	syscall.EpollCtl(l.epfd, syscall.EPOLL_CTL_DEL, fd, new(syscall.EpollEvent))
 }
 
-// reserve adds both sockets of a relay to the epoll instance, or neither. Their
-// events come only after register. The system refuses a watch if memory is
-// short or max_user_watches is reached (epoll(7)), and at this point the portable
-// relay can still take the connections. Any goroutine may call reserve, as epoll
-// has its own locks.
-func (l *loop) reserve(client, upstream int) error {
-	quiet := syscall.EpollEvent{Fd: noSlot, Events: epollET}
-	if err := l.watch(client, quiet); err != nil {
-		return err
-	}
-	err := l.watch(upstream, quiet)
-	if err != nil {
-		l.unwatch(client) // the connection stays open, so its watch would stay too
-	}
-	return err
-}
-
 // add counts r among the loop's relays, unless the loop has ended.
 func (l *loop) add(r *loopRelay) bool {
 	l.mu.Lock()
@@ -205,10 +184,16 @@ func (l *loop) post(r *loopRelay, what uint32) {
 	if l.ended { // wake is closed, and its number may be another descriptor by now
 		return
 	}
-	if r.asked == 0 {
-		l.posted = append(l.posted, r)
-	}
+	before := r.asked
 	r.asked |= what
+	if before == 0 && r.state != placed {
+		l.tell(r)
+	}
+}
+
+// tell makes run process r. l.mu is held.
+func (l *loop) tell(r *loopRelay) {
+	l.posted = append(l.posted, r)
 	l.rouse()
 }
 
@@ -266,22 +251,6 @@ func (l *loop) run() {
 	}
 }
 
-// borrow gets the buffer for reads. A loop that waits holds none, as a process
-// may have hundreds of proxies with idle tunnels. The pool costs a busy loop some
-// 20 ns each time it parks.
-func (l *loop) borrow() {
-	if l.buffer == nil {
-		l.buffer = loopBuffers.Get().(*loopBuffer)
-	}
-}
-
-func (l *loop) giveBack() {
-	if l.buffer != nil {
-		loopBuffers.Put(l.buffer)
-		l.buffer = nil
-	}
-}
-
 // park waits for an event. If the loop has no relay, it waits for the linger time
 // at most. The deadline is not removed when a relay comes, because setting it
 // anew for each of many short tunnels costs more than one useless wake-up.
@@ -301,6 +270,7 @@ func (l *loop) park(poll func(uintptr) bool) {
 func (l *loop) take() (park, more bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.install()
 	clear(l.taken)
 	l.taken, l.posted = l.posted, l.taken[:0]
 	for _, r := range l.taken {
@@ -338,9 +308,9 @@ func (l *loop) handle(event *syscall.EpollEvent) {
 	case noSlot: // an error or a hangup; register makes epoll report it again
 		return
 	}
-	s := l.slots[event.Fd]
-	if s == nil || s.generation != event.Pad {
-		return // s was closed after epoll returned the event
+	s := l.socket(event)
+	if s == nil {
+		return // it was closed after epoll returned the event
 	}
 	// A read stops at urgent data, even if there is more behind it.
 	if event.Events&(syscall.EPOLLRDHUP|syscall.EPOLLHUP|syscall.EPOLLERR|syscall.EPOLLPRI) != 0 {
@@ -355,41 +325,13 @@ func (l *loop) handle(event *syscall.EpollEvent) {
 	s.move()
 }
 
-// register gives s, which is reserved, a slot and makes epoll report its events,
-// including those that are already pending.
-func (l *loop) register(s *socket) error {
-	if len(l.free) == 0 {
-		l.slots = append(l.slots, nil)
-		l.free = append(l.free, int32(len(l.slots)-1))
-	}
-	s.slot = l.free[len(l.free)-1]
-	l.generation++
-	s.generation = l.generation
-	err := syscall.EpollCtl(l.epfd, syscall.EPOLL_CTL_MOD, s.fd, &syscall.EpollEvent{Fd: s.slot, Pad: s.generation,
-		Events: syscall.EPOLLIN | syscall.EPOLLOUT | syscall.EPOLLRDHUP | syscall.EPOLLPRI | epollET})
-	if err != nil { // not expected: the watch exists
-		s.generation = 0
-		return os.NewSyscallError("epoll_ctl", err)
-	}
-	l.free = l.free[:len(l.free)-1]
-	l.slots[s.slot] = s
-	return nil
-}
-
-// forget frees the slot of s.
-func (l *loop) forget(s *socket) {
-	if s.generation != 0 {
-		l.slots[s.slot] = nil
-		l.free = append(l.free, s.slot)
-		s.generation = 0
-	}
-}
-
 // release counts one relay fewer.
 func (l *loop) release() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.live--
+	l.free = append(l.free, l.freed...)
+	l.freed = l.freed[:0]
 }
 
 // dismiss is release for a relay that was never posted. Another goroutine calls
