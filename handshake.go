@@ -24,12 +24,12 @@ type handshake struct {
 	clientIP netip.Addr
 	start    time.Time
 
-	ctx     context.Context // canceled with the request and, until unlink, by Proxy.end
-	cancel  context.CancelCauseFunc
-	unlink  func() bool
-	release func()    // releases the reservation, once
-	x       *exchange // with the server tried last; nil before the first
-	ended   sync.Once // a tunnel has taken everything, or close was called
+	ctx      context.Context // canceled with the request and, until unlink, by Proxy.end
+	cancel   context.CancelCauseFunc
+	index    int       // in registry.asking
+	released bool      // the reservation was released
+	x        *exchange // with the server tried last; nil before the first
+	ended    sync.Once // a tunnel has taken everything, or close was called
 }
 
 // newHandshake reserves a tunnel. The caller must close the handshake.
@@ -38,10 +38,19 @@ func (p *Proxy) newHandshake(w http.ResponseWriter, r *http.Request, protocol st
 	if err := p.tunnels.reserve(h.clientIP); err != nil {
 		return nil, err
 	}
-	h.release = sync.OnceFunc(func() { p.tunnels.release(h.clientIP) })
 	h.ctx, h.cancel = context.WithCancelCause(r.Context())
-	h.unlink = context.AfterFunc(p.closing, func() { h.cancel(context.Cause(p.closing)) })
+	if !p.tunnels.link(h) {
+		h.cancel(ErrShutdown)
+	}
 	return h, nil
+}
+
+// release releases the reservation. It may be called more than once.
+func (h *handshake) release() {
+	if !h.released {
+		h.released = true
+		h.p.tunnels.release(h.clientIP)
+	}
 }
 
 // close releases everything, unless a tunnel has taken it. It may be called
@@ -53,16 +62,21 @@ func (h *handshake) close() {
 			h.x.close()
 		}
 	})
-	h.unlink()
+	h.p.tunnels.unlink(h)
 	h.cancel(nil)
 }
 
 // ask sends the request to one server after another until one responds.
 func (h *handshake) ask() error {
 	out := h.p.outgoingRequest(h.ctx, h.in, h.protocol)
-	wire, err := appendRequest(make([]byte, 0, 1024), out)
+	buf := requests.Get().(*[]byte)
+	defer requests.Put(buf)
+	wire, err := appendRequest((*buf)[:0], out)
 	if err != nil {
 		return err
+	}
+	if cap(wire) <= maxKeptRequest {
+		*buf = wire
 	}
 	r := route{upstream: h.p.upstream, request: h.in, client: h.clientIP, tunnel: true}
 	_, err = h.p.tryServers(h.ctx, &r, out, func(s lease) (*http.Response, error) {
@@ -81,6 +95,12 @@ func (h *handshake) ask() error {
 	})
 	return err
 }
+
+// requests holds buffers for requests as they are sent, of at most
+// maxKeptRequest bytes each.
+var requests = sync.Pool{New: func() any { b := make([]byte, 0, 1<<10); return &b }}
+
+const maxKeptRequest = 8 << 10
 
 // tunnel returns the tunnel, which takes everything that h owns.
 func (h *handshake) tunnel(client clientEnd) (t *Tunnel) {

@@ -39,7 +39,7 @@ func (h *handshake) hijack() (clientEnd, error) {
 	for name, values := range h.x.res.Header {
 		header[name] = append(header[name][:len(header[name]):len(header[name])], values...)
 	}
-	head := appendSwitch(nil, header, h.protocol)
+	head := appendSwitch(make([]byte, 0, 256), header, h.protocol)
 	conn, early, err := hijack(h.w)
 	if err != nil {
 		return clientEnd{}, err

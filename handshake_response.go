@@ -239,7 +239,7 @@ func acceptKey(key string) string {
 func (h *handshake) relayResponse() {
 	h.release()
 	h.x.leave()
-	h.unlink()
+	h.p.tunnels.unlink(h)
 	method := h.in.Method
 	if isStream(h.in) {
 		method = http.MethodGet // httputil refuses CONNECT

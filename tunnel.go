@@ -294,5 +294,5 @@ func (t *Tunnel) finish() {
 		FromUpstream:  t.FromUpstream(),
 	}
 	defer t.callOnClose(t.onClose, e)
-	t.log(slog.LevelDebug, "tunnel closed", slog.Any("", e))
+	t.logIf(slog.LevelDebug, "tunnel closed", func() []slog.Attr { return []slog.Attr{slog.Any("", e)} })
 }

@@ -42,7 +42,9 @@ type Hooks struct {
 // announce logs the tunnel and calls the hooks, before a byte crosses it.
 func (t *Tunnel) announce(r *http.Request) {
 	defer t.callOnOpen(t.p.hooks, r) // also after a log handler's Goexit
-	t.log(slog.LevelDebug, "tunnel opened", slog.Duration("handshake", t.handshake))
+	t.logIf(slog.LevelDebug, "tunnel opened", func() []slog.Attr {
+		return []slog.Attr{slog.Duration("handshake", t.handshake)}
+	})
 }
 
 // callOnOpen calls the hooks that are left. The next one is deferred, as a hook
@@ -116,10 +118,15 @@ func guard(call func(), failed func(failure error, stack string)) {
 // log guards against a user's handler: a panic of its, or a runtime.Goexit, ends
 // this tunnel alone.
 func (t *Tunnel) log(level slog.Level, message string, attrs ...slog.Attr) {
+	t.logIf(level, message, func() []slog.Attr { return attrs })
+}
+
+// logIf is log for attributes that are made only if the level is enabled.
+func (t *Tunnel) logIf(level slog.Level, message string, attrs func() []slog.Attr) {
 	guard(func() {
 		if ctx := context.Background(); t.p.logger.Enabled(ctx, level) {
 			t.p.logger.LogAttrs(ctx, level, message, append([]slog.Attr{
-				slog.Uint64("tunnel", t.id), slog.String("client", t.clientIP.String()), slog.String("path", t.path)}, attrs...)...)
+				slog.Uint64("tunnel", t.id), slog.String("client", t.clientIP.String()), slog.String("path", t.path)}, attrs()...)...)
 		}
 	}, func(failure error, _ string) {
 		t.end(ReasonFailed, fmt.Errorf("wsproxy: logger %w", failure))

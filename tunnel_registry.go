@@ -105,6 +105,7 @@ func (s Stats) LogValue() slog.Value {
 type registry struct {
 	mu         sync.Mutex
 	handshakes int
+	asking     []*handshake         // what markCut returns
 	perIP      map[netip.Prefix]int // handshakes and tunnels by clientNetwork, if they are limited
 	live       []*Tunnel
 	perServer  map[string]int // of live, by Server.Addr
@@ -267,12 +268,38 @@ func (r *registry) refusing() bool {
 }
 
 // markCut makes add cut every later tunnel for reason. It returns the open
-// tunnels, for the caller to cut.
-func (r *registry) markCut(reason Reason) []*Tunnel {
+// tunnels, for the caller to cut, and the linked handshakes, for it to cancel.
+func (r *registry) markCut(reason Reason) ([]*Tunnel, []*handshake) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.cutFor = reason
-	return slices.Clone(r.live)
+	return slices.Clone(r.live), slices.Clone(r.asking)
+}
+
+// link has h canceled when tunnels are cut, until unlink. It reports whether they
+// are not cut already. A context of the Proxy's would do the same, but a child of
+// it costs each handshake more.
+func (r *registry) link(h *handshake) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	h.index = len(r.asking)
+	r.asking = append(r.asking, h)
+	return r.cutFor == 0
+}
+
+// unlink may be called more than once.
+func (r *registry) unlink(h *handshake) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if h.index < 0 {
+		return
+	}
+	last := len(r.asking) - 1
+	r.asking[h.index] = r.asking[last]
+	r.asking[h.index].index = h.index
+	r.asking[last] = nil
+	r.asking = r.asking[:last]
+	h.index = -1
 }
 
 // stats holds the lock for as long as a copy of the list takes. A tunnel that

@@ -64,9 +64,6 @@ type Proxy struct {
 	errorLog  *log.Logger     // for httputil, at debug level
 	tunnels   registry
 	failures  failureLog
-
-	closing context.Context // canceled when tunnels and handshakes are cut
-	cut     context.CancelCauseFunc
 }
 
 // New returns a Proxy to target, which is an http, https, ws or wss URL, or a
@@ -105,7 +102,6 @@ func New(target string, opts ...Option) (*Proxy, error) {
 		p.allowed = append(p.allowed, allowed)
 	}
 	p.errorLog = log.New(boundedLog{p.logger}, "", 0)
-	p.closing, p.cut = context.WithCancelCause(context.Background())
 	p.tunnels.init(&p.config)
 	p.plain = p.plainHandler
 	if p.plain == nil {
@@ -285,8 +281,11 @@ func (p *Proxy) Drain(ctx context.Context, d time.Duration, match func(*Tunnel) 
 
 // end cuts every tunnel and every handshake.
 func (p *Proxy) end(reason Reason) {
-	p.cut(ErrShutdown)
-	for _, t := range p.tunnels.markCut(reason) {
+	tunnels, handshakes := p.tunnels.markCut(reason)
+	for _, h := range handshakes {
+		h.cancel(ErrShutdown)
+	}
+	for _, t := range tunnels {
 		t.cutShort(reason)
 	}
 }
