@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -103,7 +104,7 @@ func (b *bench) rounds() (failures int, err error) {
 					if p.command == nil && transport == "tls" {
 						continue // the upstream has no TLS
 					}
-					group := measuresOf(group, p.name)
+					group := slices.DeleteFunc(slices.Clone(group), func(m measure) bool { return !m.runs(transport, p.name, round) })
 					if len(group) == 0 {
 						continue
 					}

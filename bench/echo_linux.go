@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 
 	"example.com/wsproxy/internal/frame"
@@ -14,11 +15,11 @@ import (
 const (
 	echoPath   = "/echo"   // every message is echoed
 	replyPath  = "/reply"  // every message is discarded, and serverFrame of its size is sent back
-	streamPath = "/stream" // the first message starts an endless stream of streamFrame
+	streamPath = "/stream" // and a size: the first message starts an endless stream of messages of that size
 )
 
-// streamFrame is the size of a streamed message.
-const streamFrame = 64 << 10
+// streamWrite is the least size of a write of a stream.
+const streamWrite = 512 << 10
 
 // An upstream is the server behind the proxies: one thread over epoll, which
 // avoids copying messages.
@@ -26,7 +27,7 @@ type upstream struct {
 	epoll, listener int
 	conns           []*upstreamConn // by descriptor
 	buf             []byte
-	stream          []byte         // several frames, so that one write sends many bytes
+	streams         map[int][]byte // by size: several frames, so that one write sends many bytes
 	replies         map[int][]byte // by size
 }
 
@@ -37,14 +38,14 @@ type upstreamConn struct {
 	left  int    // bytes left of a message to discard
 	size  int    // of that message
 	out   []byte // bytes that the socket did not accept
-	at    int    // in upstream.stream
+	data  []byte // to stream
+	at    int    // in data
 }
 
 // runUpstream is the role of the upstream. It listens at the address args[0]
 // and reads one-line commands: "reset" resets all connections.
 func runUpstream(args []string) error {
-	u := &upstream{buf: make([]byte, 256<<10), replies: map[int][]byte{}}
-	u.stream = bytes.Repeat(serverFrame(streamFrame), 8)
+	u := &upstream{buf: make([]byte, 256<<10), streams: map[int][]byte{}, replies: map[int][]byte{}}
 	var err error
 	if u.listener, err = listen(args[0]); err != nil {
 		return err
@@ -195,17 +196,25 @@ func (u *upstream) request(c *upstreamConn) error {
 	c.in = nil
 	_, path, _ := strings.Cut(request, " ")
 	path, _, _ = strings.Cut(path, " ")
-	switch path {
-	case echoPath:
+	size, streamed := strings.CutPrefix(path, streamPath)
+	switch {
+	case path == echoPath:
 		c.serve = u.echo
-	case replyPath:
+	case path == replyPath:
 		c.serve = u.reply
-	case streamPath:
-		c.serve = u.startStream
+	case streamed:
+		n, err := strconv.Atoi(size)
+		if err != nil || n <= 0 {
+			return fmt.Errorf("no such stream: %q", path)
+		}
+		if u.streams[n] == nil {
+			u.streams[n] = bytes.Repeat(serverFrame(n), streamWrite/n)
+		}
+		c.data, c.serve = u.streams[n], u.startStream
 	default:
 		return fmt.Errorf("no such path: %q", path)
 	}
-	return u.write(c, []byte("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"+
+	return u.write(c, []byte("HTTP/1.1 101 Switching Protocols\r\nUpgrade: "+headerField(request, "Upgrade")+"\r\nConnection: Upgrade\r\n"+
 		"Sec-WebSocket-Accept: "+acceptFor(headerField(request, "Sec-WebSocket-Key"))+"\r\n\r\n"))
 }
 
@@ -293,10 +302,10 @@ func (u *upstream) startStream(c *upstreamConn) error {
 
 // streamOn writes once, as many bytes as the socket accepts.
 func (u *upstream) streamOn(c *upstreamConn) error {
-	n, err := rawWrite(c.fd, u.stream[c.at:])
+	n, err := rawWrite(c.fd, c.data[c.at:])
 	if err != nil {
 		return err
 	}
-	c.at = (c.at + n) % len(u.stream)
+	c.at = (c.at + n) % len(c.data)
 	return nil
 }

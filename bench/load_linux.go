@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,6 +22,9 @@ type job struct {
 	Size int // of messages
 	// Conns is the number of connections, or of concurrent handshakes.
 	Conns        int
+	Idle         int           // how many of them are idle: the first ones
+	Rate         float64       // messages a second; 0: as fast as they are echoed
+	Think        time.Duration // the mean pause of a user
 	Warm, Window time.Duration
 	PIDs         []int // processes whose CPU time to measure
 }
@@ -32,6 +36,8 @@ type result struct {
 	Window   time.Duration // as measured
 	CPU      time.Duration // CPU time of PIDs in the window
 	P50, P99 time.Duration // of round trips
+	P999     time.Duration
+	Connect  time.Duration // 95 % of connections are open after this time
 	TLS      string        // what was negotiated
 	Error    string
 }
@@ -77,14 +83,24 @@ func (l *load) do() (res result, err error) {
 		l.closeAll()
 		return res, nil
 	}
-	if l.Kind == "open" { // more, up to Conns in all
-		err = l.openAll(echoPath)
-		return res, err
+	switch l.Kind {
+	case "open": // more, up to Conns in all
+		return res, l.openAll(echoPath, 16)
+	case "storm":
+		err := l.begin()
+		if err == nil {
+			err = l.openAll(echoPath, l.Conns)
+		}
+		return res, errors.Join(err, l.end(&res))
+	case "paced":
+		return l.paced()
 	}
 	l.closeAll()
 	switch l.Kind {
-	case "roundtrip":
+	case "roundtrip", "skew":
 		return l.roundTrips()
+	case "sessions":
+		return l.sessions()
 	case "stream":
 		return l.stream()
 	case "handshake":
@@ -100,12 +116,12 @@ func (l *load) closeAll() {
 	l.clients = l.clients[:0]
 }
 
-// openAll opens clients until there are Conns, and sends an echoed message
-// through each.
-func (l *load) openAll(path string) error {
+// openAll opens clients until there are Conns, some at a time, and sends an echoed
+// message through each.
+func (l *load) openAll(path string, atATime int) error {
 	frame, want := clientFrame(max(l.Size, 1)), serverFrame(max(l.Size, 1))
-	if path == streamPath {
-		want = serverFrame(streamFrame)
+	if strings.HasPrefix(path, streamPath) {
+		frame = clientFrame(1) // starts the stream
 	}
 	var (
 		mu     sync.Mutex
@@ -114,7 +130,7 @@ func (l *load) openAll(path string) error {
 		left   atomic.Int64
 	)
 	left.Store(int64(l.Conns - len(l.clients)))
-	for range 16 {
+	for range atATime {
 		group.Go(func() {
 			for left.Add(-1) >= 0 {
 				c, err := open(l.Addr, path, l.config)
@@ -157,15 +173,18 @@ func (l *load) end(res *result) (err error) {
 	return err
 }
 
-// watch detaches all clients and adds them to epoll. Events carry a client's
-// index.
-func (l *load) watch() (epoll int, err error) {
+func (l *load) watch() (epoll int, err error) { return watch(l.clients) }
+
+// watch detaches clients and adds them to epoll. Events carry a client's index.
+func watch(clients []*client) (epoll int, err error) {
 	if epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
 		return 0, err
 	}
-	for i, c := range l.clients {
-		if err := c.detach(); err != nil {
-			return epoll, err
+	for i, c := range clients {
+		if c.socket.fd < 0 {
+			if err := c.detach(); err != nil {
+				return epoll, err
+			}
 		}
 		if err := unix.EpollCtl(epoll, unix.EPOLL_CTL_ADD, c.socket.fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(i)}); err != nil {
 			return epoll, err

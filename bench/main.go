@@ -42,6 +42,7 @@ type settings struct {
 	tls     string
 	out     string
 	verbose bool
+	tables  bool
 }
 
 func parseFlags(args []string) (settings, error) {
@@ -56,6 +57,7 @@ func parseFlags(args []string) (settings, error) {
 	flags.StringVar(&s.tls, "tls", "both", "plain, tls or both")
 	flags.StringVar(&s.out, "out", "results", "the directory for results.json and the plots; with -quick, results/quick")
 	flags.BoolVar(&s.verbose, "v", false, "print every sample")
+	flags.BoolVar(&s.tables, "tables", false, "run nothing: print the tables of the results in -out, and write them into ../README.md and ../docs/benchmarks.md")
 	if err := flags.Parse(args); err != nil {
 		return s, err
 	}
@@ -119,7 +121,11 @@ func main() {
 	if err == flag.ErrHelp {
 		return
 	}
-	if err == nil {
+	switch {
+	case err != nil:
+	case s.tables:
+		err = writeTables(s.out, "..")
+	default:
 		err = run(s)
 	}
 	exit(err)

@@ -1,6 +1,9 @@
 package main
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // A measure is one thing done to a proxy. It yields one value for each of its
 // metrics.
@@ -11,6 +14,12 @@ type measure struct {
 	size    int    // of messages
 	conns   int
 	metrics []metric
+
+	peers   []string // nil: all but floorPeer
+	plain   bool     // it is not taken over TLS
+	spread  bool     // the proxy runs on all cores
+	collect bool     // Go programs collect garbage five times a second
+	rounds  int      // at most; 0: any number
 }
 
 // A metric is one figure of a measure.
@@ -27,26 +36,48 @@ var (
 	p99       = metric{"p99", "µs", "p99, µs"}
 	busy      = metric{"busy", "%", "proxy's core busy, %"}
 	roundtrip = []metric{rate, cpu, p50, p99, busy}
+	streamed  = []metric{{"mbps", "MB/s", "MB/s"}, {"cpu", "µs", "CPU/MB, µs"}, busy}
 )
 
 // The figures depend on these sizes. -quick uses small ones.
 const (
 	fewTunnels  = 1000
 	manyTunnels = 9000
+
+	stormClients = 8000
 )
 
 var measures = []measure{
-	{"rt-128-1", "128 B, 1 connection", "roundtrip", 128, 1, roundtrip},
-	{"rt-128-64", "128 B, 64 connections", "roundtrip", 128, 64, roundtrip},
-	{"rt-128-1000", "128 B, 1000 connections", "roundtrip", 128, 1000, roundtrip},
-	{"rt-1k-64", "1 KiB, 64 connections", "roundtrip", 1 << 10, 64, roundtrip},
-	{"rt-64k-16", "64 KiB, 16 connections", "roundtrip", 64 << 10, 16, roundtrip},
-	{"rt-1m-4", "1 MiB, 4 connections", "roundtrip", 1 << 20, 4, roundtrip},
-	{"stream", "stream of 64 KiB messages to 8 clients", "stream", 1, 8, []metric{
-		{"mbps", "MB/s", "MB/s"}, {"cpu", "µs", "CPU/MB, µs"}, busy}},
-	{"handshake", "handshakes, 32 at a time", "handshake", 0, 32, []metric{
-		{"rate", "1/s", "handshakes/s"}, {"cpu", "µs", "CPU/handshake, µs"}, busy}},
-	{"idle", "idle tunnels", "open", 128, 0, []metric{
+	{name: "rt-128-1", label: "128 B, 1 connection", kind: "roundtrip", size: 128, conns: 1, metrics: roundtrip},
+	{name: "rt-128-64", label: "128 B, 64 connections", kind: "roundtrip", size: 128, conns: 64, metrics: roundtrip},
+	{name: "rt-128-1000", label: "128 B, 1000 connections", kind: "roundtrip", size: 128, conns: 1000, metrics: roundtrip},
+	{name: "rt-1k-64", label: "1 KiB, 64 connections", kind: "roundtrip", size: 1 << 10, conns: 64, metrics: roundtrip},
+	{name: "rt-64k-16", label: "64 KiB, 16 connections", kind: "roundtrip", size: 64 << 10, conns: 16, metrics: roundtrip},
+	{name: "rt-1m-4", label: "1 MiB, 4 connections", kind: "roundtrip", size: 1 << 20, conns: 4, metrics: roundtrip},
+	{name: "stream", label: "stream of 64 KiB messages to 8 clients", kind: "stream", size: 64 << 10, conns: 8, metrics: streamed},
+	{name: "stream-128", label: "stream of 128 B messages to 8 clients", kind: "stream", size: 128, conns: 8, metrics: streamed,
+		plain: true, peers: []string{"wsproxy", bytesPeer, "nginx", "haproxy"}},
+	{name: "handshake", label: "handshakes, 32 at a time", kind: "handshake", conns: 32, metrics: []metric{
+		{"rate", "1/s", "handshakes/s"}, {"cpu", "µs", "CPU/handshake, µs"}, busy},
+		peers: append([]string{floorPeer}, usualPeers...)},
+	{name: "sessions", label: "sessions of 3 to 7 messages by 1200 users", kind: "sessions", size: 128, conns: 1200, plain: true,
+		peers: proxies, metrics: []metric{
+			{"rate", "1/s", "sessions/s"}, {"cpu", "µs", "CPU/session, µs"},
+			{"connect95", "µs", "connecting, p95, µs"}, {"p99", "µs", "message, p99, µs"}}},
+	{name: "storm", label: fmt.Sprintf("%d clients connect at once, three times", stormClients), kind: "storm", size: 128, conns: stormClients, plain: true,
+		peers: servers, rounds: 2, metrics: []metric{
+			{"first", "ms", "all open after, ms"}, {"again", "ms", "all open again, ms"}, {"cpu", "µs", "CPU/client, µs"},
+			{"memory", "MB", "memory, MB"}, {"growth", "", "memory, third/second"}}},
+	{name: "tail", label: fmt.Sprintf("128 B at fixed rates, %d idle tunnels beside", manyTunnels), kind: "tail", size: 128, conns: 256, plain: true,
+		peers: servers, collect: true, rounds: 2, metrics: []metric{
+			{"rate", "1/s", "round trips/s at most"},
+			{"p99-50", "µs", "p99 at 50 %, µs"}, {"p999-50", "µs", "p99.9 at 50 %, µs"},
+			{"p99-80", "µs", "p99 at 80 %, µs"}, {"p999-80", "µs", "p99.9 at 80 %, µs"}}},
+	{name: "cores", label: "proxy on all cores, 128 B, 256 connections", kind: "roundtrip", size: 128, conns: 256, plain: true, spread: true,
+		peers: servers, metrics: []metric{rate, cpu, p99}},
+	{name: "skew", label: "the same, every second connection idle", kind: "skew", size: 128, conns: 256, plain: true, spread: true,
+		peers: servers, metrics: []metric{rate, cpu, p99}},
+	{name: "idle", label: "idle tunnels", kind: "open", size: 128, metrics: []metric{
 		{"few", "kB", fmt.Sprintf("kB/tunnel at %d", fewTunnels)},
 		{"many", "kB", fmt.Sprintf("kB/tunnel at %d", manyTunnels)},
 		{"cpu", "ms", fmt.Sprintf("CPU at %d, ms/s", manyTunnels)}}},
@@ -63,25 +94,31 @@ func measureNames() []string {
 // portablePeer runs only if -peers names it.
 const portablePeer = "wsproxy-portable"
 
-// defaultPeers are the others, in the table's order.
-var defaultPeers = []string{"direct", "wsproxy", "wsproxy-detached", "nginx", "haproxy", "caddy", "httputil", floorPeer}
+// bytesPeer is wsproxy for a protocol other than WebSocket, whose frames it does
+// not follow.
+const bytesPeer = "wsproxy-bytes"
 
-// floorPeer is the least that a proxy over net/http does. It runs only where
-// handshakes are measured.
+// floorPeer is the least that a proxy over net/http does for a handshake.
 const floorPeer = "floor"
 
-// runs reports whether m is measured for a peer.
-func (m measure) runs(peer string) bool { return peer != floorPeer || m.kind == "handshake" }
+var (
+	usualPeers = []string{"direct", "wsproxy", "wsproxy-detached", "nginx", "haproxy", "caddy", "httputil", portablePeer}
+	proxies    = usualPeers[1:]
+	servers    = []string{"wsproxy", "wsproxy-detached", "nginx", "haproxy", portablePeer}
+)
 
-// measuresOf returns those of list that are measured for a peer.
-func measuresOf(list []measure, peer string) []measure {
-	var some []measure
-	for _, m := range list {
-		if m.runs(peer) {
-			some = append(some, m)
-		}
+// defaultPeers are all but the portable one, in the table's order.
+var defaultPeers = append(slices.Clone(usualPeers[:len(usualPeers)-1]), floorPeer, bytesPeer)
+
+// runs reports whether m is taken of a peer.
+func (m measure) runs(transport, peer string, round int) bool {
+	switch {
+	case m.plain && transport == "tls", m.rounds > 0 && round >= m.rounds:
+		return false
+	case m.peers == nil:
+		return slices.Contains(usualPeers, peer)
 	}
-	return some
+	return slices.Contains(m.peers, peer)
 }
 
 // groups splits measures into those that share a proxy: none do, except in a

@@ -27,6 +27,8 @@ type place struct {
 	dir            string       // for its files
 	files          int          // that a process may have open
 	core           int          // to pin it to, -1: any
+	threads        int
+	collect        bool // Go programs collect garbage often
 }
 
 // findPeer returns a peer, or an error that says why it is left out.
@@ -101,12 +103,15 @@ func goProxy(name string, at place) command {
 	c := role("proxy", at.core, args...)
 	c.name = name
 	c.env = []string{"XDG_DATA_HOME=" + at.dir, "XDG_CONFIG_HOME=" + at.dir} // Caddy's
+	if at.collect {
+		c.env = append(c.env, collectEnv+"=1")
+	}
 	return c
 }
 
-// nginx runs the well-known recipe with one worker.
+// nginx runs the well-known recipe with a worker for each core.
 func nginx(program string, at place) (command, error) {
-	user, listen := "", at.addr
+	user, listen := "", at.addr+" backlog=4096" // as the others choose
 	if os.Geteuid() == 0 {
 		user = "user root;"
 	}
@@ -119,7 +124,7 @@ func nginx(program string, at place) (command, error) {
 	}
 	config := fmt.Sprintf(`%s
 daemon off;
-worker_processes 1;
+worker_processes %d;
 worker_rlimit_nofile %d;
 pid %s;
 error_log stderr crit;
@@ -146,7 +151,7 @@ http {
     }
   }
 }
-`, user, at.files, filepath.Join(at.dir, "nginx.pid"), at.files, temp.String(), listen, at.upstream)
+`, user, at.threads, at.files, filepath.Join(at.dir, "nginx.pid"), at.files, temp.String(), listen, at.upstream)
 	path, err := writeConfig(at.dir, "nginx.conf", config)
 	return command{
 		name: "nginx", args: []string{program, "-p", at.dir, "-c", path, "-e", "stderr"},
@@ -155,14 +160,14 @@ http {
 	}, err
 }
 
-// haproxy runs in mode http with one thread.
+// haproxy runs in mode http with a thread for each core.
 func haproxy(program string, at place) (command, error) {
 	bind := at.addr
 	if at.cert != nil {
 		bind += " ssl crt " + at.cert.both + " ciphersuites TLS_AES_128_GCM_SHA256" // as the others choose
 	}
 	config := fmt.Sprintf(`global
-  nbthread 1
+  nbthread %d
   maxconn %d
 defaults
   mode http
@@ -176,7 +181,7 @@ frontend bench
   default_backend upstream
 backend upstream
   server upstream %s
-`, (at.files-500)/2, bind, at.upstream)
+`, at.threads, (at.files-500)/2, bind, at.upstream)
 	path, err := writeConfig(at.dir, "haproxy.cfg", config)
 	return command{
 		name: "haproxy", args: []string{program, "-db", "-q", "-f", path},

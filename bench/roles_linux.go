@@ -13,6 +13,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"time"
 
 	"example.com/wsproxy"
 	"github.com/caddyserver/caddy/v2"
@@ -34,6 +35,10 @@ func runRole(name string, args []string) error {
 	return fmt.Errorf("no role %q", name)
 }
 
+// collectEnv makes a proxy collect garbage often, as one does that serves much
+// beside its tunnels.
+const collectEnv = "WSPROXY_BENCH_COLLECT"
+
 // runProxy is the role of the proxies written in Go: the peer's name, its
 // address, the upstream's, and for TLS the files of certificate and key.
 func runProxy(args []string) error {
@@ -54,6 +59,13 @@ func runProxy(args []string) error {
 	listener, err := net.Listen("tcp", addr)
 	if err != nil {
 		return err
+	}
+	if os.Getenv(collectEnv) != "" {
+		go func() {
+			for range time.Tick(200 * time.Millisecond) {
+				runtime.GC()
+			}
+		}()
 	}
 	server := &http.Server{Handler: handler, ErrorLog: log.New(io.Discard, "", 0)}
 	go func() {
@@ -90,6 +102,12 @@ func newHandler(name, upstream string) (http.Handler, error) {
 		return wsproxy.New(target)
 	case "wsproxy-detached":
 		return wsproxy.New(target, wsproxy.WithDetached())
+	case bytesPeer:
+		proxy, err := wsproxy.New(target, wsproxy.WithUpgrades("bytes"))
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			r.Header.Set("Upgrade", "bytes")
+			proxy.ServeHTTP(w, r)
+		}), err
 	case "httputil":
 		to, err := url.Parse(target)
 		return &httputil.ReverseProxy{

@@ -9,7 +9,7 @@ import (
 // sample starts a peer, takes its measures and ends it.
 func (b *bench) sample(p peer, transport string, group []measure) []sample {
 	t := trial{bench: b, addr: b.upstreamAddr, tls: transport == "tls"}
-	started := t.start(p)
+	started := t.start(p, group)
 	defer t.stop()
 	defer t.hangUp()
 	var samples []sample
@@ -37,7 +37,7 @@ type trial struct {
 	pids  []int
 }
 
-func (t *trial) start(p peer) (err error) {
+func (t *trial) start(p peer, group []measure) (err error) {
 	if p.command == nil {
 		return nil
 	}
@@ -45,7 +45,11 @@ func (t *trial) start(p peer) (err error) {
 		return err
 	}
 	t.addr = freeAddr()
-	at := place{addr: t.addr, upstream: t.upstreamAddr, dir: t.dir, files: t.files, core: t.proxyCore}
+	at := place{addr: t.addr, upstream: t.upstreamAddr, dir: t.dir, files: t.files, core: t.proxyCore, threads: 1}
+	if len(group) == 1 && group[0].spread && t.proxyCore >= 0 {
+		at.core, at.threads = -1, t.report.Machine.Cores
+	}
+	at.collect = len(group) == 1 && group[0].collect
 	if t.tls {
 		at.cert = &t.cert
 	}
@@ -108,14 +112,25 @@ func (t *trial) do(res *result, j job) error {
 
 // take takes one measure.
 func (t *trial) take(m measure) (values map[string]float64, tls string, err error) {
-	if m.kind == "open" {
+	switch m.kind {
+	case "open":
 		values, err = t.idle(m)
+		return values, "", err
+	case "storm":
+		values, err = t.storm(m)
+		return values, "", err
+	case "tail":
+		values, err = t.tail(m)
 		return values, "", err
 	}
 	var res result
-	j := job{Kind: m.kind, Size: m.size, Conns: m.conns, Window: t.window, Warm: t.window / 4}
+	j := job{Kind: m.kind, Size: m.size, Conns: m.conns, Window: t.window, Warm: t.window / 4, Think: think}
+	if m.kind == "sessions" {
+		j.Warm, j.Window = 2*think, 4*t.window // a session takes a second
+	}
 	if t.quick {
-		j.Conns = min(j.Conns, 16)
+		j.Conns, j.Think = min(j.Conns, 16), think/100
+		j.Warm = t.window / 4
 	}
 	if err := t.do(&res, j); err != nil {
 		return nil, "", err
@@ -127,8 +142,11 @@ func (t *trial) take(m measure) (values map[string]float64, tls string, err erro
 	case "stream":
 		amount = float64(res.Bytes) / 1e6
 		values["mbps"] = amount / res.Window.Seconds()
-	case "roundtrip":
+	case "roundtrip", "skew", "sessions":
 		values["p50"], values["p99"] = micro(res.P50), micro(res.P99)
+		if m.kind == "sessions" {
+			values["connect95"] = micro(res.Connect)
+		}
 		values["rate"] = amount / res.Window.Seconds()
 	default:
 		values["rate"] = amount / res.Window.Seconds()

@@ -41,6 +41,20 @@ func targets() []target {
 		add(target{"kB/idle tunnel of " + memory.subject, memory.transport, "idle", "many", memory.subject, "", false, memory.bound})
 	}
 	add(against("CPU/handshake", "handshake", "cpu", false, bounds{"nginx": 1.45, "httputil": 0.85, floorPeer: 1.25})...)
+	add(against("CPU/session of 3 to 7 messages", "sessions", "cpu", false, bounds{"nginx": 1.3})...)
+	add(against("connecting, p95, sessions", "sessions", "connect95", false, bounds{"nginx": 1.3})...)
+	add(against("message, p99, sessions", "sessions", "p99", false, bounds{"nginx": 1.1})...)
+	add(against("8,000 at once, until all are open", "storm", "first", false, bounds{"nginx": 1.5, "haproxy": 1.5})...)
+	add(against("… again", "storm", "again", false, bounds{"nginx": 1.5, "haproxy": 1.5})...)
+	add(target{"… memory, third/second time", "plain", "storm", "growth", "wsproxy", "", false, 1.1})
+	add(against("p99 at 50 % of the most, 9,000 idle beside", "tail", "p99-50", false, bounds{"nginx": 1.1, "haproxy": 1.1})...)
+	add(against("… p99.9", "tail", "p999-50", false, bounds{"nginx": 1.25, "haproxy": 1.25})...)
+	add(against("p99 at 80 % of the most, 9,000 idle beside", "tail", "p99-80", false, bounds{"nginx": 1.1, "haproxy": 1.1})...)
+	add(against("… p99.9", "tail", "p999-80", false, bounds{"nginx": 1.25, "haproxy": 1.25})...)
+	add(against("throughput, proxy on all cores", "cores", "rate", true, bounds{"nginx": 1, "haproxy": 1})...)
+	add(against("p99, proxy on all cores", "cores", "p99", false, bounds{"nginx": 1.1, "haproxy": 1.1})...)
+	add(against("throughput, all cores, every second idle", "skew", "rate", true, bounds{"nginx": 0.9, "haproxy": 0.9})...)
+	add(target{"following frames: CPU/MB, 128 B messages", "plain", "stream-128", "cpu", "wsproxy", bytesPeer, false, 1.02})
 	list = append(list, target{"CPU/handshake", "tls", "handshake", "cpu", "wsproxy", "nginx", false, 1})
 	return list
 }
