@@ -92,26 +92,23 @@ func ExampleProxy_Stats() {
 	// {"by clients":1,"forbidden":1,"idle":0,"live":0,"opened":1}
 }
 
-// An exporter in Prometheus' text format.
+// All counts, as an exporter reads them. Package wsdebug has one for Prometheus.
 func ExampleStats() {
 	export := func(w io.Writer, p *wsproxy.Proxy, u *wsproxy.Upstream) {
 		s := p.Stats()
-		fmt.Fprintln(w, "wsproxy_tunnels", s.Live)
-		fmt.Fprintln(w, "wsproxy_handshakes", s.Handshakes)
-		fmt.Fprintln(w, "wsproxy_opened_total", s.Opened)
-		fmt.Fprintln(w, "wsproxy_retries_total", s.Retries)
-		for reason := wsproxy.ReasonClientClosed; reason <= wsproxy.ReasonFailed; reason++ {
-			if n := s.Closed(reason); n > 0 {
-				fmt.Fprintf(w, "wsproxy_closed_total{reason=%q} %d\n", reason, n)
+		fmt.Fprintln(w, "live", s.Live, "handshakes", s.Handshakes, "opened", s.Opened, "retries", s.Retries)
+		for reason, n := range s.ClosedByReason() {
+			if n > 0 {
+				fmt.Fprintf(w, "closed %q %d\n", reason, n)
 			}
 		}
-		for status := 200; status < 600; status++ {
-			if n := s.Refused(status); n > 0 {
-				fmt.Fprintf(w, "wsproxy_refused_total{status=\"%d\"} %d\n", status, n)
+		for status, n := range s.RefusedByStatus() {
+			if n > 0 {
+				fmt.Fprintln(w, "refused", status, n)
 			}
 		}
 		for _, server := range u.Servers() {
-			fmt.Fprintf(w, "wsproxy_server_failed_total{backup=\"%t\"} %d\n", server.Backup, server.Failed)
+			fmt.Fprintln(w, "backup", server.Backup, "opened", server.Opened, "failed", server.Failed)
 		}
 	}
 
@@ -134,14 +131,11 @@ func ExampleStats() {
 	echo(server.URL, "too late")
 	export(os.Stdout, proxy, u)
 	// Output:
-	// wsproxy_tunnels 0
-	// wsproxy_handshakes 0
-	// wsproxy_opened_total 1
-	// wsproxy_retries_total 1
-	// wsproxy_closed_total{reason="client closed"} 1
-	// wsproxy_refused_total{status="503"} 1
-	// wsproxy_server_failed_total{backup="false"} 1
-	// wsproxy_server_failed_total{backup="true"} 0
+	// live 0 handshakes 0 opened 1 retries 1
+	// closed "client closed" 1
+	// refused 503 1
+	// backup false opened 0 failed 1
+	// backup true opened 1 failed 0
 }
 
 // An admin page lists the tunnels and closes one.
