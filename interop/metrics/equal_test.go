@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"example.com/wsproxy/internal/testkit"
+	"example.com/wsproxy/wsdebug"
 	"github.com/stretchr/testify/assert"
 )
 
@@ -16,11 +17,11 @@ import (
 func TestWsdebugAndWspromHaveTheSameMetricsUnderTraffic(t *testing.T) {
 	t.Parallel()
 	s := newStage(t)
-	wsprom, wsdebug := "http://"+s.addr+"/wsprom", "http://"+s.addr+"/wsdebug"
+	prom, debug := "http://"+s.addr+"/wsprom", "http://"+s.addr+"/wsdebug"
 	s.load.start(t, 8, 10*time.Millisecond)
 	var last scrape
 	for s.load.opened.Load() < 200 && !t.Failed() {
-		before, between, after := take(t, wsprom), take(t, wsdebug), take(t, wsprom)
+		before, between, after := take(t, prom), take(t, debug), take(t, prom)
 		assertBetween(t, before, between, after)
 		assertBetween(t, last, before, between)
 		last = after
@@ -33,7 +34,7 @@ func TestWsdebugAndWspromHaveTheSameMetricsUnderTraffic(t *testing.T) {
 	}
 	s.rest(t)
 
-	ours, theirs := take(t, wsdebug), take(t, wsprom)
+	ours, theirs := take(t, debug), take(t, prom)
 	assert.Equal(t, theirs.values(), ours.values(), "at rest")
 	for name, family := range ours {
 		assert.Equal(t, theirs[name].GetHelp(), family.GetHelp(), name)
@@ -105,4 +106,23 @@ func TestWsotelHasTheNamesOfWspromInPrometheus(t *testing.T) {
 		assert.Len(t, otel[name].GetMetric(), len(family.GetMetric()), name)
 	}
 	assert.Contains(t, otel.values(), "wsproxy_handshakes_refused_total{http_response_status_code=403}")
+}
+
+// The names of proxies may have any bytes. A server's address is what it is.
+func TestPrometheussParserReadsAnyNameOfAProxy(t *testing.T) {
+	t.Parallel()
+	names := []string{"", "/chat", `a"b\c`, "two\nlines", "tab\t and {}=,", `\n`, "日本", "# HELP", "not \xff UTF-8"}
+	var proxies []wsdebug.Named
+	for _, name := range names {
+		proxies = append(proxies, wsdebug.Named{Name: name, Proxy: testkit.NewProxy(t, "http://unix:/run/a b.sock")})
+	}
+	families := take(t, "http://"+testkit.Serve(t, wsdebug.MetricsOf(proxies...)))
+	var found []string
+	for _, m := range families["wsproxy_tunnels"].GetMetric() {
+		assert.Equal(t, "proxy", m.Label[0].GetName())
+		found = append(found, m.Label[0].GetValue())
+		assert.Equal(t, "unix:/run/a b.sock", m.Label[1].GetValue())
+	}
+	names[len(names)-1] = "not \uFFFD UTF-8"
+	assert.Equal(t, names, found)
 }
