@@ -174,11 +174,12 @@ func (h *handshake) acceptStream() clientEnd {
 // HTTP2Config returns settings for an [http.Server] that accepts WebSockets over
 // HTTP/2, for its field HTTP2. They differ from net/http's defaults in this:
 //
-//   - Each stream has a receive buffer of 64 KiB, and a connection one for all
-//     its 250 streams. By default one stream's buffer is as large as that of the
-//     whole connection, so that a tunnel whose upstream does not read stops all
-//     others on the connection, and uploads (golang/go#54330). The price is that
-//     a single upload gets no faster than 64 KiB in a round trip time.
+//   - A connection carries 250 streams. Each has a receive buffer of 64 KiB, and
+//     the connection one for 63 such streams. By default one stream's buffer is as
+//     large as that of the whole connection, so that a single tunnel whose
+//     upstream does not read stops all others on the connection, and uploads
+//     (golang/go#54330). Now 63 such tunnels do not. The price is that a single
+//     upload gets no faster than 64 KiB in a round trip time.
 //   - A connection that takes no byte for 30 seconds is closed, and so is one that
 //     does not answer a ping, sent after 30 seconds of silence, within 15. By
 //     default a handler waits for a client that does not read for as long as the
@@ -186,11 +187,13 @@ func (h *handshake) acceptStream() clientEnd {
 //
 // Each call returns a new value, which the caller may change.
 func HTTP2Config() *http.HTTP2Config {
-	const streams, perStream = 250, 64 << 10
 	return &http.HTTP2Config{
-		MaxConcurrentStreams:          streams,
-		MaxReceiveBufferPerStream:     perStream,
-		MaxReceiveBufferPerConnection: streams * perStream,
+		MaxConcurrentStreams: 250,
+		// No less: a client may send 65,535 bytes before it has read this (RFC 9113,
+		// section 6.9.2).
+		MaxReceiveBufferPerStream: 64 << 10,
+		// http.HTTP2Config allows less than 4 MiB.
+		MaxReceiveBufferPerConnection: 4<<20 - 1,
 		SendPingTimeout:               30 * time.Second,
 		PingTimeout:                   15 * time.Second,
 		WriteByteTimeout:              30 * time.Second,

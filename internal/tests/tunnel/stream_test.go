@@ -148,47 +148,6 @@ func TestTheEndOfMiddlewaresContextEndsAStreamThatWaitsForTheUpstream(t *testing
 	server.Close()
 }
 
-// golang/go#54330: by default a stream's window is as large as its connection's.
-func TestATunnelWhoseUpstreamDoesNotReadLeavesTheOthersAlone(t *testing.T) {
-	t.Parallel()
-	for name, config := range map[string]*http.HTTP2Config{"net/http's windows": nil, "HTTP2Config": wsproxy.HTTP2Config()} {
-		t.Run(name, func(t *testing.T) {
-			p, c, u := overHTTP2(t, nil, func(s *http.Server) { s.HTTP2 = config })
-			other, otherServer := c.Tunnel(t, u)
-			for range 3 {
-				client, _ := c.Tunnel(t, u)
-				go io.Copy(client, testkit.Zeros{})
-			}
-			awaitStall(t, p)
-			exchange := func() error {
-				if _, err := io.WriteString(other, "hello"); err != nil {
-					return err
-				}
-				_, err := io.ReadFull(otherServer, make([]byte, 5))
-				return err
-			}
-			arrived := make(chan error, 1)
-			if config != nil {
-				go func() { arrived <- exchange() }()
-				require.NoError(t, testkit.Within(t, arrived, "a message past the tunnels that stand still"))
-				return
-			}
-			testkit.Eventually(t, func() bool {
-				go func() { arrived <- exchange() }()
-				select {
-				case <-arrived: // the stall was none
-					return false
-				case <-time.After(200 * time.Millisecond):
-					other.Reset()
-					otherServer.Close()
-					<-arrived
-					return true
-				}
-			}, "net/http's windows let every message pass: HTTP2Config need not have its own")
-		})
-	}
-}
-
 func TestAConnectionCarries250Tunnels(t *testing.T) {
 	p, c, u := overHTTP2(t, nil, nil)
 	u.Script(func(server *testkit.Peer) {
