@@ -20,23 +20,32 @@ import (
 // A framer is a client that says what goes over the wire.
 type framer struct {
 	*http2.Framer
-	conn net.Conn
-	next uint32
+	conn    net.Conn
+	next    uint32
+	decoder *hpack.Decoder
+	fields  map[string]string // decoded so far
 }
 
-func dialFramer(t *testing.T, addr string) *framer {
+func dialFramer(t *testing.T, addr string, settings ...http2.Setting) *framer {
 	t.Helper()
 	_, config := testkit.TLS()
 	config = config.Clone()
 	config.NextProtos = []string{"h2"}
 	conn, err := tls.Dial("tcp", addr, config)
 	require.NoError(t, err)
+	return newFramer(t, conn, settings...)
+}
+
+// newFramer sends the preface.
+func newFramer(t *testing.T, conn net.Conn, settings ...http2.Setting) *framer {
+	t.Helper()
 	t.Cleanup(func() { conn.Close() })
 	conn.SetDeadline(time.Now().Add(testkit.Patience))
-	_, err = io.WriteString(conn, http2.ClientPreface)
+	_, err := io.WriteString(conn, http2.ClientPreface)
 	require.NoError(t, err)
-	f := &framer{http2.NewFramer(conn, conn), conn, 1}
-	require.NoError(t, f.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1<<31 - 1}))
+	f := &framer{Framer: http2.NewFramer(conn, conn), conn: conn, next: 1, fields: map[string]string{}}
+	f.decoder = hpack.NewDecoder(4096, func(field hpack.HeaderField) { f.fields[field.Name] = field.Value })
+	require.NoError(t, f.WriteSettings(append(settings, http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1<<31 - 1})...))
 	require.NoError(t, f.WriteWindowUpdate(0, 1<<31-1-65535))
 	return f
 }
@@ -44,17 +53,38 @@ func dialFramer(t *testing.T, addr string) *framer {
 // connect sends an extended CONNECT with more fields and returns its stream.
 func (f *framer) connect(t *testing.T, end bool, fields ...string) uint32 {
 	t.Helper()
+	return f.request(t, end, append([]string{":method", "CONNECT", ":protocol", "websocket", ":scheme", "https", ":path", "/chat",
+		":authority", "server.example.com", "sec-websocket-version", "13"}, fields...)...)
+}
+
+// request sends any fields and returns their stream.
+func (f *framer) request(t *testing.T, end bool, fields ...string) uint32 {
+	t.Helper()
 	var block bytes.Buffer
 	encoder := hpack.NewEncoder(&block)
-	all := append([]string{":method", "CONNECT", ":protocol", "websocket", ":scheme", "https", ":path", "/chat",
-		":authority", "server.example.com", "sec-websocket-version", "13"}, fields...)
-	for i := 0; i < len(all); i += 2 {
-		encoder.WriteField(hpack.HeaderField{Name: all[i], Value: all[i+1]})
+	for i := 0; i < len(fields); i += 2 {
+		encoder.WriteField(hpack.HeaderField{Name: fields[i], Value: fields[i+1]})
 	}
 	id := f.next
 	f.next += 2
 	require.NoError(t, f.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: block.Bytes(), EndHeaders: true, EndStream: end}))
 	return id
+}
+
+// status returns the status of a stream's response, or 0 for a reset.
+func (f *framer) status(t *testing.T, id uint32) (status string) {
+	t.Helper()
+	f.until(t, func(frame http2.Frame) bool {
+		headers, ok := frame.(*http2.HeadersFrame)
+		if ok {
+			_, err := f.decoder.Write(headers.HeaderBlockFragment())
+			require.NoError(t, err)
+			status, f.fields = f.fields[":status"], map[string]string{}
+		}
+		_, reset := frame.(*http2.RSTStreamFrame)
+		return (ok || reset) && frame.Header().StreamID == id
+	})
+	return status
 }
 
 // until reads frames until found reports true, and fails at a GOAWAY.
