@@ -95,23 +95,32 @@ func (c *HTTP2Conn) RoundTrip(r *http.Request) (*http.Response, error) {
 	})))
 }
 
-// Request returns an extended CONNECT for uri, and its stream, which is open as
-// soon as its Response is set.
-func (c *HTTP2Conn) Request(t testing.TB, uri string) (*http.Request, *Stream) {
-	t.Helper()
+// NewRequest returns an extended CONNECT for uri, and its stream, which is open as
+// soon as its Response is set. The caller resets the stream at last.
+func (c *HTTP2Conn) NewRequest(uri string) (*http.Request, *Stream, error) {
 	u, err := url.Parse("https://" + c.addr + uri)
 	if err != nil {
-		t.Fatal(err)
+		return nil, nil, err
 	}
 	body, up := io.Pipe()
 	ctx, cancel := context.WithCancel(context.Background())
-	s := &Stream{up: up, cancel: cancel}
+	r := &http.Request{Method: http.MethodConnect, URL: u, Host: "server.example.com", Body: body,
+		Header: http.Header{":protocol": {"websocket"}, "Sec-Websocket-Version": {"13"}}}
+	return r.WithContext(ctx), &Stream{up: up, cancel: cancel}, nil
+}
+
+// Request is NewRequest with a stream that the test's end resets. Patience bounds
+// its life.
+func (c *HTTP2Conn) Request(t testing.TB, uri string) (*http.Request, *Stream) {
+	t.Helper()
+	r, s, err := c.NewRequest(uri)
+	if err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(s.Reset)
 	timer := time.AfterFunc(Patience, s.Reset)
 	t.Cleanup(func() { timer.Stop() })
-	r := &http.Request{Method: http.MethodConnect, URL: u, Host: "server.example.com", Body: body,
-		Header: http.Header{":protocol": {"websocket"}, "Sec-Websocket-Version": {"13"}}}
-	return r.WithContext(ctx), s
+	return r, s
 }
 
 // Connect sends an extended CONNECT for uri, after edit if that is not nil, and

@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"runtime"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -71,9 +70,11 @@ func TestSoak(t *testing.T) {
 		s.seed = rand.Uint64()
 	}
 	t.Logf("-soak=%v -soak.seed=%d", soakFor, s.seed)
-	for _, l := range slices.DeleteFunc(slices.Clone(testkit.Links), func(l testkit.Link) bool { return !testkit.OwnSocket(l) }) {
+	for _, l := range testkit.Links {
 		for i := range 4 {
-			s.serve(t, l, i&1 != 0, i&2 != 0)
+			if detached := i&1 != 0; testkit.OwnSocket(l) || !detached {
+				s.serve(t, l, detached, i&2 != 0)
+			}
 		}
 	}
 	http.DefaultTransport.(*http.Transport).CloseIdleConnections()
@@ -156,6 +157,9 @@ func (s *soak) serve(t *testing.T, l testkit.Link, detached, framed bool) {
 			next.ServeHTTP(w, r.WithContext(ctx))
 		})
 	}, opts...)
+	if k.HTTP2 != nil {
+		k.connect(t)
+	}
 	s.kinds = append(s.kinds, k)
 	go func() {
 		for conn := range k.Upstream.Conns {
@@ -191,7 +195,8 @@ func (s *soak) accept(conn *testkit.Peer) {
 	}
 	end := tun.ends[soakUpstream]
 	end.Peer = conn
-	end.run(testkit.SampleSwitch, func() error { return nil })
+	accept := testkit.Accept(r.Header.Get("Sec-WebSocket-Key"))
+	end.run(strings.Replace(testkit.SampleSwitch, testkit.SampleAccept, accept, 1), func() error { return nil })
 }
 
 // find returns an open tunnel by its path.

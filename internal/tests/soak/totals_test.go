@@ -27,7 +27,7 @@ func (total *soakTotal) add(tun *soakTunnel, ending wsproxy.Ending) {
 		total.ways, total.kinds, total.reasons = map[string]int{}, map[string]int{}, map[string]int{}
 	}
 	total.tunnels++
-	if reset, softened := tun.reset(); reset {
+	if reset, softened := tun.reset(ending); reset {
 		total.resets++
 		if softened {
 			total.softened++
