@@ -101,7 +101,7 @@ func (b *bench) rounds() (failures int, err error) {
 		for _, transport := range b.transports() {
 			for _, group := range groups(b.selected(), b.quick) {
 				for _, p := range rotate(peers, round) {
-					if p.command == nil && transport == "tls" {
+					if p.command == nil && transport != "plain" {
 						continue // the upstream has no TLS
 					}
 					group := slices.DeleteFunc(slices.Clone(group), func(m measure) bool { return !m.runs(transport, p.name, round) })

@@ -5,6 +5,7 @@ go 1.25.0
 require (
 	example.com/wsproxy v0.0.0-00010101000000-000000000000
 	github.com/caddyserver/caddy/v2 v2.11.3
+	golang.org/x/net v0.53.0
 	golang.org/x/sys v0.43.0
 	gonum.org/v1/plot v0.17.0
 )
@@ -144,7 +145,6 @@ require (
 	golang.org/x/exp v0.0.0-20251023183803-a4bb9ffd2546 // indirect
 	golang.org/x/image v0.30.0 // indirect
 	golang.org/x/mod v0.35.0 // indirect
-	golang.org/x/net v0.53.0 // indirect
 	golang.org/x/oauth2 v0.36.0 // indirect
 	golang.org/x/sync v0.20.0 // indirect
 	golang.org/x/term v0.42.0 // indirect

@@ -47,6 +47,7 @@ type load struct {
 	job
 	config  *tls.Config
 	clients []*client
+	streams []*streamConn
 	ready   []unix.EpollEvent
 	buf     []byte
 	begun   time.Time
@@ -94,6 +95,8 @@ func (l *load) do() (res result, err error) {
 		return res, errors.Join(err, l.end(&res))
 	case "paced":
 		return l.paced()
+	case "h2-open":
+		return res, l.openStreams()
 	}
 	l.closeAll()
 	switch l.Kind {
@@ -105,6 +108,10 @@ func (l *load) do() (res result, err error) {
 		return l.stream()
 	case "handshake":
 		return l.handshakes()
+	case "h2-roundtrip":
+		return l.streamRoundTrips()
+	case "h2-handshake":
+		return l.streamHandshakes()
 	}
 	return res, fmt.Errorf("unknown")
 }
@@ -114,6 +121,7 @@ func (l *load) closeAll() {
 		c.abort()
 	}
 	l.clients = l.clients[:0]
+	l.closeStreams()
 }
 
 // openAll opens clients until there are Conns, some at a time, and sends an echoed

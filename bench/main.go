@@ -13,7 +13,8 @@
 // program. The peer "direct" is no proxy at all. It shows the limit of load and
 // upstream. The peer "floor" is the least that a proxy over net/http does for a
 // handshake. wsproxy runs twice, blocking and detached. -peers can add the portable
-// relay, which is then built with the tag wsproxy_portable.
+// relay, which is then built with the tag wsproxy_portable. Over
+// HTTP/2 the peers are wsproxy, HAProxy and Caddy.
 //
 // Every sample uses a new proxy. The peers take turns within each measure, so
 // that other load on the machine affects all of them. The table shows medians
@@ -54,7 +55,7 @@ func parseFlags(args []string) (settings, error) {
 	flags.DurationVar(&s.window, "time", time.Second, "how long a sample of traffic takes")
 	flags.StringVar(&peers, "peers", strings.Join(defaultPeers, ","), "the peers to run; "+portablePeer+" may be added")
 	flags.StringVar(&only, "only", "", "run only measures whose name contains one of these, separated by commas: "+strings.Join(measureNames(), ", "))
-	flags.StringVar(&s.tls, "tls", "both", "plain, tls or both")
+	flags.StringVar(&s.tls, "tls", "both", "plain, tls, h2 (HTTP/2 over TLS), or both for all of them")
 	flags.StringVar(&s.out, "out", "results", "the directory for results.json and the plots; with -quick, results/quick")
 	flags.BoolVar(&s.verbose, "v", false, "print every sample")
 	flags.BoolVar(&s.tables, "tables", false, "run nothing: print the tables of the results in -out, and write them into ../README.md and ../docs/benchmarks.md")
@@ -78,8 +79,8 @@ func parseFlags(args []string) (settings, error) {
 		return s, fmt.Errorf("-rounds is %d, want 1 or more", s.rounds)
 	case s.window <= 0:
 		return s, fmt.Errorf("-time is %v, want more than 0", s.window)
-	case !slices.Contains([]string{"plain", "tls", "both"}, s.tls):
-		return s, fmt.Errorf("-tls is %q, want plain, tls or both", s.tls)
+	case !slices.Contains([]string{"plain", "tls", "h2", "both"}, s.tls):
+		return s, fmt.Errorf("-tls is %q, want plain, tls, h2 or both", s.tls)
 	case len(s.selected()) == 0:
 		return s, fmt.Errorf("-only %q names no measure", only)
 	}
@@ -94,10 +95,10 @@ func split(list string) []string {
 	return strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == ' ' })
 }
 
-// transports returns plain, tls or both of them.
+// transports returns plain, tls, h2 or all of them.
 func (s settings) transports() []string {
 	if s.tls == "both" {
-		return []string{"plain", "tls"}
+		return []string{"plain", "tls", "h2"}
 	}
 	return []string{s.tls}
 }

@@ -47,7 +47,7 @@ const (
 	stormClients = 8000
 )
 
-var measures = []measure{
+var measures = append([]measure{
 	{name: "rt-128-1", label: "128 B, 1 connection", kind: "roundtrip", size: 128, conns: 1, metrics: roundtrip},
 	{name: "rt-128-64", label: "128 B, 64 connections", kind: "roundtrip", size: 128, conns: 64, metrics: roundtrip},
 	{name: "rt-128-1000", label: "128 B, 1000 connections", kind: "roundtrip", size: 128, conns: 1000, metrics: roundtrip},
@@ -81,7 +81,7 @@ var measures = []measure{
 		{"few", "kB", fmt.Sprintf("kB/tunnel at %d", fewTunnels)},
 		{"many", "kB", fmt.Sprintf("kB/tunnel at %d", manyTunnels)},
 		{"cpu", "ms", fmt.Sprintf("CPU at %d, ms/s", manyTunnels)}}},
-}
+}, http2Measures...)
 
 func measureNames() []string {
 	var names []string
@@ -113,7 +113,7 @@ var defaultPeers = append(slices.Clone(usualPeers[:len(usualPeers)-1]), floorPee
 // runs reports whether m is taken of a peer.
 func (m measure) runs(transport, peer string, round int) bool {
 	switch {
-	case m.plain && transport == "tls", m.rounds > 0 && round >= m.rounds:
+	case !m.over(transport), m.plain && transport == "tls", m.rounds > 0 && round >= m.rounds:
 		return false
 	case m.peers == nil:
 		return slices.Contains(usualPeers, peer)

@@ -29,6 +29,7 @@ type place struct {
 	core           int          // to pin it to, -1: any
 	threads        int
 	collect        bool // Go programs collect garbage often
+	http2          bool // for clients of HTTP/2 alone
 }
 
 // findPeer returns a peer, or an error that says why it is left out.
@@ -106,6 +107,9 @@ func goProxy(name string, at place) command {
 	if at.collect {
 		c.env = append(c.env, collectEnv+"=1")
 	}
+	if at.http2 {
+		c.env = append(c.env, "GODEBUG=http2xconnect=1") // announces extended CONNECT
+	}
 	return c
 }
 
@@ -166,9 +170,13 @@ func haproxy(program string, at place) (command, error) {
 	if at.cert != nil {
 		bind += " ssl crt " + at.cert.both + " ciphersuites TLS_AES_128_GCM_SHA256" // as the others choose
 	}
+	if at.http2 {
+		bind += " alpn h2"
+	}
 	config := fmt.Sprintf(`global
   nbthread %d
   maxconn %d
+  tune.h2.max-concurrent-streams 250
 defaults
   mode http
   option forwardfor

@@ -107,7 +107,7 @@ func (r *report) print(w io.Writer) {
 	for _, note := range r.Notes {
 		fmt.Fprintln(w, note)
 	}
-	for _, transport := range []string{"plain", "tls"} {
+	for _, transport := range []string{"plain", "tls", "h2"} {
 		r.printTransport(w, transport)
 	}
 	r.printVerdicts(w)
@@ -140,7 +140,7 @@ func (r *report) printTransport(w io.Writer, transport string) {
 	if rows.Len() == 0 {
 		return
 	}
-	head := pad(map[string]string{"plain": "TCP", "tls": "TLS at the proxy"}[transport], labelWidth)
+	head := pad(map[string]string{"plain": "TCP", "tls": "TLS at the proxy", "h2": "HTTP/2, 10 connections"}[transport], labelWidth)
 	for _, peer := range r.Peers {
 		head += padLeft(strings.Replace(peer, "wsproxy-", "-", 1), cellWidth)
 	}

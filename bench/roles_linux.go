@@ -67,7 +67,7 @@ func runProxy(args []string) error {
 			}
 		}()
 	}
-	server := &http.Server{Handler: handler, ErrorLog: log.New(io.Discard, "", 0)}
+	server := &http.Server{Handler: handler, ErrorLog: log.New(io.Discard, "", 0), HTTP2: wsproxy.HTTP2Config()}
 	go func() {
 		if len(args) == 5 {
 			exit(server.ServeTLS(listener, args[3], args[4]))

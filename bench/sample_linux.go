@@ -8,7 +8,7 @@ import (
 
 // sample starts a peer, takes its measures and ends it.
 func (b *bench) sample(p peer, transport string, group []measure) []sample {
-	t := trial{bench: b, addr: b.upstreamAddr, tls: transport == "tls"}
+	t := trial{bench: b, addr: b.upstreamAddr, tls: transport != "plain", http2: transport == "h2"}
 	started := t.start(p, group)
 	defer t.stop()
 	defer t.hangUp()
@@ -32,6 +32,7 @@ type trial struct {
 	*bench
 	addr  string
 	tls   bool
+	http2 bool
 	dir   string
 	proxy *child // nil: none
 	pids  []int
@@ -45,7 +46,7 @@ func (t *trial) start(p peer, group []measure) (err error) {
 		return err
 	}
 	t.addr = freeAddr()
-	at := place{addr: t.addr, upstream: t.upstreamAddr, dir: t.dir, files: t.files, core: t.proxyCore, threads: 1}
+	at := place{addr: t.addr, upstream: t.upstreamAddr, dir: t.dir, files: t.files, core: t.proxyCore, threads: 1, http2: t.http2}
 	if len(group) == 1 && group[0].spread && t.proxyCore >= 0 {
 		at.core, at.threads = -1, t.report.Machine.Cores
 	}
@@ -122,6 +123,9 @@ func (t *trial) take(m measure) (values map[string]float64, tls string, err erro
 	case "tail":
 		values, err = t.tail(m)
 		return values, "", err
+	case "h2-open":
+		values, err = t.http2Idle(m)
+		return values, "", err
 	}
 	var res result
 	j := job{Kind: m.kind, Size: m.size, Conns: m.conns, Window: t.window, Warm: t.window / 4, Think: think}
@@ -142,7 +146,7 @@ func (t *trial) take(m measure) (values map[string]float64, tls string, err erro
 	case "stream":
 		amount = float64(res.Bytes) / 1e6
 		values["mbps"] = amount / res.Window.Seconds()
-	case "roundtrip", "skew", "sessions":
+	case "roundtrip", "h2-roundtrip", "skew", "sessions":
 		values["p50"], values["p99"] = micro(res.P50), micro(res.P99)
 		if m.kind == "sessions" {
 			values["connect95"] = micro(res.Connect)
