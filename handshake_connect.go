@@ -64,6 +64,9 @@ func checkStreamRequest(r *http.Request, protocol string) error {
 		path, _, _ := strings.Cut(r.RequestURI, "?")
 		return badHandshake(http.StatusBadRequest, "path %s, want one that begins with one /", syntax.Quote(path))
 	}
+	if err := requestLineError(r); err != nil {
+		return badHandshake(http.StatusBadRequest, "%w", err)
+	}
 	if err := checkTarget(r); err != nil {
 		return badHandshake(http.StatusBadRequest, "%w", err)
 	}

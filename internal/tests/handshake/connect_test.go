@@ -116,6 +116,8 @@ func TestAnExtendedCONNECTIsChecked(t *testing.T) {
 		"path //evil/x":             {func(r *http.Request) { r.RequestURI, r.URL.Path = "//evil/x", "//evil/x" }, 400},
 		"path http://evil/x":        {func(r *http.Request) { r.RequestURI = "http://evil/x" }, 400},
 		"path /a/../b":              {func(r *http.Request) { r.RequestURI, r.URL.Path = "/a/../b", "/a/../b" }, 400},
+		"a space in the query":      {func(r *http.Request) { r.URL.RawQuery = "x HTTP/1.1" }, 400},
+		"a tab in the query":        {func(r *http.Request) { r.URL.RawQuery = "\t" }, 400},
 		"another origin":            {func(r *http.Request) { r.Header["Origin"] = []string{"https://evil.example"} }, 403},
 		"another protocol":          {func(r *http.Request) { r.Header[":protocol"] = []string{"webtransport"} }, 501},
 		"two protocols":             {func(r *http.Request) { r.Header[":protocol"] = []string{"websocket", "websocket"} }, 501},
