@@ -85,3 +85,33 @@ func TestWithRewriteMayReplaceTheRequestOfAStream(t *testing.T) {
 	assert.Equal(t, "GET /replaced", r.Method+" "+r.RequestURI)
 	assert.NotContains(t, r.Header, ":protocol")
 }
+
+// net/http's ServeMux matches a CONNECT by its method too, and does not clean its
+// path.
+func TestAServeMuxPassesACONNECTByItsPath(t *testing.T) {
+	u := testkit.NewUpstream(t)
+	got := switching(t, u, "")
+	c := serveHTTP2(t, u, func(h http.Handler) http.Handler {
+		mux := http.NewServeMux()
+		mux.Handle("GET /get", h)
+		mux.Handle("/ws/", h)
+		return mux
+	})
+	assert.Equal(t, 405, c.Connect(t, "/get", nil).Response.StatusCode)
+	assert.Equal(t, 400, c.Connect(t, "/ws/../admin", nil).Response.StatusCode)
+	assert.Equal(t, 400, c.Connect(t, "/ws/./", nil).Response.StatusCode)
+	assert.Equal(t, 200, c.Connect(t, "/ws//chat", nil).Response.StatusCode)
+	assert.Equal(t, "/ws//chat", (<-got).RequestURI)
+}
+
+func TestWithMaxTunnelsPerIPCountsStreamsAndNotConnections(t *testing.T) {
+	u := testkit.NewUpstream(t)
+	c := serveHTTP2(t, u, nil, wsproxy.WithMaxTunnelsPerIP(2))
+	c.Tunnel(t, u)
+	client, _ := c.Tunnel(t, u)
+	assert.Equal(t, 503, c.Connect(t, "/", nil).Response.StatusCode)
+	client.Reset()
+	switching(t, u, "")
+	testkit.Eventually(t, func() bool { return c.Connect(t, "/", nil).Response.StatusCode == 200 }, "the tunnel that was reset counts on")
+	assert.Equal(t, 1, c.Dials, "connections")
+}

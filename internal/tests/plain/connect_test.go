@@ -114,3 +114,29 @@ func TestAPlainHandlerGetsTheCONNECT(t *testing.T) {
 	testkit.Do(t, addr, "CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\n\r\n")
 	assert.Equal(t, "CONNECT a:80", <-got)
 }
+
+// Nothing is refused for WithPlainHandler: docs/http2.md tells its handler to.
+func TestAPlainHandlerGetsWhatTheProxyDoesNotUpgrade(t *testing.T) {
+	p := testkit.NewProxy(t, "http://upstream.example", wsproxy.WithPlainHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Got", r.Method+" "+r.RequestURI+" "+r.Header.Get(":protocol")+" "+r.Proto)
+	})))
+	for _, c := range []struct{ method, proto, protocol, got string }{
+		{"CONNECT", "HTTP/2.0", "webtransport", "CONNECT /chat webtransport HTTP/2.0"},
+		{"CONNECT", "HTTP/2.0", "", "CONNECT /chat  HTTP/2.0"},
+		{"GET", "HTTP/2.0", "websocket", "GET /chat websocket HTTP/2.0"},
+		{"CONNECT", "webtransport", "", "CONNECT /chat  webtransport"},
+	} {
+		r := httptest.NewRequest(c.method, "https://server.example.com/chat", nil)
+		r.Proto, r.ProtoMajor, r.ProtoMinor, r.RequestURI = c.proto, 2, 0, "/chat"
+		if c.proto == "webtransport" {
+			r.ProtoMajor = 3
+		}
+		if c.protocol != "" {
+			r.Header[":protocol"] = []string{c.protocol}
+		}
+		w := httptest.NewRecorder()
+		p.ServeHTTP(w, r)
+		assert.Equal(t, 200, w.Code)
+		assert.Equal(t, c.got, w.Header().Get("X-Got"))
+	}
+}
