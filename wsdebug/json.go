@@ -128,11 +128,11 @@ func statsJSON(s wsproxy.Stats) jsonStats {
 		Closed: make(map[string]int64), Refused: make(map[string]int64),
 		FromClient: jsonFlow(s.FromClient), FromUpstream: jsonFlow(s.FromUpstream),
 	}
-	for _, reason := range reasons {
-		out.Closed[strings.ReplaceAll(reason.String(), " ", "_")] = s.Closed(reason)
+	for reason, n := range s.ClosedByReason() {
+		out.Closed[strings.ReplaceAll(reason.String(), " ", "_")] = n
 	}
-	for _, status := range refusals(s) {
-		out.Refused[strconv.Itoa(status)] = s.Refused(status)
+	for status, n := range s.RefusedByStatus() {
+		out.Refused[strconv.Itoa(status)] = n
 	}
 	return out
 }

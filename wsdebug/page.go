@@ -3,10 +3,10 @@ package wsdebug
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"example.com/wsproxy"
@@ -51,8 +51,8 @@ import (
 //	proxy     its Name, empty for Handler
 //	proxies   all names of HandlerOf
 //	stats     handshakes, live, opened and retries as in wsproxy.Stats;
-//	          closed: a number for each reason, as "client_closed" or "read_timeout";
-//	          refused: a number for each status that occurred, as "503";
+//	          closed: a number for each Reason, as "client_closed" or "read_timeout";
+//	          refused: a number for each status, as "503", that occurred or is the proxy's own;
 //	          from_client and from_upstream: bytes and messages
 //	rates     null on the first response; over: the seconds that they are the average of;
 //	          opened and closed, tunnels per second;
@@ -215,13 +215,6 @@ type state struct {
 	listing
 }
 
-// A server is an address that tunnels lead to.
-type server struct {
-	addr    string
-	tunnels int                  // of this proxy
-	set     *wsproxy.ServerState // nil if it is not in the Upstream
-}
-
 // look takes the state of p. It samples the other proxies, too, so that their rates
 // are known when the viewer turns to them.
 func (h *page) look(p *shown, q *query) *state {
@@ -233,37 +226,33 @@ func (h *page) look(p *shown, q *query) *state {
 			s.stats, s.now, s.history = stats, now, history
 		}
 	}
-	s.listing = list(p.Proxy, q, s.now)
-	s.servers = servers(p.Upstream, s.byServer)
+	s.listing = list(p.Proxy, q, s.stats.Live, s.now)
+	s.servers = servers(p.Upstream, s.stats)
 	return s
 }
 
+// A server is an address that tunnels lead to.
+type server struct {
+	addr    string
+	tunnels int                  // of this proxy
+	set     *wsproxy.ServerState // nil if it is not in the Upstream
+}
+
 // servers returns the servers of u in their order, and then others with tunnels.
-func servers(u *wsproxy.Upstream, tunnels map[string]int) []server {
-	var all []server
+func servers(u *wsproxy.Upstream, s wsproxy.Stats) []server {
+	tunnels := maps.Collect(s.LiveByServer())
 	known := make(map[string]bool)
+	var all []server
 	if u != nil {
 		for _, each := range u.Servers() {
 			known[each.Addr] = true
 			all = append(all, server{each.Addr, tunnels[each.Addr], &each})
 		}
 	}
-	inSet := len(all)
-	for addr, n := range tunnels {
+	for addr, n := range s.LiveByServer() {
 		if !known[addr] {
 			all = append(all, server{addr, n, nil})
 		}
 	}
-	slices.SortFunc(all[inSet:], func(a, b server) int { return strings.Compare(a.addr, b.addr) })
 	return all
-}
-
-// refusals returns the statuses with which upgrades were refused.
-func refusals(s wsproxy.Stats) (statuses []int) {
-	for status := 100; status < 1000; status++ {
-		if s.Refused(status) > 0 {
-			statuses = append(statuses, status)
-		}
-	}
-	return statuses
 }

@@ -79,4 +79,3 @@ func TestThePageOnlyReads(t *testing.T) {
 	assert.Positive(t, res.ContentLength)
 	res.Body.Close()
 }
-

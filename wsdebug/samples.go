@@ -25,8 +25,8 @@ type sample struct {
 
 func newSample(s wsproxy.Stats, at time.Time) sample {
 	taken := sample{at: at, live: s.Live, opened: s.Opened, fromClient: s.FromClient, fromUpstream: s.FromUpstream}
-	for _, reason := range reasons {
-		taken.closed[groupOf[reason]] += s.Closed(reason)
+	for reason, n := range s.ClosedByReason() {
+		taken.closed[groupOf[reason]] += n
 	}
 	return taken
 }
@@ -104,15 +104,6 @@ func current(history []sample) *rates {
 		}
 	}
 	return nil
-}
-
-// reasons are those for which a tunnel can end.
-var reasons = []wsproxy.Reason{
-	wsproxy.ReasonClientClosed, wsproxy.ReasonUpstreamClosed,
-	wsproxy.ReasonReadTimeout, wsproxy.ReasonSendTimeout, wsproxy.ReasonPingTimeout, wsproxy.ReasonMaxLifetime,
-	wsproxy.ReasonShutdown, wsproxy.ReasonKilled,
-	wsproxy.ReasonLimit, wsproxy.ReasonProtocolError,
-	wsproxy.ReasonContextDone, wsproxy.ReasonFailed,
 }
 
 // The plot of closed tunnels has reasons in groups, each with a color.

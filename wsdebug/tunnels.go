@@ -2,7 +2,6 @@ package wsdebug
 
 import (
 	"cmp"
-	"container/heap"
 	"net/netip"
 	"slices"
 	"strings"
@@ -11,8 +10,7 @@ import (
 	"example.com/wsproxy"
 )
 
-// A row is a tunnel as it was when the page was built. What changes is read once,
-// so that the rows are in the order of the values that they show.
+// A row is a tunnel as it was when the page was built.
 type row struct {
 	*wsproxy.Tunnel
 	client                   netip.Addr
@@ -20,49 +18,71 @@ type row struct {
 	fromClient, fromUpstream wsproxy.FlowStats
 }
 
-func newRow(t *wsproxy.Tunnel, now time.Time) row {
-	return row{
-		Tunnel: t, client: t.ClientIP().Unmap(),
-		age: now.Sub(t.OpenedAt()), idle: max(now.Sub(t.LastActivity()), 0),
+// newRow reads what the table shows, but not again what the rows are sorted by: a
+// table in the wrong order would look like a mistake.
+func newRow(e entry, by column, now time.Time) row {
+	t := e.t
+	r := row{
+		Tunnel: t, client: t.ClientIP().Unmap(), age: now.Sub(t.OpenedAt()), idle: max(now.Sub(t.LastActivity()), 0),
 		fromClient: t.FromClient(), fromUpstream: t.FromUpstream(),
 	}
+	if by.field != nil {
+		*by.field(&r) = e.value
+	}
+	return r
 }
 
-// A column is what tunnels can be sorted by.
+// A column is what tunnels can be sorted by. A column of text has compare. A column
+// of numbers has value, which is read once for each tunnel because it changes while
+// the tunnel is open, and field, where it is kept.
 type column struct {
 	name, title, long string
-	right             bool      // numbers, which are set flush right
+	number            bool      // set flush right
 	words             [2]string // of the order and of its reverse
-	number            bool      // what is looked for is the largest
-	compare           func(a, b *row) int
+
+	compare func(a, b *wsproxy.Tunnel) int
+	value   func(t *wsproxy.Tunnel, now time.Time) int64
+	field   func(r *row) *int64
 }
 
 var (
 	young   = [2]string{"youngest first", "oldest first"}
-	az      = [2]string{"A to Z", "Z to A"}
+	letters = [2]string{"A to Z", "Z to A"}
 	numbers = [2]string{"smallest first", "largest first"}
 )
 
 // columns has the default order first.
 var columns = []column{
-	{"age", "Age", "Age", true, young, false, func(a, b *row) int { return cmp.Compare(a.age, b.age) }},
-	{"client", "Client", "Client", false, az, false, func(a, b *row) int { return a.client.Compare(b.client) }},
-	{"host", "Host", "Host", false, az, false, func(a, b *row) int { return strings.Compare(a.Host(), b.Host()) }},
-	{"path", "Path", "Path", false, az, false, func(a, b *row) int { return strings.Compare(a.Path(), b.Path()) }},
-	{"server", "Server", "Server", false, az, false, func(a, b *row) int { return strings.Compare(a.Server(), b.Server()) }},
-	{"protocol", "Protocol", "Protocol", false, az, false, func(a, b *row) int {
-		return cmp.Or(strings.Compare(a.Protocol(), b.Protocol()), strings.Compare(a.Subprotocol(), b.Subprotocol()))
-	}},
-	{"client_bytes", "Bytes", "Bytes from client", true, numbers, true,
-		func(a, b *row) int { return cmp.Compare(a.fromClient.Bytes, b.fromClient.Bytes) }},
-	{"client_messages", "Messages", "Messages from client", true, numbers, true,
-		func(a, b *row) int { return cmp.Compare(a.fromClient.Messages, b.fromClient.Messages) }},
-	{"upstream_bytes", "Bytes", "Bytes from upstream", true, numbers, true,
-		func(a, b *row) int { return cmp.Compare(a.fromUpstream.Bytes, b.fromUpstream.Bytes) }},
-	{"upstream_messages", "Messages", "Messages from upstream", true, numbers, true,
-		func(a, b *row) int { return cmp.Compare(a.fromUpstream.Messages, b.fromUpstream.Messages) }},
-	{"idle", "Idle for", "Idle time", true, [2]string{"shortest first", "longest first"}, true,
-		func(a, b *row) int { return cmp.Compare(a.idle, b.idle) }},
+	{name: "age", title: "Age", long: "Age", number: true, words: young,
+		value: func(t *wsproxy.Tunnel, now time.Time) int64 { return int64(now.Sub(t.OpenedAt())) },
+		field: func(r *row) *int64 { return (*int64)(&r.age) }},
+	{name: "client", title: "Client", long: "Client", words: letters,
+		compare: func(a, b *wsproxy.Tunnel) int { return a.ClientIP().Unmap().Compare(b.ClientIP().Unmap()) }},
+	{name: "host", title: "Host", long: "Host", words: letters,
+		compare: func(a, b *wsproxy.Tunnel) int { return strings.Compare(a.Host(), b.Host()) }},
+	{name: "path", title: "Path", long: "Path", words: letters,
+		compare: func(a, b *wsproxy.Tunnel) int { return strings.Compare(a.Path(), b.Path()) }},
+	{name: "server", title: "Server", long: "Server", words: letters,
+		compare: func(a, b *wsproxy.Tunnel) int { return strings.Compare(a.Server(), b.Server()) }},
+	{name: "protocol", title: "Protocol", long: "Protocol", words: letters,
+		compare: func(a, b *wsproxy.Tunnel) int {
+			return cmp.Or(strings.Compare(a.Protocol(), b.Protocol()), strings.Compare(a.Subprotocol(), b.Subprotocol()))
+		}},
+	{name: "client_bytes", title: "Bytes", long: "Bytes from client", number: true, words: numbers,
+		value: func(t *wsproxy.Tunnel, _ time.Time) int64 { return t.FromClient().Bytes },
+		field: func(r *row) *int64 { return &r.fromClient.Bytes }},
+	{name: "client_messages", title: "Messages", long: "Messages from client", number: true, words: numbers,
+		value: func(t *wsproxy.Tunnel, _ time.Time) int64 { return t.FromClient().Messages },
+		field: func(r *row) *int64 { return &r.fromClient.Messages }},
+	{name: "upstream_bytes", title: "Bytes", long: "Bytes from upstream", number: true, words: numbers,
+		value: func(t *wsproxy.Tunnel, _ time.Time) int64 { return t.FromUpstream().Bytes },
+		field: func(r *row) *int64 { return &r.fromUpstream.Bytes }},
+	{name: "upstream_messages", title: "Messages", long: "Messages from upstream", number: true, words: numbers,
+		value: func(t *wsproxy.Tunnel, _ time.Time) int64 { return t.FromUpstream().Messages },
+		field: func(r *row) *int64 { return &r.fromUpstream.Messages }},
+	{name: "idle", title: "Idle for", long: "Idle time", number: true, words: [2]string{"shortest first", "longest first"},
+		value: func(t *wsproxy.Tunnel, now time.Time) int64 { return max(int64(now.Sub(t.LastActivity())), 0) },
+		field: func(r *row) *int64 { return (*int64)(&r.idle) }},
 }
 
 // matches reports whether q asks for t.
@@ -73,61 +93,114 @@ func (q *query) matches(t *wsproxy.Tunnel, now time.Time) bool {
 		(q.path == "" || strings.Contains(t.Path(), q.path))
 }
 
-// order compares rows as q asks. Equal ones are in the order of their numbers.
-func (q *query) order(a, b *row) int {
-	c := q.sort.compare(a, b)
-	if q.reverse {
-		c = -c
-	}
-	return cmp.Or(c, cmp.Compare(a.ID(), b.ID()))
-}
-
 // A listing is what one pass over the tunnels of a proxy finds.
 type listing struct {
-	rows     []row // the first q.n, in order
-	matched  int
-	open     int
-	byServer map[string]int // open tunnels
+	rows    []row // the first q.n, in order
+	matched int
+	open    int
 }
 
-// list visits each tunnel once and keeps at most q.n of them, so that it costs
+// list visits each of about so many tunnels once and keeps at most q.n of them, so that it costs
 // little more than counting them.
-func list(p *wsproxy.Proxy, q *query, now time.Time) listing {
-	l := listing{byServer: make(map[string]int)}
-	kept := top{q: q}
+//
+// It first reads all values, so that the processor waits for many tunnels at once.
+// The tunnels come nearly in the order of their age. If list took them in that
+// order, each could be the first so far and go to the heap. So it takes them with a
+// stride, and few do.
+func list(p *wsproxy.Proxy, q *query, about int, now time.Time) listing {
+	var l listing
+	if q.filtered() {
+		about = 0
+	}
+	entries := make([]entry, 0, about)
 	for t := range p.Tunnels() {
 		l.open++
-		l.byServer[t.Server()]++
 		if !q.matches(t, now) {
 			continue
 		}
-		l.matched++
-		if q.n > 0 {
-			kept.offer(newRow(t, now))
+		e := entry{t: t}
+		if q.sort.value != nil {
+			e.value = q.sort.value(t, now)
 		}
+		entries = append(entries, e)
 	}
-	l.rows = kept.rows
-	slices.SortFunc(l.rows, func(a, b row) int { return q.order(&a, &b) })
+	l.matched = len(entries)
+
+	first := top{q: q}
+	stride := 7919 // a prime, and so each entry has its turn
+	if len(entries)%stride == 0 {
+		stride = 1
+	}
+	for i, n := 0, 0; n < len(entries); n++ {
+		first.offer(entries[i])
+		i = (i + stride) % len(entries)
+	}
+	slices.SortFunc(first.heap, q.order)
+	l.rows = make([]row, len(first.heap))
+	for i, e := range first.heap {
+		l.rows[i] = newRow(e, q.sort, now)
+	}
 	return l
 }
 
-// A top is a heap of the q.n first rows in q's order, the last of them on top.
-type top struct {
-	q    *query
-	rows []row
+// An entry is a tunnel with its value in the column that the table is sorted by.
+type entry struct {
+	t     *wsproxy.Tunnel
+	value int64
 }
 
-func (h *top) offer(r row) {
-	if len(h.rows) < h.q.n {
-		heap.Push(h, r)
-	} else if h.q.order(&r, &h.rows[0]) < 0 {
-		h.rows[0] = r
-		heap.Fix(h, 0)
+// order compares entries as q asks. Equal ones are in the order of their numbers.
+func (q *query) order(a, b entry) int {
+	c := cmp.Compare(a.value, b.value)
+	if q.sort.compare != nil {
+		c = q.sort.compare(a.t, b.t)
+	}
+	switch {
+	case c == 0:
+		return cmp.Compare(a.t.ID(), b.t.ID())
+	case q.reverse:
+		return -c
+	}
+	return c
+}
+
+// A top has the q.n first entries in q's order, as a heap: none comes after its
+// parent, and the last is at the root.
+type top struct {
+	q    *query
+	heap []entry
+}
+
+func (h *top) offer(e entry) {
+	switch {
+	case len(h.heap) < h.q.n:
+		h.heap = append(h.heap, e)
+		h.up(len(h.heap) - 1)
+	case h.q.n > 0 && h.q.order(e, h.heap[0]) < 0:
+		h.heap[0] = e
+		h.down()
 	}
 }
 
-func (h *top) Len() int           { return len(h.rows) }
-func (h *top) Less(i, j int) bool { return h.q.order(&h.rows[i], &h.rows[j]) > 0 }
-func (h *top) Swap(i, j int)      { h.rows[i], h.rows[j] = h.rows[j], h.rows[i] }
-func (h *top) Push(r any)         { h.rows = append(h.rows, r.(row)) }
-func (h *top) Pop() any           { panic("wsdebug: a top only grows") }
+func (h *top) up(i int) {
+	for i > 0 && h.q.order(h.heap[i], h.heap[(i-1)/2]) > 0 {
+		h.heap[i], h.heap[(i-1)/2] = h.heap[(i-1)/2], h.heap[i]
+		i = (i - 1) / 2
+	}
+}
+
+func (h *top) down() {
+	for i := 0; ; {
+		last := i
+		for child := 2*i + 1; child <= 2*i+2 && child < len(h.heap); child++ {
+			if h.q.order(h.heap[child], h.heap[last]) > 0 {
+				last = child
+			}
+		}
+		if last == i {
+			return
+		}
+		h.heap[i], h.heap[last] = h.heap[last], h.heap[i]
+		i = last
+	}
+}

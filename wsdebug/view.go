@@ -162,15 +162,16 @@ func (h *page) view(s *state) view {
 		v.Plots = plots(s.history)
 		v.Samples = len(s.history)
 	}
-	for _, reason := range reasons {
-		if n := s.stats.Closed(reason); n > 0 {
+	for reason, n := range s.stats.ClosedByReason() {
+		if n > 0 {
 			v.Closed = append(v.Closed, tally{reason.String(), count(n), fmt.Sprintf("g%d", groupOf[reason])})
 		}
 	}
-	for _, status := range refusals(s.stats) {
-		v.Refused = append(v.Refused, tally{strings.TrimSpace(strconv.Itoa(status) + " " + http.StatusText(status)), count(s.stats.Refused(status)), ""})
+	for status, n := range s.stats.RefusedByStatus() {
+		if n > 0 {
+			v.Refused = append(v.Refused, tally{strings.TrimSpace(strconv.Itoa(status) + " " + http.StatusText(status)), count(n), ""})
+		}
 	}
-
 	v.HasSet = s.Upstream != nil
 	for i, each := range s.servers {
 		if i == maxRows {
@@ -311,7 +312,7 @@ func summary(s *state) string {
 func heads(q *query) (all []head) {
 	for _, c := range columns {
 		h := head{Title: c.title}
-		reverse := c.number
+		reverse := c.number && c.name != "age"
 		if c.name == q.sort.name {
 			h.Sort, h.Arrow, reverse = "ascending", "▲", !q.reverse
 			if q.reverse {
@@ -322,7 +323,7 @@ func heads(q *query) (all []head) {
 		if reverse {
 			name = "-" + name
 		}
-		if c.right {
+		if c.number {
 			h.Class = "number"
 		}
 		h.Link = q.link("tunnels", "sort", name)
