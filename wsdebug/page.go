@@ -86,7 +86,9 @@ func HandlerOf(proxies []Named, opts ...Option) http.Handler {
 		h.proxies = append(h.proxies, &shown{Named: each})
 	}
 	for _, opt := range opts {
-		opt.apply(h)
+		if opt != nil {
+			opt.apply(h)
+		}
 	}
 	return h
 }
@@ -98,6 +100,7 @@ type page struct {
 	proxies []*shown
 	names   []string      // of the parameters of a query
 	turn    chan struct{} // holds a value while a page is built
+	close   *closer       // nil without WithClose
 }
 
 // A shown is a proxy with the samples of those who look at it.
@@ -117,32 +120,43 @@ func (h *page) find(name string) *shown {
 
 func (h *page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	setHeaders(w.Header())
-	switch r.Method {
-	case http.MethodGet, http.MethodHead:
+	switch {
+	case r.Method == http.MethodGet || r.Method == http.MethodHead:
 		h.get(w, r)
-	default:
+	case h.close == nil:
 		w.Header().Set("Allow", "GET, HEAD")
+		http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
+	case r.Method == http.MethodPost:
+		h.post(w, r)
+	default:
+		w.Header().Set("Allow", "GET, HEAD, POST")
 		http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
 	}
 }
 
-// get responds with the page, or with JSON.
-func (h *page) get(w http.ResponseWriter, r *http.Request) {
+// query returns what a request asks for, and of which proxy.
+func (h *page) query(r *http.Request) (query, *shown, error) {
 	q, err := parseQuery(r.URL.RawQuery, h.names)
 	if err != nil {
-		h.fail(w, q, http.StatusBadRequest, err)
-		return
+		return q, nil, err
 	}
-	var p *shown
 	if name, ok := q.values["proxy"]; ok {
-		if p = h.find(name); p == nil {
-			h.fail(w, q, http.StatusNotFound, fmt.Errorf("no proxy has the name %s", quote(name)))
-			return
+		if p := h.find(name); p != nil {
+			return q, p, nil
 		}
-	} else if len(h.proxies) > 0 {
-		p = h.proxies[0]
-	} else {
-		h.fail(w, q, http.StatusNotFound, fmt.Errorf("there is no proxy to show"))
+		return q, nil, failed(http.StatusNotFound, "no proxy has the name %s", quote(name))
+	}
+	if len(h.proxies) == 0 {
+		return q, nil, failed(http.StatusNotFound, "there is no proxy to show")
+	}
+	return q, h.proxies[0], nil
+}
+
+// get responds with the page, or with JSON.
+func (h *page) get(w http.ResponseWriter, r *http.Request) {
+	q, p, err := h.query(r)
+	if err != nil {
+		h.fail(w, q, err)
 		return
 	}
 	select {
@@ -153,7 +167,7 @@ func (h *page) get(w http.ResponseWriter, r *http.Request) {
 	body, err := h.build(p, &q)
 	<-h.turn
 	if err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
+		h.fail(w, q, err)
 		return
 	}
 	write(w, q, http.StatusOK, body)
@@ -162,24 +176,30 @@ func (h *page) get(w http.ResponseWriter, r *http.Request) {
 func (h *page) build(p *shown, q *query) ([]byte, error) {
 	s := h.look(p, q)
 	var b bytes.Buffer
-	var err error
 	if q.json {
-		err = writeJSON(&b, h, s)
-	} else {
-		err = pageTemplate.Execute(&b, h.view(s))
+		err := writeJSON(&b, h, s)
+		return b.Bytes(), err
 	}
+	v := h.view(s)
+	if h.close != nil {
+		if err := h.act(&v, s); err != nil {
+			return nil, err
+		}
+	}
+	err := pageTemplate.Execute(&b, v)
 	return b.Bytes(), err
 }
 
 // fail responds with an error, as JSON or as a page with the form, so that what was
 // entered can be corrected.
-func (h *page) fail(w http.ResponseWriter, q query, status int, err error) {
+func (h *page) fail(w http.ResponseWriter, q query, err error) {
 	var b bytes.Buffer
+	status := statusOf(err)
 	if q.values["format"] == "json" {
-		writeJSONError(&b, err)
 		q.json = true
-	} else if failed := pageTemplate.Execute(&b, h.errorView(q, status, err)); failed != nil {
-		http.Error(w, failed.Error(), http.StatusInternalServerError)
+		writeJSONError(&b, err)
+	} else if err := pageTemplate.Execute(&b, h.errorView(q, status, err)); err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
 	write(w, q, status, b.Bytes())

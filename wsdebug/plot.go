@@ -67,7 +67,8 @@ func plotBytes(history []sample, steps []rates) plot {
 	client, upstream := bytesPerSecond(last.fromClient.Bytes), bytesPerSecond(last.fromUpstream.Bytes)
 	return c.plot("Bytes a second", bytesPerSecond(c.most),
 		fmt.Sprintf("%s from clients and %s from the upstream now, at most %s", client, upstream, bytesPerSecond(most)),
-		layer{"from clients", client, "a0", false, c.steps(fromClient)},
+		layer{"from clients", client, "a0", true, c.band(make([]float64, len(steps)), fromClient)},
+		layer{"", "", "a0", false, c.steps(fromClient)},
 		layer{"from the upstream", upstream, "a1", false, c.steps(fromUpstream)})
 }
 

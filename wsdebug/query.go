@@ -3,6 +3,7 @@ package wsdebug
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"net/url"
 	"slices"
@@ -143,27 +144,27 @@ func (q query) filtered() bool {
 // name and a value, which is empty to leave the parameter out. Without a path, the
 // link is right wherever the handler is mounted.
 func (q query) link(fragment string, pairs ...string) string {
+	values := maps.Clone(q.values)
+	for _, name := range actionParameters {
+		delete(values, name)
+	}
+	for i := 0; i < len(pairs); i += 2 {
+		values[pairs[i]] = pairs[i+1]
+	}
+	return query{values: values}.self() + strings.TrimSuffix("#"+fragment, "#")
+}
+
+// self returns the relative URL of q's page.
+func (q query) self() string {
 	var b strings.Builder
-	for _, name := range append(parameters, actionParameters...) {
-		value := q.values[name]
-		if slices.Contains(actionParameters, name) {
-			value = ""
-		}
-		for i := 0; i < len(pairs); i += 2 {
-			if pairs[i] == name {
-				value = pairs[i+1]
-			}
-		}
-		if value != "" {
+	for _, name := range slices.Concat(parameters, actionParameters) {
+		if value := q.values[name]; value != "" {
 			b.WriteByte("?&"[min(b.Len(), 1)])
 			b.WriteString(name + "=" + url.QueryEscape(value))
 		}
 	}
 	if b.Len() == 0 {
-		b.WriteByte('?') // an empty URL would keep the query
-	}
-	if fragment != "" {
-		b.WriteString("#" + fragment)
+		return "?" // an empty URL would keep the query
 	}
 	return b.String()
 }

@@ -40,8 +40,8 @@ type samples struct {
 	forget *time.Timer
 }
 
-// add records a sample, unless there is one of less than sampleGap before. It
-// returns the samples so far with this one as the last.
+// add returns the samples so far, now as the last, with at least sampleGap between
+// two. It keeps now, unless there is one of less than sampleGap before.
 func (s *samples) add(now sample) []sample {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -51,14 +51,14 @@ func (s *samples) add(now sample) []sample {
 		s.forget.Reset(keepFor)
 	}
 	s.ring = slices.DeleteFunc(s.ring, func(old sample) bool { return now.at.Sub(old.at) > keepFor })
-	history := append(slices.Clone(s.ring), now)
-	if last := len(s.ring) - 1; last < 0 || now.at.Sub(s.ring[last].at) >= sampleGap {
-		if len(s.ring) == maxSamples {
-			s.ring = slices.Delete(s.ring, 0, 1)
-		}
-		s.ring = append(s.ring, now)
+	if last := len(s.ring) - 1; last >= 0 && now.at.Sub(s.ring[last].at) < sampleGap {
+		return append(slices.Clone(s.ring[:last]), now)
 	}
-	return history
+	if len(s.ring) == maxSamples {
+		s.ring = slices.Delete(s.ring, 0, 1)
+	}
+	s.ring = append(s.ring, now)
+	return slices.Clone(s.ring)
 }
 
 func (s *samples) clear() {
@@ -93,17 +93,14 @@ func between(a, b sample) rates {
 	return r
 }
 
-// current returns the rates since the last sample that is at least sampleGap
-// before the newest, or nil if there is none.
+// current returns the rates between the last two samples, or nil if there is only
+// one.
 func current(history []sample) *rates {
-	now := history[len(history)-1]
-	for _, s := range slices.Backward(history[:len(history)-1]) {
-		if now.at.Sub(s.at) >= sampleGap {
-			r := between(s, now)
-			return &r
-		}
+	if len(history) < 2 {
+		return nil
 	}
-	return nil
+	r := between(history[len(history)-2], history[len(history)-1])
+	return &r
 }
 
 // The plot of closed tunnels has reasons in groups, each with a color.

@@ -6,7 +6,6 @@ import (
 	"encoding/base64"
 	"fmt"
 	"html/template"
-	"math"
 	"net/http"
 	"strconv"
 	"strings"
@@ -40,7 +39,8 @@ type view struct {
 	Error   []string // messages, in place of what follows Live
 	Proxies []choice
 	Now     string
-	Refresh int // seconds, 0: never
+	Refresh int    // seconds, 0: never
+	Self    string // the page's own link, without a fragment: to one, browsers would only scroll
 	Live    []choice
 	JSON    string
 
@@ -63,6 +63,10 @@ type view struct {
 	Heads   []head
 	Rows    []rowView
 	Again   string // the link of the first reload
+
+	Closes bool      // with WithClose
+	Ask    *question // before something is closed
+	Said   string    // after it
 }
 
 // long reports whether a cell's text may wrap anywhere, so that it does not push the
@@ -78,20 +82,11 @@ type choice struct {
 // A total is a count and how fast it grows, and perhaps a second one of the same.
 type total struct {
 	Name, Value, Rate string
-	More, MoreRate    string
+	More              string
 }
 
 type tally struct {
 	Name, Count, Class string
-}
-
-type serverView struct {
-	Addr, Link           string
-	State, Note, Class   string
-	Tunnels, Max, Weight string
-	Opened               string
-	Fails, Failed        string
-	Here                 bool
 }
 
 type form struct {
@@ -100,25 +95,6 @@ type form struct {
 	Servers                           []string
 	Sorts                             []choice
 }
-
-type head struct {
-	Title, Link, Sort, Arrow, Class string
-}
-
-type rowView struct {
-	ID                              string
-	Client, Host, Path, Server      string
-	Protocol                        string
-	Opened, Age, Idle               string
-	ClientBytes, ClientMessages     string
-	UpstreamBytes, UpstreamMessages string
-}
-
-// How many characters of a name the table shows.
-const (
-	shownPath = 120
-	shownName = 64
-)
 
 func (h *page) frame(q *query, current *shown) view {
 	v := view{CSS: template.CSS(styleSheet), Title: "wsproxy", Now: time.Now().UTC().Format("2006-01-02 15:04:05"), Form: q.form()}
@@ -146,7 +122,7 @@ func (h *page) view(s *state) view {
 		v.Title = visible(s.Name, shownName) + " · wsproxy"
 	}
 	v.Now = s.now.UTC().Format("2006-01-02 15:04:05")
-	v.Refresh = q.refresh
+	v.Refresh, v.Self = q.refresh, q.self()
 	v.JSON = q.link("", "format", "json", "refresh", "")
 	v.Live = q.refreshChoices()
 	v.Again = q.link("", "refresh", "2")
@@ -178,18 +154,29 @@ func (h *page) view(s *state) view {
 			v.ServersLeft = len(s.servers) - maxRows
 			break
 		}
-		v.Servers = append(v.Servers, serverOf(each, q, s.now))
+		view := serverOf(each, q, s.now)
+		if h.close != nil {
+			view.Drain = q.link("ask", "drain", each.addr)
+			if over, runs := h.close.draining(s.shown, each.addr); runs {
+				view.Note = strings.TrimPrefix(view.Note+", draining over "+span(over), ", ")
+			}
+		}
+		v.Servers = append(v.Servers, view)
 		if i < 100 {
 			v.Form.Servers = append(v.Form.Servers, each.addr)
 		}
 	}
 	v.Filters = q.filters()
 	v.Clear = q.link("tunnels", "server", "", "ip", "", "path", "", "older", "")
+	v.Closes = h.close != nil
 	v.Summary = summary(s)
 	v.Heads = heads(q)
 	v.Rows = make([]rowView, len(s.rows))
 	for i := range s.rows {
 		v.Rows[i] = rowOf(&s.rows[i])
+		if h.close != nil {
+			v.Rows[i].Close = q.link("ask", "close", v.Rows[i].ID)
+		}
 	}
 	return v
 }
@@ -220,8 +207,10 @@ func totals(s wsproxy.Stats, r *rates) []total {
 	fromUpstream := total{Name: "From the upstream", Value: byteCount(s.FromUpstream.Bytes), More: messages(s.FromUpstream.Messages)}
 	if r != nil {
 		opened.Rate, closed.Rate = perSecond(r.opened), perSecond(r.closed)
-		fromClient.Rate, fromClient.MoreRate = bytesPerSecond(r.fromClient.Bytes), perSecond(r.fromClient.Messages)
-		fromUpstream.Rate, fromUpstream.MoreRate = bytesPerSecond(r.fromUpstream.Bytes), perSecond(r.fromUpstream.Messages)
+		fromClient.Rate = bytesPerSecond(r.fromClient.Bytes)
+		fromClient.More += ", " + perSecond(r.fromClient.Messages)
+		fromUpstream.Rate = bytesPerSecond(r.fromUpstream.Bytes)
+		fromUpstream.More += ", " + perSecond(r.fromUpstream.Messages)
 	}
 	return []total{
 		{Name: "Tunnels", Value: count(s.Live)},
@@ -236,41 +225,6 @@ func messages(n int64) string {
 		return "1 message"
 	}
 	return count(n) + " messages"
-}
-
-func serverOf(s server, q *query, now time.Time) serverView {
-	v := serverView{Addr: visible(s.addr, 2*shownName), Tunnels: count(s.tunnels), Here: q.server == s.addr,
-		Link: q.link("tunnels", "server", s.addr)}
-	if s.set == nil {
-		v.State, v.Class = "", "off"
-		return v
-	}
-	v.Opened, v.Failed = count(s.set.Opened), count(s.set.Failed)
-	v.Weight = strconv.Itoa(s.set.Weight)
-	v.Fails = strconv.Itoa(s.set.Fails)
-	if s.set.MaxFails != math.MaxInt {
-		v.Fails += " of " + strconv.Itoa(s.set.MaxFails)
-	}
-	if s.set.MaxTunnels > 0 {
-		v.Max = count(s.set.MaxTunnels)
-	}
-	switch {
-	case s.set.Down:
-		v.State, v.Note, v.Class = "marked down", "no new requests", "off"
-	case s.set.DownUntil.After(now):
-		v.State, v.Class = "down", "bad"
-		v.Note = fmt.Sprintf("until %s, in %s", s.set.DownUntil.UTC().Format("15:04:05"), span(s.set.DownUntil.Sub(now)+time.Second-1))
-	case !s.set.DownUntil.IsZero():
-		v.State, v.Class, v.Note = "down", "bad", "one request tries it again"
-	case s.set.MaxTunnels > 0 && s.set.Tunnels >= s.set.MaxTunnels:
-		v.State, v.Class, v.Note = "full", "wait", "no new tunnels"
-	default:
-		v.State, v.Class = "up", "good"
-	}
-	if s.set.Backup {
-		v.Note = strings.TrimPrefix(v.Note+", backup", ", ")
-	}
-	return v
 }
 
 func (q query) form() form {
@@ -305,50 +259,4 @@ func summary(s *state) string {
 		return fmt.Sprintf("%s of %s", count(len(s.rows)), of)
 	}
 	return of
-}
-
-// heads are the links that sort. A first click on numbers gives the largest first,
-// a click on the column in use turns it round.
-func heads(q *query) (all []head) {
-	for _, c := range columns {
-		h := head{Title: c.title}
-		reverse := c.number && c.name != "age"
-		if c.name == q.sort.name {
-			h.Sort, h.Arrow, reverse = "ascending", "▲", !q.reverse
-			if q.reverse {
-				h.Sort, h.Arrow = "descending", "▼"
-			}
-		}
-		name := c.name
-		if reverse {
-			name = "-" + name
-		}
-		if c.number {
-			h.Class = "number"
-		}
-		h.Link = q.link("tunnels", "sort", name)
-		all = append(all, h)
-	}
-	return all
-}
-
-func rowOf(t *row) rowView {
-	v := rowView{
-		ID: strconv.FormatUint(t.ID(), 10), Client: "–",
-		Host: visible(t.Host(), shownName), Path: visible(t.Path(), shownPath), Server: visible(t.Server(), 2*shownName),
-		Protocol: visible(t.Protocol(), shownName), Opened: t.OpenedAt().UTC().Format(time.RFC3339),
-		Age: span(t.age), Idle: span(t.idle),
-		ClientBytes: byteCount(t.fromClient.Bytes), ClientMessages: count(t.fromClient.Messages),
-		UpstreamBytes: byteCount(t.fromUpstream.Bytes), UpstreamMessages: count(t.fromUpstream.Messages),
-	}
-	if t.client.IsValid() {
-		v.Client = t.client.String()
-	}
-	if sub := t.Subprotocol(); sub != "" {
-		v.Protocol = visible(sub, shownName)
-		if t.Protocol() != "websocket" {
-			v.Protocol = visible(t.Protocol(), shownName) + ": " + v.Protocol
-		}
-	}
-	return v
 }
