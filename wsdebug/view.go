@@ -91,7 +91,6 @@ type tally struct {
 
 type form struct {
 	Proxy, Server, IP, Path, Older, N string
-	Refresh                           string
 	Servers                           []string
 	Sorts                             []choice
 }
@@ -228,8 +227,9 @@ func messages(n int64) string {
 }
 
 func (q query) form() form {
-	f := form{Proxy: q.values["proxy"], Server: q.values["server"], IP: q.values["ip"], Path: q.values["path"],
-		Older: q.values["older"], N: q.values["n"], Refresh: q.values["refresh"]}
+	entered := func(name string) string { return strings.ToValidUTF8(q.values[name], "\uFFFD") }
+	f := form{Proxy: entered("proxy"), Server: entered("server"), IP: entered("ip"), Path: entered("path"),
+		Older: entered("older"), N: entered("n")}
 	for _, c := range columns {
 		for _, sign := range []string{"", "-"} {
 			text := c.long + ", " + c.words[len(sign)]
