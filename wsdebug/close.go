@@ -96,7 +96,7 @@ func (h *page) post(w http.ResponseWriter, r *http.Request) {
 		link, err = h.close.do(p, &q, r)
 	}
 	if err != nil {
-		h.fail(w, q, err)
+		h.fail(w, r, q, err)
 		return
 	}
 	w.Header().Set("Location", link) // http.Redirect would make it absolute, without what StripPrefix removed

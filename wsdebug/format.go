@@ -53,7 +53,7 @@ func count[N int | int64 | uint64](n N) string {
 // scaled returns v with three digits and a prefix of the unit: 1.23 k.
 func scaled(v float64, prefixes ...string) (digits, prefix string) {
 	i := 0
-	for ; i < len(prefixes)-1 && v >= 999.5; i++ {
+	for ; i+1 < len(prefixes) && v >= 999.5; i++ {
 		v /= 1000
 	}
 	switch {
@@ -75,10 +75,13 @@ func byteSize(v float64) string {
 	return digits + "\u00a0" + unit
 }
 
-// perSecond returns a rate of things without a unit: 1.5/s.
+// perSecond returns a rate of things without a unit: 1.50/s.
 func perSecond(v float64) string {
-	digits, prefix := scaled(v, "", "k", "M", "G")
-	return strings.TrimRight(digits+"\u00a0"+prefix, "\u00a0") + "/s"
+	if v >= 99.95 {
+		return count(int64(math.Round(v))) + "/s"
+	}
+	digits, _ := scaled(v, "")
+	return digits + "/s"
 }
 
 func bytesPerSecond(v float64) string { return byteSize(v) + "/s" }

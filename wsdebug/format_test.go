@@ -62,7 +62,7 @@ func TestNumbersHaveUnits(t *testing.T) {
 		999_499: "999 kB", 999_500: "1.00 MB", 1 << 62: "4612 PB"} {
 		assert.Equal(t, want, strings.ReplaceAll(byteCount(n), "\u00a0", " "))
 	}
-	for v, want := range map[float64]string{0: "0/s", 0.001: "0.00/s", 1.5: "1.50/s", 12.34: "12.3/s", 250: "250/s", 12_000: "12.0 k/s"} {
+	for v, want := range map[float64]string{0: "0/s", 0.001: "0.00/s", 1.5: "1.50/s", 12.34: "12.3/s", 250: "250/s", 12_000: "12,000/s"} {
 		assert.Equal(t, want, strings.ReplaceAll(perSecond(v), "\u00a0", " "))
 	}
 	for d, want := range map[time.Duration]string{-time.Second: "0 s", 0: "0 s", 59*time.Second + 999*time.Millisecond: "59 s", time.Minute: "1 min",

@@ -156,7 +156,7 @@ func (h *page) query(r *http.Request) (query, *shown, error) {
 func (h *page) get(w http.ResponseWriter, r *http.Request) {
 	q, p, err := h.query(r)
 	if err != nil {
-		h.fail(w, q, err)
+		h.fail(w, r, q, err)
 		return
 	}
 	select {
@@ -167,7 +167,7 @@ func (h *page) get(w http.ResponseWriter, r *http.Request) {
 	body, err := h.build(p, &q)
 	<-h.turn
 	if err != nil {
-		h.fail(w, q, err)
+		h.fail(w, r, q, err)
 		return
 	}
 	write(w, q, http.StatusOK, body)
@@ -192,13 +192,13 @@ func (h *page) build(p *shown, q *query) ([]byte, error) {
 
 // fail responds with an error, as JSON or as a page with the form, so that what was
 // entered can be corrected.
-func (h *page) fail(w http.ResponseWriter, q query, err error) {
+func (h *page) fail(w http.ResponseWriter, r *http.Request, q query, err error) {
 	var b bytes.Buffer
 	status := statusOf(err)
 	if q.values["format"] == "json" {
 		q.json = true
 		writeJSONError(&b, err)
-	} else if err := pageTemplate.Execute(&b, h.errorView(q, status, err)); err != nil {
+	} else if err := pageTemplate.Execute(&b, h.errorView(q, r.Method == http.MethodPost, status, err)); err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}

@@ -19,9 +19,10 @@ const (
 	maxValue    = 4096 // bytes of one parameter
 )
 
-// A query is what a request asks to see. values has the parameters as the
-// request gave them, without empty ones.
+// A query is what a request asks to see. values has its parameters, without empty
+// ones.
 type query struct {
+	raw    string
 	values map[string]string
 
 	server  string
@@ -45,7 +46,7 @@ var actionParameters = []string{"close", "drain", "closed", "drained"}
 // parseQuery returns the query of a request, and one error for all its mistakes.
 // It returns the values also if there is an error, for the form.
 func parseQuery(raw string, names []string) (query, error) {
-	q := query{values: make(map[string]string), sort: columns[0], n: defaultRows}
+	q := query{raw: raw, values: make(map[string]string), sort: columns[0], n: defaultRows}
 	values, err := url.ParseQuery(raw)
 	if err != nil {
 		return q, fmt.Errorf("the query cannot be parsed: %w", err)
@@ -151,20 +152,18 @@ func (q query) link(fragment string, pairs ...string) string {
 	for i := 0; i < len(pairs); i += 2 {
 		values[pairs[i]] = pairs[i+1]
 	}
-	return query{values: values}.self() + strings.TrimSuffix("#"+fragment, "#")
-}
-
-// self returns the relative URL of q's page.
-func (q query) self() string {
 	var b strings.Builder
 	for _, name := range slices.Concat(parameters, actionParameters) {
-		if value := q.values[name]; value != "" {
+		if value := values[name]; value != "" {
 			b.WriteByte("?&"[min(b.Len(), 1)])
 			b.WriteString(name + "=" + url.QueryEscape(value))
 		}
 	}
 	if b.Len() == 0 {
-		return "?" // an empty URL would keep the query
+		b.WriteByte('?') // an empty URL would keep the query
+	}
+	if fragment != "" {
+		b.WriteString("#" + fragment)
 	}
 	return b.String()
 }

@@ -216,13 +216,15 @@ func TestLinksWorkBelowAnyPath(t *testing.T) {
 	}
 }
 
-// With refresh, the page has itself loaded again. To a link with a fragment, browsers
-// would only scroll.
-func TestRefreshHasNoFragment(t *testing.T) {
+// With refresh, the page has its own URL loaded again, without a fragment. If the URL
+// differs in a byte, browsers go to the top. If it has a fragment, they only scroll.
+func TestRefreshLoadsTheSameURL(t *testing.T) {
 	p := testkit.NewProxy(t, "http://upstream")
 	page := "http://" + testkit.Serve(t, wsdebug.Handler(p, nil))
-	_, body := get(t, page+"/?refresh=2&sort=-idle")
-	assert.Contains(t, body, `<meta http-equiv="refresh" content="2; url=?sort=-idle&amp;refresh=2">`)
-	_, body = get(t, page+"/?refresh=0")
+	for _, query := range []string{"refresh=2", "refresh=2&sort=-idle", "sort=-idle&refresh=2&path=", "path=%2fa+b%20&refresh=2"} {
+		_, body := get(t, page+"/?"+query)
+		assert.Contains(t, html.UnescapeString(body), `<meta http-equiv="refresh" content="2; url=?`+query+`">`)
+	}
+	_, body := get(t, page+"/?refresh=0")
 	assert.NotContains(t, body, "http-equiv")
 }

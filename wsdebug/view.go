@@ -34,15 +34,16 @@ var contentSecurityPolicy = func() string {
 // A view is what the template shows. Text that a client or the query chose has
 // passed through visible, and the template escapes it.
 type view struct {
-	CSS     template.CSS
-	Title   string
-	Error   []string // messages, in place of what follows Live
-	Proxies []choice
-	Now     string
-	Refresh int    // seconds, 0: never
-	Self    string // the page's own link, without a fragment: to one, browsers would only scroll
-	Live    []choice
-	JSON    string
+	CSS        template.CSS
+	Title      string
+	Error      []string // messages, in place of what follows Live
+	ErrorTitle string
+	Proxies    []choice
+	Now        string
+	Refresh    int    // seconds, 0: never
+	Self       string // the page's own link, without a fragment: to one, browsers would only scroll
+	Live       []choice
+	JSON       string
 
 	Totals  []total
 	Over    string // what rates are the average of; empty if there are none yet
@@ -106,9 +107,13 @@ func (h *page) frame(q *query, current *shown) view {
 	return v
 }
 
-func (h *page) errorView(q query, status int, err error) view {
+func (h *page) errorView(q query, posted bool, status int, err error) view {
 	v := h.frame(&q, nil)
 	v.Title = http.StatusText(status) + " · wsproxy"
+	v.ErrorTitle = "This cannot be shown"
+	if posted {
+		v.ErrorTitle = "Nothing was changed"
+	}
 	v.Error = strings.Split(err.Error(), "\n")
 	v.Clear = "?"
 	return v
@@ -121,7 +126,7 @@ func (h *page) view(s *state) view {
 		v.Title = visible(s.Name, shownName) + " · wsproxy"
 	}
 	v.Now = s.now.UTC().Format("2006-01-02 15:04:05")
-	v.Refresh, v.Self = q.refresh, q.self()
+	v.Refresh, v.Self = q.refresh, "?"+q.raw
 	v.JSON = q.link("", "format", "json", "refresh", "")
 	v.Live = q.refreshChoices()
 	v.Again = q.link("", "refresh", "2")

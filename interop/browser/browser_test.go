@@ -44,6 +44,11 @@ func TestChromium(t *testing.T) {
 	t.Run("shows the demo in light and in dark", func(t *testing.T) { testDemoColours(t, browser, program) })
 	t.Run("asks the demo no more once its server is gone", func(t *testing.T) { testDemoGone(t, browser, program) })
 	t.Run("shows the demo on a phone", func(t *testing.T) { testDemoPhone(t, browser, program) })
+	for _, n := range []int{0, 3, 5000} {
+		t.Run(fmt.Sprintf("shows the live page with %d tunnels", n), func(t *testing.T) { testLivePage(t, browser, n) })
+	}
+	t.Run("refreshes the live page and keeps the place", func(t *testing.T) { testLivePageStays(t, browser) })
+	t.Run("closes a tunnel from the live page", func(t *testing.T) { testLivePageCloses(t, browser) })
 	t.Run("opens a hundred sockets on the connection of their page over HTTP/2", func(t *testing.T) { testHTTP2(t, browser) })
 }
 
