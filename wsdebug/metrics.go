@@ -32,19 +32,24 @@ import (
 // Package wsprom has the same metrics for programs that use Prometheus's client
 // library, and histograms of durations.
 func Metrics(p *wsproxy.Proxy, u *wsproxy.Upstream) http.Handler {
-	return metrics{{Named: Named{Proxy: p, Upstream: u}}}
+	m := MetricsOf(Named{Proxy: p, Upstream: u}).(metrics)
+	m[0].label = ""
+	return m
 }
 
 // MetricsOf is [Metrics] for several proxies. Each sample has one more label,
 // proxy, whose value is the Name of the proxy. The servers of an Upstream that
 // proxies share appear with each of them. MetricsOf panics if two have the same
-// Name.
+// Name, or if one has no Proxy.
 func MetricsOf(proxies ...Named) http.Handler {
 	names := make(map[string]bool, len(proxies))
 	m := make(metrics, len(proxies))
 	for i, each := range proxies {
 		if names[each.Name] {
-			panic(fmt.Sprintf("wsdebug: MetricsOf: two proxies have the name %q", each.Name))
+			panic(fmt.Sprintf("wsdebug: two proxies have the name %q", each.Name))
+		}
+		if each.Proxy == nil {
+			panic(fmt.Sprintf("wsdebug: the proxy with the name %q is nil", each.Name))
 		}
 		names[each.Name] = true
 		m[i] = labeled{each, label("proxy", each.Name)}

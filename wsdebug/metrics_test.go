@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -140,9 +141,10 @@ func TestMetricsOfSeveralProxiesAreGroupedByName(t *testing.T) {
 	all := scrape(t, wsdebug.MetricsOf(wsdebug.Named{Name: "a", Proxy: a}, wsdebug.Named{Name: "b", Proxy: b}))
 	assert.Contains(t, all, "# TYPE wsproxy_retries_total counter\n"+
 		"wsproxy_retries_total{proxy=\"a\"} 0\nwsproxy_retries_total{proxy=\"b\"} 0\n# HELP ")
-	assert.PanicsWithValue(t, `wsdebug: MetricsOf: two proxies have the name "a"`, func() {
+	assert.PanicsWithValue(t, `wsdebug: two proxies have the name "a"`, func() {
 		wsdebug.MetricsOf(wsdebug.Named{Name: "a", Proxy: a}, wsdebug.Named{Name: "a", Proxy: b})
 	}, "their samples would be the same")
+	assert.PanicsWithValue(t, `wsdebug: the proxy with the name "" is nil`, func() { wsdebug.Metrics(nil, nil) })
 }
 
 func scrape(t *testing.T, metrics http.Handler) string {
@@ -157,4 +159,26 @@ func scrape(t *testing.T, metrics http.Handler) string {
 // sorted returns the lines of s in order. Addresses on loopback are in any.
 func sorted(s string) []string {
 	return slices.Sorted(strings.Lines(s))
+}
+
+// Labels that clients choose take memory of the metrics system without bound.
+func TestNothingThatAClientSendsAddsASeries(t *testing.T) {
+	upstream := testkit.NewUpstream(t)
+	proxy, addr := testkit.ServeProxy(t, upstream.URL, wsproxy.WithTrustedProxies("127.0.0.1/32"))
+	metrics := wsdebug.Metrics(proxy, nil)
+	before := strings.Count(scrape(t, metrics), "\n")
+	for i := range 20 {
+		n := strconv.Itoa(i)
+		client := testkit.Dial(t, addr)
+		client.Send(t, "GET /chat/"+n+"?user="+n+" HTTP/1.1\r\nHost: host"+n+".example\r\nOrigin: https://origin"+n+".example\r\n"+
+			"X-Forwarded-For: 192.0.2."+n+"\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"+
+			"Sec-WebSocket-Protocol: chat"+n+"\r\nSec-WebSocket-Key: "+testkit.SampleKey+"\r\n\r\n")
+		server := upstream.Accept(t)
+		server.Request(t)
+		server.Send(t, testkit.SampleSwitch)
+		client.WantSwitch(t)
+	}
+	after := scrape(t, metrics)
+	assert.Contains(t, after, "\nwsproxy_tunnels_opened_total 20\n")
+	assert.Equal(t, before, strings.Count(after, "\n"))
 }
