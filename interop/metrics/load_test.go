@@ -47,6 +47,7 @@ func (l *load) start(t *testing.T, clients int, pause time.Duration) {
 			}
 		})
 	}
+	t.Cleanup(l.end) // of a test that has failed
 }
 
 // end waits until the clients have ended their last tunnels.
@@ -68,6 +69,7 @@ func (l *load) one(random *rand.Rand, pause time.Duration) error {
 		return err
 	}
 	defer c.Close()
+	c.SetDeadline(time.Now().Add(patience))
 	for range 1 + random.IntN(20) {
 		if err := c.echo(random.IntN(2000)); err != nil {
 			return err
@@ -85,7 +87,7 @@ func (l *load) one(random *rand.Rand, pause time.Duration) error {
 }
 
 func (l *load) refused(header http.Header, want int, count *atomic.Int64) error {
-	d := ws.Dialer{Header: ws.HandshakeHeaderHTTP(header), Timeout: testkit.Patience}
+	d := ws.Dialer{Header: ws.HandshakeHeaderHTTP(header), Timeout: patience}
 	_, _, _, err := d.Dial(context.Background(), l.url)
 	var status ws.StatusError
 	if !errors.As(err, &status) || int(status) != want {
@@ -102,12 +104,11 @@ type client struct {
 }
 
 func (l *load) open() (*client, error) {
-	d := ws.Dialer{Timeout: testkit.Patience}
+	d := ws.Dialer{Timeout: patience}
 	conn, _, _, err := d.Dial(context.Background(), l.url)
 	if err != nil {
 		return nil, err
 	}
-	conn.SetDeadline(time.Now().Add(time.Hour)) // the test's own limit ends it earlier
 	l.opened.Add(1)
 	return &client{countedConn{conn, &l.bytes}, l}, nil
 }

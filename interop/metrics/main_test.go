@@ -13,4 +13,8 @@ import (
 
 var soak = flag.Duration("soak", 2*time.Second, "how long the load under Prometheus lasts")
 
+// patience bounds the waits of the load and for scrapes, many of which fail on a busy
+// machine.
+const patience = time.Minute
+
 func TestMain(m *testing.M) { testkit.Main(m) }

@@ -161,8 +161,11 @@ func (p prometheusServer) query(t *testing.T, query string) (float64, bool) {
 // a query have none for a moment.
 func (p prometheusServer) eventually(t *testing.T, query string, want float64) {
 	t.Helper()
-	testkit.Eventually(t, func() bool {
-		value, ok := p.query(t, query)
-		return ok && value == want
-	}, "%s is not %v", query, want)
+	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+		got, ok := p.query(t, query)
+		if ok && got == want {
+			return
+		}
+		require.True(t, time.Now().Before(deadline), "%s is %v (%v), want %v", query, got, ok, want)
+	}
 }
