@@ -20,87 +20,94 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A real Prometheus scrapes a proxy under load. What its query language makes of the
-// samples equals what the load did.
+// A job is what Prometheus scrapes: the metrics of a proxy and the load on it.
+type job struct {
+	name, addr, path   string
+	l                  *load
+	from, code, reason string // labels
+}
+
+// A real Prometheus scrapes proxies under load, one of which is the command. What its
+// query language makes of the samples equals what the loads did.
 //
 // In a longer run, with -soak=5m, the log tells the figures.
-func TestPrometheusQueriesReturnWhatTheLoadDid(t *testing.T) {
+func TestPrometheusQueriesReturnWhatTheLoadsDid(t *testing.T) {
 	t.Parallel() // Prometheus takes 5 seconds to begin
 	program := testkit.Program(t, "prometheus")
 	s := newStage(t)
-	jobs := []string{"wsdebug", "wsprom", "wsprom-text", "wsotel"}
-	p := startPrometheus(t, program, s.addr, jobs)
-	for _, job := range jobs {
-		p.eventually(t, fmt.Sprintf(`up{job=%q}`, job), 1)
+	command := runCommand(t, s.present)
+	jobs := []job{command}
+	for _, name := range []string{"wsdebug", "wsprom", "wsprom-text"} {
+		jobs = append(jobs, job{name, s.addr, "/" + name, s.load, "from", "code", "reason"})
+	}
+	jobs = append(jobs, job{"wsotel", s.addr, "/wsotel", s.load, "wsproxy_from", "http_response_status_code", "wsproxy_reason"})
+	p := startPrometheus(t, program, jobs)
+	for _, j := range jobs {
+		p.eventually(t, fmt.Sprintf(`up{job=%q}`, j.name), 1)
 	}
 	s.load.start(t, 16, 200*time.Millisecond)
+	command.l.start(t, 16, 200*time.Millisecond)
 	time.Sleep(*soak)
-	for _, job := range jobs {
-		p.eventually(t, fmt.Sprintf(`sum(wsproxy_tunnels{job=%q}) > bool 3`, job), 1) // the load has 16 at most
+	for _, j := range jobs {
+		p.eventually(t, fmt.Sprintf(`sum(wsproxy_tunnels{job=%q}) > bool 3`, j.name), 1) // the load has 16 at most
 	}
+	command.l.end()
 	s.rest(t)
 
-	for _, job := range jobs {
-		t.Run(job, func(t *testing.T) { s.assertQueried(t, p, job) })
+	for _, j := range jobs {
+		t.Run(j.name, func(t *testing.T) {
+			p.assertCounts(t, j)
+			if j.l == s.load {
+				p.eventually(t, fmt.Sprintf(`sum(wsproxy_retries_total{job=%q})`, j.name), float64(s.proxy.Stats().Retries))
+				p.eventually(t, fmt.Sprintf(`sum(wsproxy_server_failures_total{job=%q})`, j.name), float64(s.proxy.Stats().Retries))
+				p.eventually(t, fmt.Sprintf(`count(wsproxy_tunnels{job=%q})`, j.name), 2) // the former server is gone with its tunnel
+			}
+		})
+	}
+	p.eventually(t, `histogram_count(wsproxy_tunnel_duration_seconds{job="wsprom"})`, float64(s.load.opened.Load())) // native
+	p.eventually(t, `histogram_count(wsproxy_handshake_duration_seconds{job="wsprom"})`, float64(s.load.opened.Load()))
+	for _, name := range []string{"wsprom-text", "wsotel"} {
+		p.eventually(t, fmt.Sprintf(`wsproxy_tunnel_duration_seconds_count{job=%q}`, name), float64(s.load.opened.Load()))
+		p.eventually(t, fmt.Sprintf(`wsproxy_handshake_duration_seconds_bucket{job=%q,le="+Inf"}`, name), float64(s.load.opened.Load()))
 	}
 	for _, line := range regexp.MustCompile(`.*msg="Scrape failed".*`).FindAllString(p.output.String(), -1) {
 		assert.Contains(t, line, "context deadline exceeded") // of a busy machine
 	}
-	if t.Failed() {
-		return
+	for _, j := range []job{command, jobs[1]} {
+		scrapes, _ := p.query(t, fmt.Sprintf(`sum_over_time(up{job=%q}[1h])`, j.name))
+		most, _ := p.query(t, fmt.Sprintf(`max_over_time(sum(wsproxy_tunnels{job=%q})[1h:200ms])`, j.name))
+		t.Logf("%s, %v: %d tunnels, %d refusals, %d messages and %d bytes from clients; %v scrapes, at most %v open", j.name, *soak, j.l.opened.Load(),
+			j.l.forbidden.Load()+j.l.unauthorized.Load(), j.l.messages[0].Load(), j.l.bytes[0].Load(), scrapes, most)
 	}
-	l := s.load
-	scrapes, _ := p.query(t, `count_over_time(up{job="wsdebug"}[1h])`)
-	most, _ := p.query(t, `max_over_time(sum(wsproxy_tunnels{job="wsdebug"})[1h:200ms])`)
-	t.Logf("%v: %d tunnels, %d refusals, %d messages and %d bytes from clients, %v scrapes of each job, at most %v open",
-		*soak, l.opened.Load(), l.forbidden.Load()+l.unauthorized.Load(), l.messages[0].Load(), l.bytes[0].Load(), scrapes, most)
 }
 
-// assertQueried compares the samples of one job with the load. The proxy is at
-// rest.
-func (s *stage) assertQueried(t *testing.T, p prometheusServer, job string) {
-	from, code, reason := "from", "code", "reason"
-	if job == "wsotel" {
-		from, code, reason = "wsproxy_from", "http_response_status_code", "wsproxy_reason"
-	}
-	l := s.load
-	p.eventually(t, fmt.Sprintf(`sum(wsproxy_tunnels_closed_total{job=%q})`, job), float64(l.opened.Load()))
+// assertCounts compares the samples of a job with its load, which has ended.
+func (p prometheusServer) assertCounts(t *testing.T, j job) {
+	t.Helper()
+	l := j.l
 	for query, want := range map[string]int64{
-		`sum(wsproxy_tunnels_opened_total{job=%q})`:                                  l.opened.Load(),
-		`sum(wsproxy_tunnels_closed_total{job=%q,` + reason + `="client_closed"})`:   l.byClient.Load(),
-		`sum(wsproxy_tunnels_closed_total{job=%q,` + reason + `="upstream_closed"})`: l.byUpstream.Load(),
-		`sum(wsproxy_handshakes_refused_total{job=%q})`:                              l.forbidden.Load() + l.unauthorized.Load(),
-		`sum(wsproxy_handshakes_refused_total{job=%q,` + code + `="403"})`:           l.forbidden.Load(),
-		`sum(wsproxy_forwarded_bytes_total{job=%q,` + from + `="client"})`:           l.bytes[0].Load(),
-		`sum(wsproxy_forwarded_bytes_total{job=%q,` + from + `="upstream"})`:         l.bytes[1].Load(),
-		`sum(wsproxy_messages_total{job=%q,` + from + `="client"})`:                  l.messages[0].Load(),
-		`sum(wsproxy_messages_total{job=%q,` + from + `="upstream"})`:                l.messages[1].Load(),
-		`sum(wsproxy_retries_total{job=%q})`:                                         s.proxy.Stats().Retries,
-		`sum(wsproxy_server_failures_total{job=%q})`:                                 s.proxy.Stats().Retries,
+		`sum(wsproxy_tunnels_opened_total{job=%q})`:                                    l.opened.Load(),
+		`sum(wsproxy_tunnels_closed_total{job=%q})`:                                    l.opened.Load(),
+		`sum(wsproxy_tunnels_closed_total{job=%q,` + j.reason + `="client_closed"})`:   l.byClient.Load(),
+		`sum(wsproxy_tunnels_closed_total{job=%q,` + j.reason + `="upstream_closed"})`: l.byUpstream.Load(),
+		`sum(wsproxy_handshakes_refused_total{job=%q})`:                                l.forbidden.Load() + l.unauthorized.Load(),
+		`sum(wsproxy_handshakes_refused_total{job=%q,` + j.code + `="403"})`:           l.forbidden.Load(),
+		`sum(wsproxy_forwarded_bytes_total{job=%q,` + j.from + `="client"})`:           l.bytes[0].Load(),
+		`sum(wsproxy_forwarded_bytes_total{job=%q,` + j.from + `="upstream"})`:         l.bytes[1].Load(),
+		`sum(wsproxy_messages_total{job=%q,` + j.from + `="client"})`:                  l.messages[0].Load(),
+		`sum(wsproxy_messages_total{job=%q,` + j.from + `="upstream"})`:                l.messages[1].Load(),
 
-		// Gauges return to zero. The former server is gone with its tunnel.
-		`sum(wsproxy_tunnels{job=%q})`:    0,
-		`count(wsproxy_tunnels{job=%q})`:  2,
+		`sum(wsproxy_tunnels{job=%q})`:    0, // gauges return to zero
 		`sum(wsproxy_handshakes{job=%q})`: 0,
 
-		// Every scrape succeeded, and the counters are no more than documented.
-		`min_over_time(up{job=%q}[1h])`:                     1,
-		`count({__name__=~"wsproxy_.*",job=%q}) < bool 100`: 1, // series are bounded
+		`count({__name__=~"wsproxy_.*",job=%q}) < bool 100`: 1, // the series are bounded
 	} {
-		p.eventually(t, fmt.Sprintf(query, job), float64(want))
+		p.eventually(t, fmt.Sprintf(query, j.name), float64(want))
 	}
-	for name, family := range take(t, "http://"+s.addr+"/"+job) {
+	for name, family := range take(t, "http://"+j.addr+j.path) {
 		if family.GetType() == dto.MetricType_COUNTER {
-			p.eventually(t, fmt.Sprintf("sum(resets(%s{job=%q}[1h]))", name, job), 0) // it never fell
+			p.eventually(t, fmt.Sprintf("sum(resets(%s{job=%q}[1h]))", name, j.name), 0) // it never fell
 		}
-	}
-	switch job {
-	case "wsprom": // Prometheus prefers native histograms
-		p.eventually(t, `histogram_count(wsproxy_tunnel_duration_seconds{job="wsprom"})`, float64(l.opened.Load()))
-		p.eventually(t, `histogram_count(wsproxy_handshake_duration_seconds{job="wsprom"})`, float64(l.opened.Load()))
-	case "wsprom-text", "wsotel":
-		p.eventually(t, fmt.Sprintf(`wsproxy_tunnel_duration_seconds_count{job=%q}`, job), float64(l.opened.Load()))
-		p.eventually(t, fmt.Sprintf(`wsproxy_handshake_duration_seconds_bucket{job=%q,le="+Inf"}`, job), float64(l.opened.Load()))
 	}
 }
 
@@ -110,13 +117,13 @@ type prometheusServer struct {
 	output *testkit.Buffer
 }
 
-// startPrometheus runs a Prometheus that scrapes the paths of addr, each as a job.
-func startPrometheus(t *testing.T, program, addr string, paths []string) prometheusServer {
+// startPrometheus runs a Prometheus that scrapes jobs.
+func startPrometheus(t *testing.T, program string, jobs []job) prometheusServer {
 	t.Helper()
 	dir := t.TempDir()
 	config := "global: {scrape_interval: 200ms, scrape_timeout: 200ms}\nscrape_configs:\n"
-	for _, path := range paths {
-		config += fmt.Sprintf("- {job_name: %s, metrics_path: /%s, static_configs: [{targets: [%q]}]}\n", path, path, addr)
+	for _, j := range jobs {
+		config += fmt.Sprintf("- {job_name: %s, metrics_path: %s, static_configs: [{targets: [%q]}]}\n", j.name, j.path, j.addr)
 	}
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "prometheus.yml"), []byte(config), 0o600))
 	output := new(testkit.Buffer)
