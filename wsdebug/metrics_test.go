@@ -90,6 +90,7 @@ wsproxy_server_failures_total{server="` + a.Addr + `"} 0
 	assert.Equal(t, sorted(want), sorted(scrape(t, wsdebug.Metrics(proxy, u))), "but for the order of servers")
 
 	client.Close()
+	server.ExpectEOF(t, "")
 	server.Close()
 	endings.Next(t)
 	testkit.Eventually(t, func() bool { return proxy.Stats().Live == 0 }, "the tunnel stays")

@@ -111,6 +111,7 @@ func TestObserveReportsWhatTheProxyCounts(t *testing.T) {
 	assert.False(t, m["wsproxy.tunnels"].Data.(metricdata.Sum[int64]).IsMonotonic)
 
 	client.Close()
+	server.ExpectEOF(t, "")
 	server.Close()
 	testkit.Eventually(t, func() bool { return proxy.Stats().Live == 0 }, "the tunnel stays")
 	m = collect(t, reader)
@@ -193,6 +194,7 @@ func TestHandshakesAndTunnelsHaveAHistogramEach(t *testing.T) {
 		assert.NotContains(t, collect(t, reader), "wsproxy.tunnel.duration")
 		time.Sleep(3 * time.Hour)
 		client.Close()
+		server.ExpectEOF(t, "")
 		server.Close()
 		synctest.Wait()
 	})

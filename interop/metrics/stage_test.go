@@ -44,6 +44,7 @@ func newStage(t *testing.T) *stage {
 	require.NoError(t, err)
 
 	s.proxy = testkit.NewProxy(t, "http://chat", wsproxy.WithUpstream(u), wsproxy.WithOrigins("https://good.example"),
+		wsproxy.WithReadTimeout(0), // for the tunnel to the former server, which is idle
 		wsproxy.WithHooks(durations), wsproxy.WithHooks(otelDurations))
 	registry.MustRegister(wsprom.NewCollector(s.proxy, u))
 	stop, err := wsotel.Observe(s.proxy, u, wsotel.WithMeterProvider(provider))
