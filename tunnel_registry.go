@@ -1,104 +1,14 @@
 package wsproxy
 
 import (
-	"cmp"
 	"fmt"
-	"iter"
-	"log/slog"
 	"maps"
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 )
-
-// Stats are a Proxy's counts since New. Each upgrade request ends as refused or
-// in Opened, unless a function of the user's panics first. Each tunnel in Opened is in Live, and then closed.
-type Stats struct {
-	Handshakes int   // upgrades on their way to a 101 now
-	Live       int   // tunnels open now
-	Opened     int64 // tunnels opened
-	Retries    int64 // times that a request, upgrade or plain, went on to another server
-
-	// Bytes and messages over all tunnels, those that have ended included.
-	FromClient, FromUpstream FlowStats
-
-	live    map[string]int // by server
-	closed  [len(reasonNames)]int64
-	refused map[int]int64
-}
-
-// LiveByServer returns the number of open tunnels to each server, sorted by
-// address. The servers are those of the [Upstream], also without a tunnel, and
-// former ones as long as they have tunnels. The numbers add up to Live.
-func (s Stats) LiveByServer() iter.Seq2[string, int] { return sorted(s.live) }
-
-// Closed returns how many tunnels have ended for reason.
-func (s Stats) Closed(reason Reason) int64 {
-	if int(reason) < len(s.closed) {
-		return s.closed[reason]
-	}
-	return 0
-}
-
-// Refused returns how many upgrade requests got a response with status, and so
-// no tunnel, whether from the proxy or from the upstream.
-func (s Stats) Refused(status int) int64 { return s.refused[status] }
-
-// ClosedByReason returns [Stats.Closed] of every reason, also if it is zero.
-func (s Stats) ClosedByReason() iter.Seq2[Reason, int64] {
-	return func(yield func(Reason, int64) bool) {
-		for reason := ReasonClientClosed; int(reason) < len(s.closed); reason++ {
-			if !yield(reason, s.closed[reason]) {
-				return
-			}
-		}
-	}
-}
-
-// RefusedByStatus returns [Stats.Refused] of every status that has occurred and
-// of those that the proxy itself responds with, sorted by status.
-func (s Stats) RefusedByStatus() iter.Seq2[int, int64] {
-	all := make(map[int]int64, len(s.refused)+len(ownRefusals))
-	for _, status := range ownRefusals {
-		all[status] = 0
-	}
-	maps.Copy(all, s.refused)
-	return sorted(all)
-}
-
-// sorted returns the entries of m in the order of their keys.
-func sorted[K cmp.Ordered, V any](m map[K]V) iter.Seq2[K, V] {
-	return func(yield func(K, V) bool) {
-		for _, k := range slices.Sorted(maps.Keys(m)) {
-			if !yield(k, m[k]) {
-				return
-			}
-		}
-	}
-}
-
-// LogValue implements [slog.LogValuer] with a group: handshakes, live, opened,
-// retries, closed, refused, from_client and from_upstream. closed is a group of
-// counts by reason, refused one by status. Both leave zeros out.
-func (s Stats) LogValue() slog.Value {
-	var closed, refused []slog.Attr
-	for reason, n := range s.closed {
-		if n > 0 {
-			closed = append(closed, slog.Int64(strings.ReplaceAll(Reason(reason).String(), " ", "_"), n))
-		}
-	}
-	for status, n := range sorted(s.refused) {
-		refused = append(refused, slog.Int64(strconv.Itoa(status), n))
-	}
-	return slog.GroupValue(slog.Int("handshakes", s.Handshakes), slog.Int("live", s.Live),
-		slog.Int64("opened", s.Opened), slog.Int64("retries", s.Retries),
-		slog.Attr{Key: "closed", Value: slog.GroupValue(closed...)},
-		slog.Attr{Key: "refused", Value: slog.GroupValue(refused...)},
-		slog.Any("from_client", s.FromClient), slog.Any("from_upstream", s.FromUpstream))
-}
 
 // A registry knows the tunnels of a Proxy and the handshakes that may become
 // some, and keeps their time (timeouts.go).
