@@ -97,7 +97,6 @@ func closeUnderLoad(t *testing.T, rig *strictRig, compression, round int, rng *r
 }
 
 func TestFiveHundredBusyTunnelsDrain(t *testing.T) {
-	t.Parallel()
 	const n = 500
 	const pause = 200 * time.Millisecond // 5,000 messages a second altogether
 	rig := newStrictRig(t, false, 0)

@@ -93,10 +93,9 @@ func FuzzDotSegments(f *testing.F) {
 	}
 	parameters := regexp.MustCompile(`;[^/]*`)
 	var out *url.URL
-	p, err := wsproxy.New("http://upstream.example/base",
+	p := testkit.NewProxy(f, "http://upstream.example/base",
 		wsproxy.WithRewrite(func(pr *httputil.ProxyRequest) { out = pr.Out.URL }),
 		wsproxy.WithDialContext(func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("not dialed") }))
-	require.NoError(f, err)
 	f.Fuzz(func(t *testing.T, sent string) {
 		u, err := url.ParseRequestURI(sent)
 		if err != nil {

@@ -31,7 +31,7 @@ func TestPausedProxy(t *testing.T) {
 	if target == "" {
 		t.Skip("runs only as a child process")
 	}
-	p, err := wsproxy.New(target, wsproxy.WithReadTimeout(2*time.Second), wsproxy.WithDetached())
+	p, err := wsproxy.New(target, wsproxy.WithReadTimeout(time.Second), wsproxy.WithDetached())
 	require.NoError(t, err)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -43,6 +43,24 @@ func TestPausedProxy(t *testing.T) {
 
 func TestAPauseOfTheProcessEndsNoBusyTunnel(t *testing.T) {
 	t.Parallel()
+	for range 5 {
+		got, late := afterAPause(t)
+		if got == nil {
+			return
+		}
+		if late < 100*time.Millisecond {
+			t.Fatalf("the client gets %+v", got)
+		}
+		t.Logf("the client gets %+v, but this process lost the processor for %v, and so may have the proxy's", got, late)
+	}
+	t.Skip("the machine is too busy")
+}
+
+// afterAPause returns the first frame that a client gets instead of a message
+// after a pause of the proxy's process, or nil. Clients send all the time, at
+// most so much late.
+func afterAPause(t *testing.T) (instead *testkit.Frame, late time.Duration) {
+	t.Helper()
 	u := testkit.NewUpstream(t)
 	cmd := exec.Command(os.Args[0], "-test.run=^TestPausedProxy$")
 	cmd.Env = append(os.Environ(), pausedVariable+"="+u.URL)
@@ -52,11 +70,11 @@ func TestAPauseOfTheProcessEndsNoBusyTunnel(t *testing.T) {
 	out, err := cmd.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())
-	t.Cleanup(func() {
+	defer func() {
 		cmd.Process.Signal(syscall.SIGCONT)
 		stdin.Close()
 		assert.NoError(t, cmd.Wait())
-	})
+	}()
 	addr, err := bufio.NewReader(out).ReadString('\n')
 	require.NoError(t, err)
 
@@ -66,14 +84,16 @@ func TestAPauseOfTheProcessEndsNoBusyTunnel(t *testing.T) {
 		clients, servers = append(clients, client), append(servers, server)
 	}
 	stop, done := make(chan struct{}), make(chan struct{})
-	defer func() { close(stop); <-done }() // busy to the end, also on a slow machine
 	go func() {
 		defer close(done)
-		for {
+		const every = 20 * time.Millisecond
+		for last := time.Now(); ; {
 			select {
 			case <-stop:
 				return
-			case <-time.After(20 * time.Millisecond):
+			case <-time.After(every):
+				late = max(late, time.Since(last)-every)
+				last = time.Now()
 				for _, client := range clients {
 					client.Write([]byte(testkit.Frame{First: testkit.Ping, Masked: true, Payload: ""}.String()))
 				}
@@ -82,12 +102,19 @@ func TestAPauseOfTheProcessEndsNoBusyTunnel(t *testing.T) {
 	}()
 	time.Sleep(200 * time.Millisecond) // the pause itself is under test
 	require.NoError(t, cmd.Process.Signal(syscall.SIGSTOP))
-	time.Sleep(2300 * time.Millisecond)
+	time.Sleep(1300 * time.Millisecond)
 	require.NoError(t, cmd.Process.Signal(syscall.SIGCONT))
 	time.Sleep(700 * time.Millisecond) // time for the proxy to end the tunnel by mistake
 	for i, client := range clients {
-		server := testkit.End{Peer: servers[i], Client: false}
-		server.SendFrame(t, testkit.Text, "still here")
-		testkit.End{Peer: client, Client: true}.ExpectFrame(t, testkit.Text, "still here") // without a Close frame before it
+		message := testkit.Frame{First: testkit.Text, Payload: "still here"}
+		io.WriteString(servers[i], message.String())
+		got, err := testkit.ReadFrame(client)
+		require.NoError(t, err)
+		if instead == nil && got != message {
+			instead = &got
+		}
 	}
+	close(stop) // the clients are busy to the end, also on a slow machine
+	<-done
+	return instead, late
 }
