@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"slices"
-	"time"
 )
 
 // A clientEnd is the client's connection after the hijack.
@@ -68,8 +67,6 @@ func hijack(w http.ResponseWriter) (net.Conn, []byte, error) {
 	if err != nil {
 		return nil, nil, &refusal{status: http.StatusInternalServerError, cause: fmt.Errorf("cannot upgrade: hijacking %T: %w", w, err)}
 	}
-	// net/http clears its deadlines. The Hijack of a wrapper may not.
-	conn.SetDeadline(time.Time{})
 	early, _ := brw.Reader.Peek(brw.Reader.Buffered())
 	early = slices.Clone(early)
 	brw.Reader.Discard(len(early)) // the conn of a wrapper may read from the reader

@@ -117,7 +117,6 @@ func (h *handshake) acceptSwitch() error {
 	if !h.x.unwatch() {
 		return upstreamError(h.ctx, context.Cause(h.ctx))
 	}
-	h.x.conn.SetDeadline(time.Time{}) // the sweeper applies the timeouts of a tunnel
 	return nil
 }
 

@@ -20,17 +20,23 @@ type relay interface {
 	wake(f *flow)       // makes f handle what it was asked
 }
 
-// newRelay returns the relay for a tunnel. The relay owns both connections.
+// newRelay returns the relay for a tunnel. The relay owns both connections. It
+// clears their deadlines, as the sweeper applies the timeouts of a tunnel: those
+// of the handshake, and those of a wrapper whose Hijack does not clear them as
+// net/http does. On a loop they have no effect.
 func newRelay(t *Tunnel, client clientEnd, upstream net.Conn) relay {
 	if client.stream != nil {
 		unblock(upstream)
+		upstream.SetDeadline(time.Time{})
 		return newStreamRelay(t, client.stream, upstream)
 	}
 	if r := t.p.tunnels.loops.relay(t, client.conn, upstream); r != nil {
 		return r
 	}
-	unblock(client.conn)
-	unblock(upstream)
+	for _, conn := range []net.Conn{client.conn, upstream} {
+		unblock(conn)
+		conn.SetDeadline(time.Time{})
+	}
 	return newConnRelay(t, client.conn, upstream)
 }
 

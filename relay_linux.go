@@ -56,10 +56,10 @@ const (
 // client and upstream are unchanged, and the portable relay takes them.
 func (ls *loops) relay(t *Tunnel, client, upstream net.Conn) relay {
 	r := &loopRelay{t: t}
-	if !r.client.detach(client) {
+	if !r.client.detach(client, true) {
 		return nil
 	}
-	if !r.upstream.detach(upstream) {
+	if !r.upstream.detach(upstream, t.p.dialsWithUserCode) {
 		syscall.Close(r.client.fd)
 		return nil
 	}

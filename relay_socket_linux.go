@@ -58,9 +58,10 @@ var pendingBuffers = sync.Pool{New: func() any { return new(pendingBuffer) }}
 // perTurn is how many bytes one socket may move before others get their turn.
 const perTurn = 512 << 10
 
-// detach duplicates the descriptor of a plain socket. Deadlines belong to the
-// runtime's poller, so those of conn do not apply to the duplicate.
-func (s *socket) detach(conn net.Conn) bool {
+// detach duplicates the descriptor of a plain socket, whose options a user may
+// have set. Deadlines belong to the runtime's poller, so those of conn do not
+// apply to the duplicate.
+func (s *socket) detach(conn net.Conn, users bool) bool {
 	raw := rawConn(conn)
 	if raw == nil {
 		return false
@@ -72,7 +73,7 @@ func (s *socket) detach(conn net.Conn) bool {
 		var dup uintptr
 		dup, _, errno = syscall.Syscall(syscall.SYS_FCNTL, fd, syscall.F_DUPFD_CLOEXEC, 0)
 		s.fd = int(dup)
-		s.lingers = !unix && lingers(fd)
+		s.lingers = users && !unix && lingers(fd)
 	})
 	return err == nil && errno == 0
 }

@@ -66,7 +66,9 @@ func (p *Proxy) dialServer(ctx context.Context, s *Candidate) (net.Conn, error) 
 	if err != nil {
 		return nil, notSent{err}
 	}
-	unblock(conn)
+	if p.dialsWithUserCode {
+		unblock(conn)
+	}
 	if p.target.tls == nil {
 		return conn, nil
 	}
