@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"runtime"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -142,6 +143,44 @@ func TestBothSocketsAreReservedOrNone(t *testing.T) {
 	defer syscall.Close(pair[1])
 	assert.ErrorIs(t, l.reserve(pair[0], pair[0]), syscall.EEXIST)
 	assert.NoError(t, l.reserve(pair[0], pair[1]), "the first socket is still watched")
+}
+
+// Before, the loop was woken to write the 101, and once more because both sockets
+// had room.
+func TestTheHandshakeWritesThe101AndTheLoopTheRest(t *testing.T) {
+	r := newLoopRig(t)
+	var asleep []*loop
+	for range runtime.GOMAXPROCS(0) {
+		l, err := newLoop()
+		require.NoError(t, err)
+		asleep = append(asleep, l)
+	}
+	run := sync.OnceFunc(func() {
+		for _, l := range asleep {
+			go l.run()
+		}
+	})
+	t.Cleanup(run)
+	r.p.tunnels.loops.all = asleep
+	conn, err := net.Dial("tcp", r.addr)
+	require.NoError(t, err)
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(10 * time.Second))
+	_, err = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: raw\r\nConnection: Upgrade\r\n\r\nhello")
+	require.NoError(t, err)
+	got := make([]byte, 1<<10)
+	n, err := conn.Read(got)
+	require.NoError(t, err, "no loop runs yet")
+	require.Equal(t, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: raw\r\nConnection: Upgrade\r\n\r\n", string(got[:n]))
+	for _, l := range asleep {
+		l.mu.Lock()
+		assert.Empty(t, l.posted, "relays to process")
+		l.mu.Unlock()
+	}
+	run()
+	n, err = io.ReadFull(conn, got[:5])
+	require.NoError(t, err)
+	require.Equal(t, "hello", string(got[:n]))
 }
 
 // Since Go 1.25 GOMAXPROCS follows a container's limit.

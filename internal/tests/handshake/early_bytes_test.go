@@ -1,13 +1,16 @@
 package handshake_test
 
 import (
+	"context"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
 
+	"example.com/wsproxy"
 	"example.com/wsproxy/internal/testkit"
 	"github.com/stretchr/testify/require"
 )
@@ -49,4 +52,36 @@ func TestEarlyBytesWaitForTheSwitch(t *testing.T) {
 	server.SetReadDeadline(time.Now().Add(testkit.Patience))
 	server.Send(t, testkit.SampleSwitch)
 	server.Expect(t, early)
+}
+
+// The goroutine of the handshake writes the 101, and the loop what the client's
+// socket has no room for, before all other bytes of the upstream.
+func TestALarge101ReachesAClientThatReadsLate(t *testing.T) {
+	t.Parallel()
+	u := testkit.NewUpstream(t)
+	p, err := wsproxy.New(u.URL)
+	require.NoError(t, err)
+	t.Cleanup(func() { p.Close() })
+	s := httptest.NewUnstartedServer(p)
+	s.Config.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
+		c.(*net.TCPConn).SetWriteBuffer(8 << 10)
+		return ctx
+	}
+	s.Start()
+	t.Cleanup(s.Close)
+	client := testkit.Dial(t, s.Listener.Addr().String())
+	client.Send(t, testkit.SampleRequest)
+	server := u.Accept(t)
+	server.Request(t)
+	value := strings.Repeat("x", 1000)
+	large := strings.Repeat("X-Large: "+value+"\r\n", 800)
+	server.Send(t, strings.Replace(testkit.SampleSwitch, "Upgrade: websocket\r\n", "Upgrade: websocket\r\n"+large, 1))
+	bytes := strings.Repeat("behind the 101 ", 10_000)
+	go io.WriteString(server, bytes)
+	res := client.Response(t)
+	require.Equal(t, http.StatusSwitchingProtocols, res.StatusCode)
+	require.Len(t, res.Header["X-Large"], 800)
+	client.Expect(t, bytes)
+	client.Send(t, "answer")
+	server.Expect(t, "answer")
 }
