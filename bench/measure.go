@@ -77,7 +77,7 @@ var measures = append([]measure{
 		peers: servers, metrics: []metric{rate, cpu, p99}},
 	{name: "skew", label: "the same, every second connection idle", kind: "skew", size: 128, conns: 256, plain: true, spread: true,
 		peers: servers, metrics: []metric{rate, cpu, p99}},
-	{name: "idle", label: "idle tunnels", kind: "open", size: 128, metrics: []metric{
+	{name: "idle", label: "idle tunnels", kind: "open", size: 128, rounds: 2, metrics: []metric{
 		{"few", "kB", fmt.Sprintf("kB/tunnel at %d", fewTunnels)},
 		{"many", "kB", fmt.Sprintf("kB/tunnel at %d", manyTunnels)},
 		{"cpu", "ms", fmt.Sprintf("CPU at %d, ms/s", manyTunnels)}}},
