@@ -66,6 +66,32 @@ func (h *handshake) close() {
 	h.cancel(nil)
 }
 
+// link has h canceled when tunnels are cut, until unlink. It reports whether they
+// are not cut already. A context of the Proxy's would do the same, but a child of
+// it costs each handshake more.
+func (r *registry) link(h *handshake) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	h.index = len(r.asking)
+	r.asking = append(r.asking, h)
+	return r.cutFor == 0
+}
+
+// unlink may be called more than once.
+func (r *registry) unlink(h *handshake) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if h.index < 0 {
+		return
+	}
+	last := len(r.asking) - 1
+	r.asking[h.index] = r.asking[last]
+	r.asking[h.index].index = h.index
+	r.asking[last] = nil
+	r.asking = r.asking[:last]
+	h.index = -1
+}
+
 // ask sends the request to one server after another until one responds.
 func (h *handshake) ask() error {
 	out := h.p.outgoingRequest(h.ctx, h.in, h.protocol)

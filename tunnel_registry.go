@@ -186,32 +186,6 @@ func (r *registry) markCut(reason Reason) ([]*Tunnel, []*handshake) {
 	return slices.Clone(r.live), slices.Clone(r.asking)
 }
 
-// link has h canceled when tunnels are cut, until unlink. It reports whether they
-// are not cut already. A context of the Proxy's would do the same, but a child of
-// it costs each handshake more.
-func (r *registry) link(h *handshake) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	h.index = len(r.asking)
-	r.asking = append(r.asking, h)
-	return r.cutFor == 0
-}
-
-// unlink may be called more than once.
-func (r *registry) unlink(h *handshake) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if h.index < 0 {
-		return
-	}
-	last := len(r.asking) - 1
-	r.asking[h.index] = r.asking[last]
-	r.asking[h.index].index = h.index
-	r.asking[last] = nil
-	r.asking = r.asking[:last]
-	h.index = -1
-}
-
 // stats holds the lock for as long as a copy of the list takes. A tunnel that
 // ends meanwhile counts as it was at that moment or later, and at most once.
 func (r *registry) stats() Stats {
