@@ -18,7 +18,9 @@ import (
 // Whoever reaches the handler sees the addresses of clients, and the hosts and
 // paths that they asked for. These are personal data. Handler checks no
 // credentials: mount it on an address that only operators reach, or behind
-// middleware that knows them.
+// middleware that knows them. On a loopback address, check the Host of requests as
+// well, or a web site can read the page through a browser on the same machine (DNS
+// rebinding).
 //
 // The page needs no JavaScript and no other resource, and its links are relative,
 // so that it works below any path, with [http.StripPrefix] and without. It responds
