@@ -33,7 +33,7 @@ import (
 //	older=10m              tunnels that have been open for this long
 //	sort=-client_bytes     the order: age (the default), client, host, path, server, protocol,
 //	                       client_bytes, client_messages, upstream_bytes, upstream_messages or
-//	                       idle; with "-" the largest first
+//	                       idle; with "-" in reverse
 //	n=200                  how many tunnels, from 0 to 1000; the default is 200
 //	refresh=2              reload after this many seconds, up to 3600; the default, 0, is never
 //	format=json            respond with JSON
@@ -167,7 +167,6 @@ func (h *page) get(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	body, err := h.build(p, &q)
-	<-h.turn
 	if err != nil {
 		h.fail(w, r, q, err)
 		return
@@ -175,7 +174,10 @@ func (h *page) get(w http.ResponseWriter, r *http.Request) {
 	write(w, q, http.StatusOK, body)
 }
 
+// build returns the body of a response. The caller has taken the turn, which build
+// gives back.
 func (h *page) build(p *shown, q *query) ([]byte, error) {
+	defer func() { <-h.turn }()
 	s := h.look(p, q)
 	var b bytes.Buffer
 	if q.json {

@@ -100,8 +100,8 @@ type listing struct {
 	open    int
 }
 
-// list visits each of about so many tunnels once and keeps at most q.n of them, so that it costs
-// little more than counting them.
+// list visits each tunnel once and keeps at most q.n of them, so that it costs little
+// more than counting them. about is how many tunnels to expect.
 //
 // It first reads all values, so that the processor waits for many tunnels at once.
 // The tunnels come nearly in the order of their age. If list took them in that
@@ -109,7 +109,7 @@ type listing struct {
 // stride, and few do.
 func list(p *wsproxy.Proxy, q *query, about int, now time.Time) listing {
 	var l listing
-	if q.filtered() {
+	if q.n == 0 || q.filtered() {
 		about = 0
 	}
 	entries := make([]entry, 0, about)
@@ -118,13 +118,11 @@ func list(p *wsproxy.Proxy, q *query, about int, now time.Time) listing {
 		if !q.matches(t, now) {
 			continue
 		}
-		e := entry{t: t}
-		if q.sort.value != nil {
-			e.value = q.sort.value(t, now)
+		l.matched++
+		if q.n > 0 {
+			entries = append(entries, q.entry(t, now))
 		}
-		entries = append(entries, e)
 	}
-	l.matched = len(entries)
 
 	first := top{q: q}
 	stride := 7919 // a prime, and so each entry has its turn
@@ -147,6 +145,14 @@ func list(p *wsproxy.Proxy, q *query, about int, now time.Time) listing {
 type entry struct {
 	t     *wsproxy.Tunnel
 	value int64
+}
+
+func (q *query) entry(t *wsproxy.Tunnel, now time.Time) entry {
+	e := entry{t: t}
+	if q.sort.value != nil {
+		e.value = q.sort.value(t, now)
+	}
+	return e
 }
 
 // order compares entries as q asks. Equal ones are in the order of their numbers.
@@ -176,7 +182,7 @@ func (h *top) offer(e entry) {
 	case len(h.heap) < h.q.n:
 		h.heap = append(h.heap, e)
 		h.up(len(h.heap) - 1)
-	case h.q.n > 0 && h.q.order(e, h.heap[0]) < 0:
+	case h.q.order(e, h.heap[0]) < 0:
 		h.heap[0] = e
 		h.down()
 	}
