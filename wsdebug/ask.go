@@ -45,7 +45,7 @@ func (h *page) act(v *view, s *state) error {
 		}
 		v.Ask = &question{
 			Title: "Drain " + visible(addr, 2*shownName) + "?",
-			Text: fmt.Sprintf("Its %s get a Close frame with code 1012 (service restart), in random order and evenly over the time. ",
+			Text: fmt.Sprintf("Both ends of its %s get a Close frame with code 1012 (service restart), in random order and evenly over the time. ",
 				tunnels(found.tunnels)),
 			Fields: []choice{{Text: "drain", Link: addr}},
 			Button: "Drain the server",

@@ -157,7 +157,7 @@ func TestAPostDrainsAServer(t *testing.T) {
 	testkit.Tunnel(t, addr, b)
 
 	_, body := get(t, page+"/?drain="+a.Addr)
-	assert.Contains(t, body, "Its 1 tunnel get")
+	assert.Contains(t, body, "Both ends of its 1 tunnel get")
 	assert.Contains(t, body, "it is not marked Down")
 
 	res, _ := post(t, page, form("drain", a.Addr))

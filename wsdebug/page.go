@@ -235,6 +235,7 @@ type state struct {
 	now     time.Time
 	stats   wsproxy.Stats
 	history []sample
+	live    map[*shown]int // tunnels of each proxy
 	servers []server
 	listing
 }
@@ -242,10 +243,11 @@ type state struct {
 // look takes the state of p. It samples the other proxies, too, so that their rates
 // are known when the viewer turns to them.
 func (h *page) look(p *shown, q *query) *state {
-	s := &state{shown: p, query: q}
+	s := &state{shown: p, query: q, live: make(map[*shown]int)}
 	for _, each := range h.proxies {
 		stats, now := each.Proxy.Stats(), time.Now()
 		history := each.samples.add(newSample(stats, now))
+		s.live[each] = stats.Live
 		if each == p {
 			s.stats, s.now, s.history = stats, now, history
 		}

@@ -30,6 +30,8 @@ type layer struct {
 
 const plotWidth, plotHeight = 600, 120
 
+var zeros = strings.NewReplacer(".00", "", ".0\u00a0", "\u00a0") // of the upper edge, a round number
+
 // plots draws the samples, which must be two or more.
 func plots(history []sample) []plot {
 	steps := make([]rates, len(history)-1)
@@ -131,7 +133,7 @@ func newCanvas(history []sample, most float64, whole bool) canvas {
 }
 
 func (c canvas) plot(title, most, label string, layers ...layer) plot {
-	return plot{Title: title, Max: most, Since: span(c.since), Label: label, Layers: layers, Width: plotWidth, Height: plotHeight}
+	return plot{Title: title, Max: zeros.Replace(most), Since: span(c.since), Label: label, Layers: layers, Width: plotWidth, Height: plotHeight}
 }
 
 func (c canvas) y(v float64) float64 { return plotHeight * (1 - v/c.most) }

@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"example.com/wsproxy"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -106,4 +107,11 @@ func TestThePlotsEdgeIsRound(t *testing.T) {
 		assert.InDelta(t, want, newCanvas(history, most, false).most, 1e-9, "%v", most)
 	}
 	assert.Equal(t, 1.0, newCanvas(history, 0.3, true).most)
+}
+
+// A reason without a group would count as closed by the client.
+func TestEachReasonHasAGroup(t *testing.T) {
+	for reason := range (wsproxy.Stats{}).ClosedByReason() {
+		assert.Contains(t, groupOf, reason, "%v", reason)
+	}
 }

@@ -40,15 +40,14 @@ type view struct {
 	ErrorTitle string
 	Proxies    []choice
 	Now        string
-	Refresh    int    // seconds, 0: never
-	Self       string // the page's own link, without a fragment: to one, browsers would only scroll
-	Live       []choice
+	Refresh    int      // seconds, 0: never
+	Self       string   // the URL to load then
+	Live       []choice // of Refresh
 	JSON       string
 
 	Totals  []total
 	Over    string // what rates are the average of; empty if there are none yet
 	Plots   []plot
-	Samples int
 	Closed  []tally
 	Refused []tally
 
@@ -122,10 +121,15 @@ func (h *page) errorView(q query, posted bool, status int, err error) view {
 func (h *page) view(s *state) view {
 	q := s.query
 	v := h.frame(q, s.shown)
+	for i := range v.Proxies {
+		v.Proxies[i].Note = count(s.live[h.proxies[i]])
+	}
 	if s.Name != "" {
 		v.Title = visible(s.Name, shownName) + " · wsproxy"
 	}
 	v.Now = s.now.UTC().Format("2006-01-02 15:04:05")
+	// Browsers keep the place if the URL to load is that of the page to the byte. If it
+	// has a fragment, they only scroll to that.
 	v.Refresh, v.Self = q.refresh, "?"+q.raw
 	v.JSON = q.link("", "format", "json", "refresh", "")
 	v.Live = q.refreshChoices()
@@ -140,7 +144,6 @@ func (h *page) view(s *state) view {
 			v.Over = fmt.Sprintf("%.1f\u00a0s", rate.over.Seconds())
 		}
 		v.Plots = plots(s.history)
-		v.Samples = len(s.history)
 	}
 	for reason, n := range s.stats.ClosedByReason() {
 		if n > 0 {
