@@ -2,7 +2,6 @@ package wsdebug
 
 import (
 	"fmt"
-	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -49,7 +48,7 @@ func serverOf(s server, q *query, now time.Time) serverView {
 	v.Opened, v.Failed = count(s.set.Opened), count(s.set.Failed)
 	v.Weight = strconv.Itoa(s.set.Weight)
 	v.Fails = strconv.Itoa(s.set.Fails)
-	if s.set.MaxFails != math.MaxInt {
+	if s.set.MaxFails != wsproxy.NeverDown {
 		v.Fails += " of " + strconv.Itoa(s.set.MaxFails)
 	}
 	if s.set.MaxTunnels > 0 {
