@@ -38,6 +38,12 @@ func (h *page) act(v *view, s *state) (err error) {
 	} else if addr := q.values["drained"]; addr != "" {
 		v.Said = h.close.sayDrained(s, addr)
 	}
+	switch { // a screen reader says the title first
+	case v.Ask != nil:
+		v.Title = v.Ask.Title + " · " + v.Title
+	case v.Said != "":
+		v.Title = v.Said + " · " + v.Title
+	}
 	return err
 }
 
