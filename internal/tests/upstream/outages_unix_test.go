@@ -154,7 +154,6 @@ func TestNoClientSeesAnErrorWhileOneHealthyServerIsLeft(t *testing.T) {
 }
 
 func TestServersCanChangeWhileTunnelsOpenAndEnd(t *testing.T) {
-	t.Parallel()
 	const tunnels, rounds = 1000, 2
 	var servers []wsproxy.Server
 	for i := range 6 {

@@ -223,7 +223,6 @@ func (c *chatter) talk(ctx context.Context, conn net.Conn, br *bufio.Reader) err
 }
 
 func TestARollingRestartBehindHAProxyLosesNoMessage(t *testing.T) {
-	t.Parallel()
 	const clients = 60
 	kept := &store{kept: map[string]int{}}
 	u := testkit.Servers(t, wsproxy.LeastTunnels(), wsproxy.Server{Addr: testkit.Serve(t, kept)}, wsproxy.Server{Addr: testkit.Serve(t, kept)})
