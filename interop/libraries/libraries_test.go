@@ -177,7 +177,7 @@ func (e *end) receive(t testing.TB) message {
 		return m
 	case c := <-e.closed:
 		require.Fail(t, "the connection ended before a message came", "%+v", c)
-	case <-time.After(testkit.Patience):
+	case <-time.After(3 * testkit.Patience): // it may have megabytes
 		require.Fail(t, "no message came")
 	}
 	return message{}

@@ -98,7 +98,7 @@ func closeUnderLoad(t *testing.T, rig *strictRig, compression, round int, rng *r
 
 func TestFiveHundredBusyTunnelsDrain(t *testing.T) {
 	const n = 500
-	const pause = 200 * time.Millisecond // 5,000 messages a second altogether
+	const pause = 500 * time.Millisecond // 2,000 messages a second altogether
 	rig := newStrictRig(t, false, 0)
 	ended := testkit.NewEndings()
 	p := testkit.NewProxy(t, rig.url, ended.Option(), wsproxy.WithCloseTimeout(time.Hour))

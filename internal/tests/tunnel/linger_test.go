@@ -15,9 +15,10 @@ import (
 )
 
 // lingering runs a test over links whose upstream connections have SO_LINGER
-// set, with two tunnels that have sent more than their server reads.
+// set, with two tunnels that have sent more than their server reads. The tunnels
+// of all links wait together.
 func lingering(t *testing.T, want wsproxy.Reason, opt wsproxy.Option, test func(t *testing.T, r *testkit.Rig, ended testkit.Endings, clients []*testkit.Peer)) {
-	testkit.OverLinks(t, func(l testkit.Link) bool { return !l.Unix && !l.Wrapped }, func(t *testing.T, l testkit.Link) {
+	testkit.OverLinksAtOnce(t, func(l testkit.Link) bool { return !l.Unix && !l.Wrapped }, func(t *testing.T, l testkit.Link) func(*testing.T) {
 		ended := testkit.NewEndings()
 		r := l.Start(t, nil, ended.Option(), opt,
 			wsproxy.WithDialContext(func(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -33,12 +34,14 @@ func lingering(t *testing.T, want wsproxy.Reason, opt wsproxy.Option, test func(
 			clients, servers = append(clients, client), append(servers, server)
 			go io.Copy(client, testkit.Zeros{}) // until the tunnel ends
 		}
-		test(t, r, ended, clients)
-		for _, server := range servers {
-			server.Reset()
-		}
-		for range servers {
-			assert.Equal(t, want, ended.Next(t).Reason)
+		return func(t *testing.T) {
+			test(t, r, ended, clients)
+			for _, server := range servers {
+				server.Reset()
+			}
+			for range servers {
+				assert.Equal(t, want, ended.Next(t).Reason)
+			}
 		}
 	})
 }
@@ -55,8 +58,8 @@ func awaitClosed(t *testing.T, clients []*testkit.Peer) {
 // With SO_LINGER, close(2) waits for the peer, on a non-blocking socket too: the
 // echo of another tunnel on the same loop took 6.06 s for a linger of 6 s.
 func TestALingeringConnectionDelaysNoOtherTunnel(t *testing.T) {
-	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // one loop for all
-	timeout := wsproxy.WithSendTimeout(50 * time.Millisecond)
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))            // one loop for all
+	timeout := wsproxy.WithSendTimeout(500 * time.Millisecond) // also of the handshake
 	lingering(t, wsproxy.ReasonSendTimeout, timeout, func(t *testing.T, r *testkit.Rig, ended testkit.Endings, clients []*testkit.Peer) {
 		awaitClosed(t, clients)
 		client, server := r.Tunnel(t)
