@@ -104,9 +104,9 @@ type listing struct {
 // more than counting them. about is how many tunnels to expect.
 //
 // It first reads all values, so that the processor waits for many tunnels at once.
-// The tunnels come nearly in the order of their age. If list took them in that
-// order, each could be the first so far and go to the heap. So it takes them with a
-// stride, and few do.
+// The tunnels come nearly in the order of their age and of their IDs. If list took
+// them in that order, each could be the first so far and go to the heap. So it takes
+// them with a stride, and few do.
 func list(p *wsproxy.Proxy, q *query, about int, now time.Time) listing {
 	var l listing
 	if q.n == 0 || q.filtered() {
