@@ -79,3 +79,16 @@ func TestThePageOnlyReads(t *testing.T) {
 	assert.Positive(t, res.ContentLength)
 	res.Body.Close()
 }
+
+// Two proxies of one name could not be told apart, and one without a Proxy would fail
+// only when somebody looks.
+func TestHandlerOfRefusesProxiesThatItCannotShow(t *testing.T) {
+	p := testkit.NewProxy(t, "http://upstream")
+	assert.PanicsWithValue(t, `wsdebug: two proxies have the name "a"`, func() {
+		wsdebug.HandlerOf([]wsdebug.Named{{Name: "a", Proxy: p}, {Name: "a", Proxy: p}})
+	})
+	assert.PanicsWithValue(t, `wsdebug: the proxy with the name "a" is nil`, func() { wsdebug.HandlerOf([]wsdebug.Named{{Name: "a"}}) })
+	res, body := get(t, "http://"+testkit.Serve(t, wsdebug.HandlerOf(nil)))
+	assert.Equal(t, http.StatusNotFound, res.StatusCode)
+	assert.Contains(t, body, "there is no proxy to show")
+}
