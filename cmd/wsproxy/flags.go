@@ -86,7 +86,8 @@ func listenFlags(f *flag.FlagSet, s *settings, v *values) {
 		"nginx listen: `address` to listen on; port 0 means a free port, an empty host all\n"+
 			"addresses")
 	f.StringVar(&s.cert, "tls-cert", "",
-		"nginx ssl_certificate: PEM `file` with the certificate chain, to serve https and wss")
+		"nginx ssl_certificate: PEM `file` with the certificate chain, to serve https and wss; read\n"+
+			"again when it changes, and on SIGHUP")
 	f.StringVar(&s.key, "tls-key", "",
 		"nginx ssl_certificate_key: PEM `file` with the certificate's key")
 	f.BoolVar(&s.http2, "http2", false,

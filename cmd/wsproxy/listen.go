@@ -2,7 +2,6 @@ package main
 
 import (
 	"crypto/tls"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -39,6 +38,10 @@ func (v *service) newServer() *http.Server {
 	if v.http2 {
 		names = []string{"h2", "http/1.1"}
 	}
+	config := &tls.Config{NextProtos: names}
+	if v.pair != nil {
+		config.GetCertificate = v.pair.get
+	}
 	server := &http.Server{
 		Handler:           v.handler(),
 		MaxHeaderBytes:    v.maxHeader,
@@ -46,7 +49,7 @@ func (v *service) newServer() *http.Server {
 		IdleTimeout:       75 * time.Second, // nginx's keepalive_timeout
 		Protocols:         &protocols,
 		HTTP2:             wsproxy.HTTP2Config(),
-		TLSConfig:         &tls.Config{NextProtos: names},
+		TLSConfig:         config,
 		ErrorLog:          slog.NewLogLogger(v.log.Handler(), slog.LevelWarn),
 		ConnState:         v.connState,
 	}
@@ -64,19 +67,6 @@ func (v *service) connState(conn net.Conn, state http.ConnState) {
 	case http.StateActive:
 		v.requests.Store(conn, nil)
 	}
-}
-
-// certificate sets the server's certificate, if it has one.
-func (v *service) certificate() error {
-	if v.cert == "" {
-		return nil
-	}
-	pair, err := tls.LoadX509KeyPair(v.cert, v.key)
-	if err != nil {
-		return fmt.Errorf("-tls-cert, -tls-key: %w", err)
-	}
-	v.server.TLSConfig.Certificates = []tls.Certificate{pair}
-	return nil
 }
 
 // listener returns the listener of -listen.

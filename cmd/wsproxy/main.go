@@ -152,6 +152,14 @@
 // over that time, with code 1012, "service restart", so that their clients do
 // not reconnect all at once.
 //
+// # Certificates
+//
+// wsproxy reads the files of -tls-cert and -tls-key again when they change, which
+// a handshake notices within a second, and on SIGHUP. Open tunnels go on. If the
+// new files are missing, do not belong together or are not valid now, wsproxy
+// logs that and keeps the last certificate. Without -tls-cert SIGHUP is what
+// SIGTERM is.
+//
 // # Exit status
 //
 //	0  everything ended in time
@@ -179,7 +187,10 @@ import (
 func main() {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-	signal.Ignore(syscall.SIGPIPE) // or the end of the program that reads the log would end this one
+	signal.Ignore(syscall.SIGPIPE)       // or the end of the program that reads the log would end this one
+	if !signal.Ignored(syscall.SIGHUP) { // as with nohup
+		signal.Notify(signals, syscall.SIGHUP)
+	}
 	os.Exit(run(signals, os.Args[1:], os.Stdout, os.Stderr))
 }
 

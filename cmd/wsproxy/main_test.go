@@ -296,6 +296,16 @@ func TestTheProcessObeysRealSignals(t *testing.T) {
 		require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
 		require.NoError(t, cmd.Wait(), c.stderr)
 	})
+	t.Run("SIGHUP reads the certificate again", func(t *testing.T) {
+		certFile, keyFile, _ := certificate(t)
+		cmd, c := spawn(t, "-tls-cert", certFile, "-tls-key", keyFile)
+		cert, key := issue(t, 2, -time.Hour, time.Hour)
+		put(t, certFile, cert)
+		put(t, keyFile, key)
+		require.NoError(t, cmd.Process.Signal(syscall.SIGHUP))
+		c.stderr.Await(t, `msg="new certificate"`)
+		require.EqualValues(t, 2, c.serial(t))
+	})
 	t.Run("two SIGINTs cut a tunnel and end it with 1", func(t *testing.T) {
 		url, conns := switches(t)
 		cmd, c := spawn(t, "-drain", "1h", url)

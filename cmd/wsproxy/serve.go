@@ -27,6 +27,13 @@ func (s *settings) serve(signals <-chan os.Signal, stdout, stderr io.Writer) err
 
 	v := &service{settings: s, log: log, access: newAccessLog(s.access, stdout, s.forwarded), endings: newEndings(log, s.hints)}
 	defer v.endings.repeats.flush()
+	if s.cert != "" {
+		var err error
+		if v.pair, err = newKeyPair(s.cert, s.key, log); err != nil {
+			return err
+		}
+	}
+	signals = v.withoutHangups(ctx, signals)
 	if err := v.trust(); err != nil {
 		return err
 	}
@@ -36,9 +43,6 @@ func (s *settings) serve(signals <-chan os.Signal, stdout, stderr io.Writer) err
 	}
 	defer end()
 	v.server = v.newServer()
-	if err := v.certificate(); err != nil {
-		return err
-	}
 	l, err := v.listener()
 	if err != nil {
 		return err
@@ -99,6 +103,7 @@ type service struct {
 	routes   []*mounted
 	access   *accessLog // nil if it is off
 	endings  *endings
+	pair     *keyPair // nil without TLS
 	server   *http.Server
 	fresh    sync.Map // connections without a whole request so far, with the time of their start
 	requests sync.Map // connections with a plain request or a handshake in progress
