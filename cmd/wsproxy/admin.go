@@ -35,19 +35,23 @@ type admin struct {
 	server   *http.Server
 }
 
-// newAdmin listens on -admin. It returns nil without the flag.
+// newAdmin listens on the socket named admin that systemd has passed, or else on
+// -admin. It returns nil without both.
 func (v *service) newAdmin() (*admin, error) {
-	if v.adminAddr == "" {
-		return nil, nil
-	}
-	l, err := net.Listen("tcp", v.adminAddr)
-	if err != nil {
-		return nil, fmt.Errorf("-admin: %w", err)
+	l := v.sockets.admin
+	if l == nil {
+		if v.adminAddr == "" {
+			return nil, nil
+		}
+		var err error
+		if l, err = net.Listen("tcp", v.adminAddr); err != nil {
+			return nil, fmt.Errorf("-admin: %w", err)
+		}
 	}
 	h := v.adminHandler()
-	if l.Addr().(*net.TCPAddr).IP.IsLoopback() {
+	if tcp, ok := l.Addr().(*net.TCPAddr); ok && tcp.IP.IsLoopback() {
 		h = againstRebinding(v.adminAddr, h)
-	} else {
+	} else if ok {
 		v.log.Warn("-admin serves other machines, and asks nobody for a password", "address", l.Addr().String())
 	}
 	return &admin{l, &http.Server{

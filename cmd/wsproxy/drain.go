@@ -38,7 +38,7 @@ func (v *service) closed(e wsproxy.Ending) {
 
 // drain waits for tunnels and requests to end until -drain expires or another
 // signal arrives, and then cuts the rest. It returns an error if it has cut
-// something, or if the close timeout has. leave closes the listener.
+// something, or if the close timeout has. leave closes the listeners.
 //
 // Requests that clients have sent before the listener closes are served, so that
 // they notice nothing if another process listens. See settle.
@@ -57,6 +57,7 @@ func (v *service) drain(signals <-chan os.Signal, leave func()) error {
 		}
 	}()
 
+	v.stepAside(ctx)
 	leave()
 	v.settle(ctx)
 

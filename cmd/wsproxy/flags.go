@@ -16,6 +16,7 @@ import (
 // settings are the parsed arguments.
 type settings struct {
 	listen    string
+	reusePort bool
 	cert, key string
 	wait      time.Duration // -drain
 	spread    time.Duration
@@ -85,6 +86,9 @@ func listenFlags(f *flag.FlagSet, s *settings, v *values) {
 	f.StringVar(&s.listen, "listen", "localhost:8080",
 		"nginx listen: `address` to listen on; port 0 means a free port, an empty host all\n"+
 			"addresses")
+	f.BoolVar(&s.reusePort, "reuse-port", false,
+		"nginx listen reuseport: share the address of -listen with another process that does so, too;\n"+
+			"a restart begins with the new process; no effect on sockets from systemd")
 	f.StringVar(&s.cert, "tls-cert", "",
 		"nginx ssl_certificate: PEM `file` with the certificate chain, to serve https and wss; read\n"+
 			"again when it changes, and on SIGHUP")

@@ -249,4 +249,11 @@ const goodbye = "\x03\xe9shutting down"
 // A peer is either end of a connection to the command.
 type peer struct{ *testkit.Peer }
 
-func TestMain(m *testing.M) { testkit.Main(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv(commandVariable) != "" {
+		main() // the test binary as the command, for a test in another process
+	}
+	testkit.Main(m)
+}
+
+const commandVariable = "WSPROXY_TEST_COMMAND"

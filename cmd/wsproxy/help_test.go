@@ -15,6 +15,7 @@ import (
 // reference has the default of each flag and the beginning of its help text.
 var reference = map[string]struct{ value, directives string }{
 	"listen":             {"localhost:8080", "nginx listen"},
+	"reuse-port":         {"false", "nginx listen reuseport"},
 	"tls-cert":           {"", "nginx ssl_certificate"},
 	"tls-key":            {"", "nginx ssl_certificate_key"},
 	"http2":              {"false", "nginx http2"},

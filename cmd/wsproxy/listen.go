@@ -12,16 +12,21 @@ import (
 )
 
 // url returns the URL of the listener l, with the host of -listen.
-func (s *settings) url(l net.Listener) string {
+func (v *service) url(l net.Listener) string {
 	scheme, note := "http://", ""
-	if s.cert != "" {
+	if v.cert != "" {
 		scheme = "https://"
 	}
-	host, _, _ := net.SplitHostPort(s.listen)
+	if l.Addr().Network() == "unix" {
+		return scheme + "unix:" + l.Addr().String()
+	}
+	host, port, _ := net.SplitHostPort(l.Addr().String())
+	if !v.sockets.passed {
+		host, _, _ = net.SplitHostPort(v.listen)
+	}
 	if ip, err := netip.ParseAddr(host); host == "" || err == nil && ip.IsUnspecified() {
 		host, note = "localhost", " (on every address)"
 	}
-	_, port, _ := net.SplitHostPort(l.Addr().String())
 	return scheme + net.JoinHostPort(host, port) + note
 }
 
@@ -67,9 +72,4 @@ func (v *service) connState(conn net.Conn, state http.ConnState) {
 	case http.StateActive:
 		v.requests.Store(conn, nil)
 	}
-}
-
-// listener returns the listener of -listen.
-func (v *service) listener() (net.Listener, error) {
-	return net.Listen("tcp", v.listen)
 }

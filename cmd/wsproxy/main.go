@@ -60,6 +60,7 @@
 // wsproxy -h explains each flag and names its nginx directive:
 //
 //	-listen address          where to listen (default localhost:8080)
+//	-reuse-port              share that address with a process that replaces this one
 //	-tls-cert, -tls-key file serve https and wss with this certificate and key
 //	-http2                   serve HTTP/2 too, for pages and WebSockets; needs TLS
 //	-connect-timeout d       connecting to the target, including TLS (60s)
@@ -151,6 +152,17 @@
 // With -spread the tunnels get their Close frames in random order and evenly
 // over that time, with code 1012, "service restart", so that their clients do
 // not reconnect all at once.
+//
+// # Restarts
+//
+// If systemd passes sockets (see sd_listen_fds(3)), wsproxy serves on these, and
+// not on -listen. The one with the name admin is in place of -admin. The sockets
+// stay open while wsproxy restarts, and clients wait in their queues.
+//
+// With -reuse-port a new process listens beside the old one before that gets
+// SIGTERM. On Linux the old one first sends new connections to the other, for a
+// second, and then stops listening, so that no connection is refused or reset. Of
+// two processes it must be the older one that stops. See docs/deploy.md.
 //
 // # Certificates
 //

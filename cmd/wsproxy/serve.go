@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"os"
 	"strings"
@@ -43,26 +42,27 @@ func (s *settings) serve(signals <-chan os.Signal, stdout, stderr io.Writer) err
 	}
 	defer end()
 	v.server = v.newServer()
-	l, err := v.listener()
-	if err != nil {
+	if v.sockets, err = s.open(); err != nil {
 		return err
 	}
+	defer v.sockets.close()
 	admin, err := v.newAdmin()
 	if err != nil {
-		l.Close()
 		return err
 	}
 	defer admin.close()
-	io.WriteString(stdout, v.started(l, admin))
+	io.WriteString(stdout, v.started(admin))
 	admin.serve()
-	failed := make(chan error, 1)
-	go func() {
-		if s.cert != "" {
-			failed <- v.server.ServeTLS(l, "", "")
-		} else {
-			failed <- v.server.Serve(l)
-		}
-	}()
+	failed := make(chan error, len(v.sockets.listeners))
+	for _, l := range v.sockets.listeners {
+		go func() {
+			if s.cert != "" {
+				failed <- v.server.ServeTLS(l, "", "")
+			} else {
+				failed <- v.server.Serve(l)
+			}
+		}()
+	}
 	select {
 	case err := <-failed:
 		v.closeProxies()
@@ -70,25 +70,31 @@ func (s *settings) serve(signals <-chan os.Signal, stdout, stderr io.Writer) err
 		return err
 	case <-signals:
 		return v.drain(signals, func() {
-			l.Close()
-			<-failed // net.ErrClosed
+			for _, l := range v.sockets.listeners {
+				l.Close()
+			}
+			for range v.sockets.listeners {
+				<-failed // net.ErrClosed
+			}
 		})
 	}
 }
 
 // started returns the lines for standard output: the URL and the servers of each
 // route, and the URL of -admin.
-func (v *service) started(l net.Listener, a *admin) string {
+func (v *service) started(a *admin) string {
 	var lines strings.Builder
-	for _, m := range v.routes {
-		url, note, _ := strings.Cut(v.url(l), " ")
-		if m.pattern != "/" {
-			url += m.pattern
+	for _, l := range v.sockets.listeners {
+		for _, m := range v.routes {
+			url, note, _ := strings.Cut(v.url(l), " ")
+			if m.pattern != "/" {
+				url += m.pattern
+			}
+			if note != "" {
+				url += " " + note
+			}
+			fmt.Fprintf(&lines, "wsproxy: %s -> %s\n", url, m.shown)
 		}
-		if note != "" {
-			url += " " + note
-		}
-		fmt.Fprintf(&lines, "wsproxy: %s -> %s\n", url, m.shown)
 	}
 	if a != nil {
 		fmt.Fprintf(&lines, "wsproxy: admin: %s\n", a.url())
@@ -104,6 +110,7 @@ type service struct {
 	access   *accessLog // nil if it is off
 	endings  *endings
 	pair     *keyPair // nil without TLS
+	sockets  sockets
 	server   *http.Server
 	fresh    sync.Map // connections without a whole request so far, with the time of their start
 	requests sync.Map // connections with a plain request or a handshake in progress
