@@ -98,7 +98,10 @@ func closeUnderLoad(t *testing.T, rig *strictRig, compression, round int, rng *r
 
 func TestFiveHundredBusyTunnelsDrain(t *testing.T) {
 	const n = 500
-	const pause = 500 * time.Millisecond // 2,000 messages a second altogether
+	pause := 500 * time.Millisecond // 2,000 messages a second altogether
+	if testkit.RaceEnabled() {
+		pause = 2 * time.Second // the ends' library gives the reply to a Close frame five seconds
+	}
 	rig := newStrictRig(t, false, 0)
 	ended := testkit.NewEndings()
 	p := testkit.NewProxy(t, rig.url, ended.Option(), wsproxy.WithCloseTimeout(time.Hour))
