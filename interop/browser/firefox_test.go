@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"example.com/wsproxy/internal/testkit"
 	"example.com/wsproxy/interop/internal/lab"
@@ -57,7 +58,12 @@ user_pref("browser.safebrowsing.downloads.remote.enabled", false); user_pref("se
 		}
 		io.Copy(io.Discard, ours)
 	}()
-	url := testkit.Within(t, found, "the address of WebDriver BiDi")
+	var url string
+	select {
+	case url = <-found:
+	case <-time.After(3 * testkit.Patience): // a browser starts many processes
+		t.Fatal("Firefox does not tell the address of WebDriver BiDi")
+	}
 	conn, _, err := websocket.Dial(t.Context(), url+"/session", nil)
 	require.NoError(t, err)
 	conn.SetReadLimit(-1)
