@@ -153,8 +153,9 @@ func (o outcome) String() string {
 	if o.code != 0 {
 		fmt.Fprintf(&b, ", code %d", o.code)
 	}
-	if o.took > 0 {
-		fmt.Fprintf(&b, ", after %v", o.took)
+	// The relay waits up to 50 ms for a write that may see a reset.
+	if took := o.took.Truncate(100 * time.Millisecond); took > 0 {
+		fmt.Fprintf(&b, ", after %v", took)
 	}
 	if o.answer != "" {
 		fmt.Fprintf(&b, "; sends %s", o.answer)
