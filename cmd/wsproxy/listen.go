@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/tls"
 	"log/slog"
 	"net"
@@ -48,7 +49,7 @@ func (v *service) newServer() *http.Server {
 		config.GetCertificate = v.pair.get
 	}
 	server := &http.Server{
-		Handler:           v.handler(),
+		Handler:           v.noting(v.handler()),
 		MaxHeaderBytes:    v.maxHeader,
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       75 * time.Second, // nginx's keepalive_timeout
@@ -57,6 +58,9 @@ func (v *service) newServer() *http.Server {
 		TLSConfig:         config,
 		ErrorLog:          slog.NewLogLogger(v.log.Handler(), slog.LevelWarn),
 		ConnState:         v.connState,
+		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
+			return context.WithValue(ctx, connKey{}, conn)
+		},
 	}
 	server.RegisterOnShutdown(v.closeFresh)
 	return server
@@ -64,12 +68,13 @@ func (v *service) newServer() *http.Server {
 
 // connState keeps track of the connections that the drain is about.
 func (v *service) connState(conn net.Conn, state http.ConnState) {
-	v.fresh.Delete(conn)
 	v.requests.Delete(conn)
 	switch state {
 	case http.StateNew:
 		v.fresh.Store(conn, time.Now())
-	case http.StateActive:
+	case http.StateActive: // net/http may still drop the request, see noting
 		v.requests.Store(conn, nil)
+	default:
+		v.fresh.Delete(conn)
 	}
 }

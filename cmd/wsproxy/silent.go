@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"net"
+	"net/http"
 	"time"
 )
 
@@ -22,7 +23,7 @@ func (v *service) settle(ctx context.Context) {
 		if v.expected() > 0 || v.handshakes() > 0 {
 			passes = 0
 		}
-		if passes == 2 { // one may fall between the header of an upgrade and its handshake
+		if passes == 2 { // over HTTP/2 one may fall between an upgrade's arrival and its handshake
 			return
 		}
 		select {
@@ -31,6 +32,23 @@ func (v *service) settle(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// connKey is the context key of a request's connection.
+type connKey struct{}
+
+// noting returns h, which notes that the first request of a connection is under
+// way. Until then net/http drops it if Shutdown is called, and until its
+// connection is hijacked the proxy may refuse an upgrade.
+func (v *service) noting(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		conn := r.Context().Value(connKey{})
+		if r.Header["Upgrade"] == nil {
+			v.fresh.Delete(conn)
+		}
+		defer v.fresh.Delete(conn)
+		h.ServeHTTP(w, r)
+	})
 }
 
 // expected returns the number of connections whose first request may still come.
@@ -46,10 +64,13 @@ func (v *service) expected() (n int) {
 
 // closeFresh closes the connections without a whole request so far.
 // http.Server.Shutdown, which serves none of them any more, would wait five
-// seconds for those that are silent.
+// seconds for those that are silent. An upgrade that is waiting for its upstream
+// keeps its connection, and gets a 503.
 func (v *service) closeFresh() {
 	v.fresh.Range(func(conn, _ any) bool {
-		conn.(net.Conn).Close()
+		if _, active := v.requests.Load(conn); !active {
+			conn.(net.Conn).Close()
+		}
 		return true
 	})
 }

@@ -64,7 +64,8 @@ func TestSilentConnectionsDoNotDelayTheEnd(t *testing.T) {
 // sends the other half. It returns the response.
 func onItsWay(t *testing.T, c *command, fields string) (*peer, *http.Response) {
 	t.Helper()
-	client, begin := c.dial(t), time.Now()
+	begin := time.Now()
+	client := c.dial(t)
 	_, err := io.WriteString(client, "GET / HTTP/1.1\r\nHost: "+c.addr+"\r\n")
 	require.NoError(t, err)
 	c.get(t, "/..", "") // a 400; the connection before has been accepted
@@ -103,5 +104,31 @@ func TestTheDrainOpensATunnelThatIsOnItsWay(t *testing.T) {
 	server.wantClose(t, goodbye)
 	client.Close()
 	server.Close()
+	require.Zero(t, c.exit(t), c.stderr)
+}
+
+// It is no silent connection.
+func TestTheDrainWaitsForAnUpgradeWhoseUpstreamIsSlow(t *testing.T) {
+	t.Parallel()
+	asked, answer := make(chan bool, 1), make(chan bool)
+	c := start(t, "-drain", "1h", serve(t, func(w http.ResponseWriter, r *http.Request) {
+		asked <- true
+		select {
+		case <-answer:
+		case <-r.Context().Done():
+		}
+		http.Error(w, "", http.StatusTeapot)
+	}))
+	client, silent := c.dial(t), c.dial(t)
+	_, err := io.WriteString(client, "GET / HTTP/1.1\r\nHost: a\r\n"+upgradeFields+"\r\n")
+	require.NoError(t, err)
+	<-asked
+	c.signals <- syscall.SIGTERM
+	silent.ended(t) // now net/http's Shutdown has begun
+	close(answer)
+	res, err := http.ReadResponse(client.Reader, nil)
+	require.NoError(t, err)
+	require.Equal(t, http.StatusTeapot, res.StatusCode)
+	client.Close()
 	require.Zero(t, c.exit(t), c.stderr)
 }

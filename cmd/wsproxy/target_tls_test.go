@@ -68,7 +68,8 @@ func TestTargetInsecureVerifiesNothingAndSaysSo(t *testing.T) {
 func TestTheLogNamesTheFlagsForACertificateThatIsNotTrusted(t *testing.T) {
 	t.Parallel()
 	url, _ := privately(t)
-	c := start(t, url)
+	otherFile, _, _ := certificate(t)
+	c := start(t, "-target-ca", otherFile, url) // the system's authorities take time to parse
 	for _, fields := range []string{"", upgradeFields} {
 		_, res := c.ask(t, "/", fields)
 		require.Equal(t, http.StatusBadGateway, res.StatusCode)
