@@ -31,12 +31,25 @@ func TestProducts(t *testing.T) {
 		{"Mosquitto's client stays connected and reconnects after a drain", testMosquitto},
 		{"without pings a Mosquitto client is cut and its will is published", testMosquittoWithoutPings},
 		{"a NATS client stays connected and reconnects after a drain", testNATS},
+		{"a graphql-ws subscription stays open and is resumed after a drain if its client retries refused connections", testGraphQL},
 	} {
 		t.Run(p.name, func(t *testing.T) {
 			t.Parallel()
 			p.test(t, program)
 		})
 	}
+	t.Run("in Chromium", func(t *testing.T) {
+		t.Parallel()
+		browser := startBrowser(t)
+		t.Run("a page of Vite keeps its HMR and reloads after a drain", func(t *testing.T) {
+			t.Parallel()
+			testVite(t, program, browser)
+		})
+		t.Run("noVNC stays connected and reports a drain as a disconnect", func(t *testing.T) {
+			t.Parallel()
+			testNoVNC(t, program, browser)
+		})
+	})
 }
 
 // build builds cmd/wsproxy.
