@@ -1,10 +1,10 @@
 // A GraphQL server and a subscribing client, both of graphql-ws over ws. Each prints
 // JSON lines.
 //
-//   node graphql.mjs serve ADDRESS PORT
+//   node graphql.mjs serve ADDRESS PORT MILLISECONDS
 //   node graphql.mjs subscribe URL [all]
 //
-// The client prints what it receives, and with "all" it also retries errors that are
+// MILLISECONDS are between two ticks. The client prints the first two, and with "all" it also retries errors that are
 // not Close frames.
 import { buildSchema } from 'graphql'
 import { createClient } from 'graphql-ws'
@@ -19,10 +19,10 @@ if (mode === 'serve') {
   async function * ticks () {
     for (let n = 1; ; n++) {
       yield { ticks: n }
-      await new Promise((resolve) => setTimeout(resolve, 100))
+      await new Promise((resolve) => setTimeout(resolve, args[2]))
     }
   }
-  // The interval is longer than the read timeout of the test.
+  // Its pings come later than the test's read timeout.
   const server = new WebSocketServer({ host: args[0], port: Number(args[1]) }, () => print('listening'))
   useServer({ schema, roots: { subscription: { ticks } } }, server, 60_000)
 } else {
@@ -36,7 +36,7 @@ if (mode === 'serve') {
   client.on('closed', (e) => { if (e.code !== 1006) print({ closed: e.code }) }) // 1006: no Close frame
   client.on('connected', () => print('connected'))
   try {
-    for await (const { data } of client.iterate({ query: 'subscription { ticks }' })) if (data.ticks === 1) print('first tick')
+    for await (const { data } of client.iterate({ query: 'subscription { ticks }' })) if (data.ticks <= 2) print(data.ticks)
   } catch (e) {
     print({ failed: e.code ?? e.error?.code ?? e.message })
   }

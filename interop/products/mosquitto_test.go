@@ -113,9 +113,10 @@ func testMosquittoWithoutPings(t *testing.T, program string) {
 	c.logs.Await(t, "raise it, or set -ping below it")
 }
 
-// exchange publishes what the client's own subscription gets back.
+// exchange publishes what the client's own subscription gets back. With a quality of
+// service above 0, Paho's own goroutines race after a reconnect.
 func (c *mqttClient) exchange(t *testing.T, text string) {
 	t.Helper()
-	done(t, c.Publish("news", 1, false, text))
+	done(t, c.Publish("news", 0, false, text))
 	require.Equal(t, "news: "+text, testkit.Within(t, c.messages, "the message"))
 }

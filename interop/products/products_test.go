@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -32,6 +33,7 @@ func TestProducts(t *testing.T) {
 		{"without pings a Mosquitto client is cut and its will is published", testMosquittoWithoutPings},
 		{"a NATS client stays connected and reconnects after a drain", testNATS},
 		{"a graphql-ws subscription stays open and is resumed after a drain if its client retries refused connections", testGraphQL},
+		{"a graphql-ws subscription is resumed after a drain at a socket that stays open", testGraphQLAtAPassedSocket},
 	} {
 		t.Run(p.name, func(t *testing.T) {
 			t.Parallel()
@@ -75,6 +77,7 @@ type command struct {
 	program      string
 	addr         string
 	args         []string
+	socket       *os.File // passed to each process, as by systemd, or nil
 	cmd          *exec.Cmd
 	access, logs *testkit.Buffer
 }
@@ -87,11 +90,29 @@ func start(t *testing.T, program string, args ...string) *command {
 	return c
 }
 
+// startAtSocket runs the command on a socket that stays open while no process runs.
+func startAtSocket(t *testing.T, program string, args ...string) *command {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	socket, err := l.(*net.TCPListener).File()
+	require.NoError(t, err)
+	t.Cleanup(func() { socket.Close() })
+	c := &command{program: program, addr: l.Addr().String(), args: args, socket: socket}
+	c.restart(t)
+	return c
+}
+
 // restart runs the command again, at the same address. It does not run now.
 func (c *command) restart(t *testing.T) {
 	t.Helper()
 	c.access, c.logs = new(testkit.Buffer), new(testkit.Buffer)
 	c.cmd = exec.Command(c.program, append([]string{"-listen", c.addr, "-drain", "5s", "-access-log", "json"}, c.args...)...)
+	if c.socket != nil {
+		c.cmd = exec.Command("/bin/sh", append([]string{"-c", `LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" "$@"`}, c.cmd.Args...)...)
+		c.cmd.ExtraFiles = []*os.File{c.socket}
+	}
 	c.cmd.Stdout, c.cmd.Stderr = c.access, c.logs
 	logs := c.logs
 	t.Cleanup(func() {
@@ -146,8 +167,8 @@ func (c *command) outlast(t *testing.T) {
 }
 
 // freeAddr returns an address that nothing listens on. Its port is below those that
-// Linux gives to outgoing connections, so that it stays free while a program
-// restarts.
+// Linux by default gives to outgoing connections, so that it stays free while a
+// program restarts.
 func freeAddr(t *testing.T) string {
 	t.Helper()
 	for range 100 {

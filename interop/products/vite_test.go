@@ -51,7 +51,13 @@ func startVite(t *testing.T) (addr, dir string) {
 	cmd := node(t, "node_modules/vite/bin/vite.js", "--host", host, "--port", port, "--strictPort", "--base", "/app/")
 	cmd.Dir = dir
 	lab.Start(t, cmd)
-	lab.Listening(t, addr)
+	testkit.Eventually(t, func() bool { // it first opens and closes the port, to see whether it is free
+		res, err := http.Get("http://" + addr + "/app/")
+		if err == nil {
+			res.Body.Close()
+		}
+		return err == nil && res.StatusCode == http.StatusOK
+	}, "Vite does not serve")
 	return addr, dir
 }
 
