@@ -66,8 +66,9 @@ func WithHost(name string) Option {
 
 // WithTargetHost sends the target's host as the Host of every request, with
 // the target's port if it has one. An upstream with name-based virtual hosts
-// needs this. For a unix target the Host is "localhost". If both
-// WithTargetHost and [WithHost] are given, the last one wins.
+// needs this. One that compares Origin with Host then refuses the upgrades of
+// browsers. For a unix target the Host is "localhost". If both WithTargetHost
+// and [WithHost] are given, the last one wins.
 //
 // nginx: proxy_set_header Host $proxy_host, which is also nginx's default.
 func WithTargetHost() Option {

@@ -125,7 +125,8 @@ func targetFlags(f *flag.FlagSet, s *settings, v *values) {
 		"nginx proxy_ssl_verify off, its default: do not verify the certificates of https and wss\n"+
 			"targets, so that anyone on the way can read and change everything")
 	f.BoolVar(&v.targetHost, "target-host", false,
-		"nginx proxy_set_header Host $proxy_host: send the target's host, not the client's, as Host")
+		"nginx proxy_set_header Host $proxy_host: send the target's host, not the client's, as Host;\n"+
+			"a target that compares Origin with Host then refuses upgrades from pages")
 	f.Func("header", "nginx proxy_set_header: set a `field` of every request to the target with \"Name: value\",\n"+
 		"or remove it with \"Name:\"; repeatable", func(field string) error {
 		name, value, found := strings.Cut(field, ":")

@@ -34,6 +34,8 @@ func TestProducts(t *testing.T) {
 		{"a NATS client stays connected and reconnects after a drain", testNATS},
 		{"a graphql-ws subscription stays open and is resumed after a drain if its client retries refused connections", testGraphQL},
 		{"a graphql-ws subscription is resumed after a drain at a socket that stays open", testGraphQLAtAPassedSocket},
+		{"Cockpit's certificate takes -target-ca and its check of Origin the client's Host", testCockpitsCertificateAndOrigin},
+		{"a session of Cockpit lasts until a drain", testCockpitsSession},
 	} {
 		t.Run(p.name, func(t *testing.T) {
 			t.Parallel()
