@@ -108,7 +108,7 @@ func shortened(groups ...[]slog.Attr) []slog.Attr {
 // maxLogged is the maximum length of a logged string.
 const maxLogged = 512
 
-// about returns what a tunnel is from its start to its end.
+// about returns the attributes of a tunnel that never change.
 func about(route string, t *wsproxy.Tunnel) []slog.Attr {
 	attrs := []slog.Attr{slog.String("route", route)}
 	for _, a := range t.LogValue().Group() {
@@ -121,7 +121,7 @@ func about(route string, t *wsproxy.Tunnel) []slog.Attr {
 	return attrs
 }
 
-// client returns what a client says of itself.
+// client returns the fields in which a client describes itself.
 func client(r *http.Request) (attrs []slog.Attr) {
 	for _, name := range []string{"Origin", "User-Agent"} {
 		if value := r.Header.Get(name); value != "" {

@@ -29,7 +29,7 @@ func adminAddr(value string) (string, error) {
 	return net.JoinHostPort(host, port), nil
 }
 
-// An admin serves what operators look at, on a listener of its own.
+// An admin is the server of -admin.
 type admin struct {
 	listener net.Listener
 	server   *http.Server
@@ -52,7 +52,7 @@ func (v *service) newAdmin() (*admin, error) {
 	if tcp, ok := l.Addr().(*net.TCPAddr); ok && tcp.IP.IsLoopback() {
 		h = againstRebinding(v.adminAddr, h)
 	} else if ok {
-		v.log.Warn("-admin serves other machines, and asks nobody for a password", "address", l.Addr().String())
+		v.log.Warn("-admin serves other machines, without a password", "address", l.Addr().String())
 	}
 	return &admin{l, &http.Server{
 		Handler:           h,

@@ -153,7 +153,7 @@ func TestAdminForOtherMachinesIsWarnedAboutAndHasAnyName(t *testing.T) {
 	t.Parallel()
 	url, _ := switches(t)
 	c := start(t, "-admin", "0.0.0.0:0", url)
-	c.stderr.Await(t, `level=WARN msg="-admin serves other machines, and asks nobody for a password" address=`)
+	c.stderr.Await(t, `level=WARN msg="-admin serves other machines, without a password" address=`)
 	_, port, err := net.SplitHostPort(c.admin(t))
 	require.NoError(t, err)
 	code, _ := ask(t, "127.0.0.1:"+port, "GET /readyz", "wsproxy.default.svc")

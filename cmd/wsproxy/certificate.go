@@ -14,9 +14,9 @@ import (
 )
 
 // A keyPair is the certificate of -tls-cert and its key. Handshakes read the
-// files again, at most once a second, so a renewal needs no restart, and
-// SIGHUP reads them at once. A pair that cannot be used is logged, and the one
-// before stays.
+// files again, at most once a second, so that a renewal needs no restart. SIGHUP
+// reads them at once. If the new pair cannot be used, the error is logged and the
+// last pair stays.
 type keyPair struct {
 	certFile, keyFile string
 	log               *slog.Logger
@@ -25,7 +25,7 @@ type keyPair struct {
 	mu        sync.Mutex // held while the files are read
 	sums      [2][sha256.Size]byte
 	readAt    time.Time
-	complaint string // logged last; "" if the files are those of current
+	complaint string // the last one that was logged; "" if the files are those of current
 }
 
 // newKeyPair returns the pair of two files.
@@ -117,7 +117,7 @@ func (k *keyPair) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	return k.current.Load(), nil
 }
 
-// reload is for SIGHUP. It logs what it has found in any case.
+// reload is for SIGHUP. Unlike refresh, it always logs the result.
 func (k *keyPair) reload() {
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -76,7 +76,7 @@ func (v *service) drain(signals <-chan os.Signal, leave func()) error {
 	var routes sync.WaitGroup
 	for _, m := range v.routes {
 		routes.Go(func() {
-			if v.spread > 0 { // Shutdown lets tunnels of other protocols go on until ctx is done
+			if v.spread > 0 { // Shutdown leaves tunnels of other protocols open until ctx is done
 				m.proxy.Drain(ctx, v.spread, func(t *wsproxy.Tunnel) bool { return t.Protocol() == "websocket" })
 			}
 			m.proxy.Shutdown(ctx) // ignore the error: handshakes count as requests below

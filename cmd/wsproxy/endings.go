@@ -9,7 +9,8 @@ import (
 	"example.com/wsproxy"
 )
 
-// hints are what to change if the proxy itself ends tunnels, by reason.
+// hints returns, for each reason for which the proxy itself ends a tunnel, what to
+// change.
 func (v *values) hints() map[wsproxy.Reason]string {
 	return map[wsproxy.Reason]string{
 		wsproxy.ReasonReadTimeout: fmt.Sprintf("nothing crossed the tunnel for -read-timeout %v; raise it, or set -ping below it", v.read),
@@ -30,7 +31,7 @@ type endings struct {
 	repeats repeats[endingKey]
 }
 
-// An endingKey is what equal lines have in common.
+// Lines with the same endingKey are repeats.
 type endingKey struct {
 	route  string
 	reason wsproxy.Reason

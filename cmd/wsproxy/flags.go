@@ -87,7 +87,7 @@ func listenFlags(f *flag.FlagSet, s *settings, v *values) {
 		"nginx listen: `address` to listen on; port 0 means a free port, an empty host all\n"+
 			"addresses")
 	f.BoolVar(&s.reusePort, "reuse-port", false,
-		"nginx listen reuseport: share the address of -listen with another process that does so, too;\n"+
+		"nginx listen reuseport: share the address of -listen with another process that has this flag;\n"+
 			"a restart begins with the new process; no effect on sockets from systemd")
 	f.StringVar(&s.cert, "tls-cert", "",
 		"nginx ssl_certificate: PEM `file` with the certificate chain, to serve https and wss; read\n"+
@@ -114,8 +114,8 @@ func listenFlags(f *flag.FlagSet, s *settings, v *values) {
 }
 
 func targetFlags(f *flag.FlagSet, s *settings, v *values) {
-	f.Func("route", "nginx location: proxy a path to a target of its own, as in `path=target`; /ws is that path\n"+
-		"alone; /ws/ is all below it, and redirects /ws, which a browser's WebSocket does not\n"+
+	f.Func("route", "nginx location: proxy a path to another target, as in `path=target`; /ws matches only that\n"+
+		"path; /ws/ matches all below it, and redirects /ws, which a browser's WebSocket does not\n"+
 		"follow, so give both; the longest match wins; other requests go to the target argument,\n"+
 		"or get 404; repeatable", s.addRoute)
 	f.StringVar(&s.targetCA, "target-ca", "",
@@ -212,7 +212,7 @@ func seeFlags(f *flag.FlagSet, s *settings, v *values) {
 	f.StringVar(&v.admin, "admin", "",
 		"nginx stub_status: `address` or port of a page with the tunnels (/), /metrics for Prometheus,\n"+
 			"/healthz, and /readyz, which is 503 from the start of the drain; a port alone, or with an\n"+
-			"empty host, is for this machine only; nobody is asked for a password")
+			"empty host, is for this machine only; there is no password")
 	f.BoolVar(&s.pprof, "pprof", false,
 		"no nginx directive: serve Go's profiles at /debug/pprof/ of -admin")
 	f.StringVar(&s.access, "access-log", "off",

@@ -24,15 +24,15 @@
 //
 // # Routes
 //
-// -route /path=target sends the requests of a path to a target of their own. The
-// path is a pattern of [http.ServeMux]. /ws is that path alone. /ws/ is everything
+// -route /path=target sends the requests for a path to another target. The path is
+// a pattern of [http.ServeMux]. /ws matches only that path. /ws/ matches everything
 // below it, and a request for /ws is redirected to /ws/, which a browser's
 // WebSocket does not follow. To serve both, give both:
 //
 //	wsproxy -route /ws=http://localhost:4000 -route /ws/=http://localhost:4000 http://localhost:3000
 //
 // The longest match wins. Other requests go to the target argument, or get 404
-// if there is none. The request's path goes upstream unchanged, after that of the
+// if there is none. The request's path is appended unchanged to that of the
 // target. As with ServeMux, a path with "//" or a dot segment is redirected to
 // the clean path, also for the target argument.
 //
@@ -91,7 +91,7 @@
 //	-target-insecure         do not verify the certificates of https targets
 //	-target-host             send the target's host, not the client's, as Host
 //	-header "Name: value"    set a field of every request; repeatable
-//	-route path=target       proxy a path to a target of its own; repeatable
+//	-route path=target       proxy a path to another target; repeatable
 //	-admin address           serve the page, metrics, health and readiness
 //	-pprof                   serve Go's profiles there, too
 //	-access-log format       log tunnels and refusals: text or json (off)
@@ -106,8 +106,8 @@
 //
 // # Administration
 //
-// -admin serves what operators look at. It has an address of its own, and serves
-// until the drain has ended:
+// -admin is another address to listen on, for operators. It is served until the
+// drain has ended:
 //
 //	/              the page of package wsdebug: totals, rates, servers, tunnels
 //	/metrics       the same counts for Prometheus, with the label proxy for the route
@@ -119,18 +119,18 @@
 // better ones. Profiles may take up to a minute. The name of the target argument
 // is "/".
 //
-// Nobody is asked for a password, and the page shows the addresses of clients. A
-// port alone, or with an empty host, is therefore an address of 127.0.0.1. On a
+// There is no password, and the page shows the addresses of clients. A port alone,
+// or with an empty host, is therefore an address of 127.0.0.1. On a
 // loopback address the Host of a request must be localhost, an IP address or the
 // host of -admin, so that no web site reads the page through its visitors (DNS
 // rebinding). wsproxy warns about any other address, such as 0.0.0.0:9090, which
-// the probes of Kubernetes need. Who reaches that is up to the network.
+// the probes of Kubernetes need. Limit access to such an address in the network.
 //
 // # Logs
 //
 // -access-log writes to standard output. There is a line when a tunnel opens, when
 // it ends, and when an upgrade is refused. A plain request has none. A refusal
-// without an error is the upstream's. The route and id of a tunnel are the same in
+// without an error came from the upstream. The route and id of a tunnel are the same in
 // both its lines. Strings are shortened to 512 bytes. Queries are not logged. In
 // JSON, durations are in seconds. If standard output is a full pipe, tunnels wait
 // until someone reads it.
@@ -156,21 +156,20 @@
 // # Restarts
 //
 // If systemd passes sockets (see sd_listen_fds(3)), wsproxy serves on these, and
-// not on -listen. The one with the name admin is in place of -admin. The sockets
-// stay open while wsproxy restarts, and clients wait in their queues.
+// not on -listen. The socket named admin replaces -admin. The sockets stay open
+// while wsproxy restarts, and clients wait in their queues.
 //
-// With -reuse-port a new process listens beside the old one before that gets
-// SIGTERM. On Linux the old one first sends new connections to the other, for a
-// second, and then stops listening, so that no connection is refused or reset. Of
-// two processes it must be the older one that stops. See docs/deploy.md.
+// With -reuse-port a new process listens beside the old one before the old one gets
+// SIGTERM. On Linux the old one first sends new connections to the new one, for a
+// second, and then stops listening, so that no connection is refused or reset. The
+// process that stops must be the older of two. See docs/deploy.md.
 //
 // # Certificates
 //
-// wsproxy reads the files of -tls-cert and -tls-key again when they change, which
-// a handshake notices within a second, and on SIGHUP. Open tunnels go on. If the
-// new files are missing, do not belong together or are not valid now, wsproxy
-// logs that and keeps the last certificate. Without -tls-cert SIGHUP is what
-// SIGTERM is.
+// wsproxy reads the files of -tls-cert and -tls-key again during handshakes, at most
+// once a second, and on SIGHUP. Open tunnels are unaffected. If the new files are
+// missing, do not belong together or are not valid now, wsproxy logs that and keeps
+// the last certificate. Without -tls-cert, SIGHUP starts the drain as SIGTERM does.
 //
 // # Exit status
 //

@@ -33,8 +33,8 @@ var second = [...]syscall.SockFilter{{Code: syscall.BPF_RET | syscall.BPF_K, K: 
 // listen, and gives the number of one that closes to the last.
 //
 // Linux resets the connections that nobody has accepted when it closes a
-// listener, and those whose handshake is not complete. Only with the sysctl
-// net.ipv4.tcp_migrate_req they go to another socket.
+// listener, and those whose TCP handshake is not complete. With the sysctl
+// net.ipv4.tcp_migrate_req they go to another socket instead.
 func steerAway(l net.Listener) (done bool) {
 	program := syscall.SockFprog{Len: uint16(len(second)), Filter: &second[0]}
 	bytes := unsafe.Slice((*byte)(unsafe.Pointer(&program)), unsafe.Sizeof(program))
@@ -44,7 +44,7 @@ func steerAway(l net.Listener) (done bool) {
 }
 
 // balance makes the kernel spread new connections over the sockets that share l's
-// address. A steerAway before had an effect on later sockets, too.
+// address. An earlier steerAway also has an effect on later sockets.
 func balance(l net.Listener) {
 	control(l, func(fd int) error {
 		return syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, soDetachReuseportBPF, 0) // ENOENT without one

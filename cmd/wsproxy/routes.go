@@ -13,7 +13,7 @@ import (
 	"example.com/wsproxy"
 )
 
-// A route is a pattern of http.ServeMux and its targets. That of the target
+// A route is a pattern of http.ServeMux and its targets. The pattern of the target
 // arguments is "/".
 type route struct {
 	pattern string
@@ -149,7 +149,7 @@ func (v *service) optionsFor(m *mounted) []wsproxy.Option {
 	return append(v.options[:len(v.options):len(v.options)], wsproxy.WithLogger(v.log), wsproxy.WithHooks(v.hooks(m)))
 }
 
-// handler returns the only proxy, or a mux for several. The mux redirects a path
+// handler returns the only proxy, or a mux if there are several. The mux redirects a path
 // with "//" or a dot segment to the clean path.
 func (v *service) handler() http.Handler {
 	if len(v.routes) == 1 && v.routes[0].pattern == "/" {

@@ -14,8 +14,8 @@ import (
 // sockets are what the command listens on.
 type sockets struct {
 	listeners []net.Listener
-	admin     net.Listener // a socket of systemd's with this name; nil without one
-	passed    bool         // listeners are systemd's
+	admin     net.Listener // the socket named admin that systemd has passed; nil without one
+	passed    bool         // systemd has passed the listeners
 }
 
 // open listens on the sockets that systemd has passed, or else on -listen.
@@ -98,7 +98,7 @@ func passedNames() ([]string, error) {
 	case err != nil:
 		return nil, fmt.Errorf("LISTEN_PID: %q is not a process", pid)
 	case n != os.Getpid():
-		return nil, nil // the parent, say, has not unset them
+		return nil, nil // they are for another process, such as the parent
 	}
 	n, err := strconv.Atoi(count)
 	if err != nil || n < 0 || n > 1000 {
@@ -133,7 +133,8 @@ func listenerOn(fd int, name string) (net.Listener, error) {
 }
 
 // stepAside is the first step of a drain with -reuse-port. New connections go to
-// the process that has replaced this one. It waits for those that are being made.
+// the process that has replaced this one. stepAside waits for those whose TCP
+// handshake is under way.
 func (v *service) stepAside(ctx context.Context) {
 	if !v.reusePort || v.sockets.passed {
 		return
