@@ -264,7 +264,7 @@ type Stats struct {
 	Handshakes int   // upgrades on their way to a 101 now
 	Live       int   // tunnels open now
 	Opened     int64 // tunnels opened
-	Retries    int64 // times that a request, upgrade or plain, went on to another server
+	Retries    int64 // times that another server was tried for a request, upgrade or plain
 
 	// Bytes and messages over all tunnels, those that have ended included.
 	FromClient, FromUpstream FlowStats

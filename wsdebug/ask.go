@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// A question is what the page asks before it closes something.
+// A question asks for confirmation before the page closes something.
 type question struct {
 	Title   string
 	Text    string
@@ -18,7 +18,8 @@ type question struct {
 	Cancel  string
 }
 
-// act sets what a page with WithClose asks and tells, which its query selects.
+// act sets the question or the report that the query of a page with WithClose
+// selects.
 func (h *page) act(v *view, s *state) (err error) {
 	q := s.query
 	if id := q.values["close"]; id != "" {
@@ -30,7 +31,7 @@ func (h *page) act(v *view, s *state) (err error) {
 		return err
 	}
 	if v.Ask != nil {
-		v.Refresh = 0 // it would take what was chosen
+		v.Refresh = 0 // a reload would reset the form
 		v.Ask.Post, v.Ask.Cancel = q.link(""), q.link("")
 	}
 	if id := q.values["closed"]; id != "" {

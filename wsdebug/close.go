@@ -12,8 +12,8 @@ import (
 	"example.com/wsproxy"
 )
 
-// WithClose adds buttons to the page that close a tunnel or drain a server, and a
-// question before each. Without it the page changes nothing, and a POST gets a 405.
+// WithClose adds buttons to the page that close a tunnel or drain a server. The page
+// asks for confirmation first. Without WithClose a POST gets a 405.
 //
 // A tunnel is closed with [wsproxy.Tunnel.Close]: both ends get a Close frame with
 // code 1001 (going away) and the reason "closed by the operator", so that clients
@@ -31,12 +31,12 @@ import (
 //	over=10                over so many seconds, 0 (the default) to 3600
 //
 // The response is a 303 to a page that says what happened. It is a 404 if there is
-// no such tunnel or server, a 409 if the server is being drained, and a 403 for a
-// request from another site, as [http.CrossOriginProtection] defines it. A drain goes
-// on when the viewer leaves. It has a goroutine until its tunnels have ended, at most
-// for a minute more than the time that was asked for.
+// no such tunnel or server, a 409 if the server is being drained already, and a 403
+// for a request from another site, as [http.CrossOriginProtection] defines it. A
+// drain continues when the viewer leaves. It has a goroutine until its tunnels have
+// ended, for at most a minute more than the requested time.
 //
-// The handler does not know who clicks. Whoever reaches it can end every tunnel.
+// The handler checks no credentials. Anyone who reaches it can end every tunnel.
 func WithClose() Option { return closeOption{} }
 
 type closeOption struct{}
@@ -59,7 +59,7 @@ type closer struct {
 	protection http.CrossOriginProtection
 
 	mu     sync.Mutex
-	drains map[drainKey]time.Duration // those that run, and over what time
+	drains map[drainKey]time.Duration // the running drains, and over what time
 }
 
 type drainKey struct {
@@ -84,8 +84,8 @@ func statusOf(err error) int {
 	return http.StatusBadRequest
 }
 
-// post does what the form asks for, and redirects to the page that the viewer came
-// from.
+// post performs the action of the form, and redirects to the page that the viewer
+// came from.
 func (h *page) post(w http.ResponseWriter, r *http.Request) {
 	q, p, err := h.query(r)
 	if err == nil {
@@ -194,7 +194,7 @@ func (c *closer) draining(p *shown, server string) (over time.Duration, runs boo
 	return over, runs
 }
 
-// leadsTo reports whether tunnels of p lead to the server, or may.
+// leadsTo reports whether p has tunnels to the server, or can open some.
 func (p *shown) leadsTo(server string) bool {
 	for _, each := range servers(p.Upstream, p.Proxy.Stats()) {
 		if each.addr == server {

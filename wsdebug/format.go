@@ -41,7 +41,7 @@ func visible(s string, n int) string {
 // quote returns a value of the query for an error message.
 func quote(s string) string { return `"` + visible(s, 64) + `"` }
 
-// count returns n with its thousands apart: 12,345.
+// count returns n with commas between its thousands: 12,345.
 func count[N int | int64 | uint64](n N) string {
 	s := strconv.FormatInt(int64(n), 10)
 	for i := len(s) - 3; i > 0 && s[i-1] != '-'; i -= 3 {

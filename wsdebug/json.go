@@ -89,7 +89,7 @@ type jsonTunnel struct {
 	FromUpstream jsonFlow  `json:"from_upstream"`
 }
 
-// jsonPath is how many bytes of a path the JSON has, to bound the response.
+// jsonPath limits the bytes of a path in the JSON, to bound the response.
 const jsonPath = 1024
 
 func writeJSON(w io.Writer, h *page, s *state) error {

@@ -25,7 +25,7 @@ import (
 //	wsproxy_server_up{server}               gauge    0 for a server that is marked Down or down after failures, else 1
 //	wsproxy_server_failures_total{server}   counter  as ServerState.Failed
 //
-// Bytes and messages count as they pass, not when the tunnel ends. The servers of
+// Bytes and messages are counted as they pass, not when the tunnel ends. The servers of
 // wsproxy_tunnels are those of p, also without u, and former ones as long as they
 // have tunnels. No label has a value that a client chooses.
 //
@@ -64,7 +64,7 @@ type labeled struct {
 	label string // of all samples; may be empty
 }
 
-// A snapshot is what the samples of one scrape of a proxy are taken from.
+// A snapshot has the counts of a proxy for one scrape.
 type snapshot struct {
 	wsproxy.Stats
 	servers []wsproxy.ServerState
@@ -123,7 +123,7 @@ func label(name, value string) string {
 // A family is the metric of one name.
 type family struct {
 	name, kind string
-	label      string // whose values samples passes; empty for one sample
+	label      string // the label of the values that samples passes; empty for one sample
 	help       string // has no backslash and no newline, which would need escapes
 	samples    func(s snapshot, put func(value string, n int64))
 }
@@ -151,7 +151,7 @@ var families = []family{
 				put(strconv.Itoa(status), n)
 			}
 		}},
-	{"wsproxy_retries_total", "counter", "", "Times that a request, upgrade or plain, went on to another server.",
+	{"wsproxy_retries_total", "counter", "", "Times that another server was tried for a request, upgrade or plain.",
 		func(s snapshot, put func(string, int64)) { put("", s.Retries) }},
 	{"wsproxy_forwarded_bytes_total", "counter", "from", "Bytes that crossed tunnels, framing included, by sender.",
 		func(s snapshot, put func(string, int64)) {

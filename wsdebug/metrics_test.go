@@ -67,7 +67,7 @@ wsproxy_handshakes_refused_total{code="501"} 0
 wsproxy_handshakes_refused_total{code="502"} 0
 wsproxy_handshakes_refused_total{code="503"} 0
 wsproxy_handshakes_refused_total{code="504"} 0
-# HELP wsproxy_retries_total Times that a request, upgrade or plain, went on to another server.
+# HELP wsproxy_retries_total Times that another server was tried for a request, upgrade or plain.
 # TYPE wsproxy_retries_total counter
 wsproxy_retries_total 1
 # HELP wsproxy_forwarded_bytes_total Bytes that crossed tunnels, framing included, by sender.

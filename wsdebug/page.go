@@ -15,17 +15,17 @@ import (
 // Handler returns a handler that shows p's counts, servers and tunnels as a page.
 // u is the [wsproxy.Upstream] of p, or nil if p has none.
 //
-// Whoever reaches the handler sees the addresses of clients, and the hosts and
-// paths that they asked for. These are personal data. Handler checks no
+// Anyone who reaches the handler sees the addresses of clients, and the hosts and
+// paths that they requested. These are personal data. Handler checks no
 // credentials: mount it on an address that only operators reach, or behind
-// middleware that knows them. On a loopback address, check the Host of requests as
+// middleware that authenticates them. On a loopback address, check the Host of requests as
 // well, or a web site can read the page through a browser on the same machine (DNS
 // rebinding).
 //
 // The page needs no JavaScript and no other resource, and its links are relative,
 // so that it works below any path, with [http.StripPrefix] and without. It responds
 // to GET and HEAD and changes nothing, unless [WithClose] is given. A query selects
-// what is shown, and a value that makes no sense gets a 400 that says so:
+// what is shown. An invalid value gets a 400 that names it:
 //
 //	server=192.0.2.1:3000  tunnels to this server
 //	ip=192.0.2.0/24        tunnels of clients with this address, or in this prefix
@@ -41,13 +41,13 @@ import (
 //
 // Rates and plots compare samples. The handler takes one when it responds, at most
 // one in a second, and keeps 150. It drops them ten minutes after the last
-// response. It has no goroutine. It builds one page at a time, so that its viewers
-// together use no more than one processor, and visits each tunnel once.
+// response. It has no goroutine. It builds one page at a time, so that all viewers
+// together use at most one processor. It visits each tunnel once.
 //
 // # JSON
 //
-// With format=json the response is one object. Names and meanings stay; names may
-// be added. Times are in RFC 3339, durations in seconds.
+// With format=json the response is one object. Later versions may add names, and
+// keep the existing names and their meanings. Times are in RFC 3339, durations in seconds.
 //
 //	time      when the response was made
 //	proxy     its Name, empty for Handler
@@ -56,7 +56,7 @@ import (
 //	          closed: a number for each Reason, as "client_closed" or "read_timeout";
 //	          refused: a number for each status, as "503", that occurred or is the proxy's own;
 //	          from_client and from_upstream: bytes and messages
-//	rates     null on the first response; over: the seconds that they are the average of;
+//	rates     null on the first response; over: the time of which they are the average;
 //	          opened and closed, tunnels per second;
 //	          from_client and from_upstream: bytes and messages per second
 //	servers   addr; tunnels: the proxy's open tunnels to it; state: null for a server that is
@@ -105,7 +105,7 @@ type page struct {
 	close   *closer       // nil without WithClose
 }
 
-// A shown is a proxy with the samples of those who look at it.
+// A shown is a proxy with its samples.
 type shown struct {
 	Named
 	samples samples
@@ -136,7 +136,7 @@ func (h *page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// query returns what a request asks for, and of which proxy.
+// query returns the query of a request, and the proxy that it selects.
 func (h *page) query(r *http.Request) (query, *shown, error) {
 	q, err := parseQuery(r.URL.RawQuery, h.names)
 	if err != nil {
@@ -194,8 +194,8 @@ func (h *page) build(p *shown, q *query) ([]byte, error) {
 	return b.Bytes(), err
 }
 
-// fail responds with an error, as JSON or as a page with the form, so that what was
-// entered can be corrected.
+// fail responds with an error, as JSON or as a page with the form, in which the
+// viewer can correct the query.
 func (h *page) fail(w http.ResponseWriter, r *http.Request, q query, err error) {
 	var b bytes.Buffer
 	status := statusOf(err)
@@ -228,7 +228,8 @@ func setHeaders(h http.Header) {
 	h.Set("X-Frame-Options", "DENY") // frame-ancestors, for browsers that do not know it
 }
 
-// A state is all that a page shows of a proxy, at one moment.
+// A state is what a page shows of a proxy: its counts, servers and tunnels at one
+// moment.
 type state struct {
 	*shown
 	query   *query
@@ -240,8 +241,8 @@ type state struct {
 	listing
 }
 
-// look takes the state of p. It samples the other proxies, too, so that their rates
-// are known when the viewer turns to them.
+// look returns the state of p. It samples the other proxies, too, so that their
+// rates are known when the viewer selects them.
 func (h *page) look(p *shown, q *query) *state {
 	s := &state{shown: p, query: q, live: make(map[*shown]int)}
 	for _, each := range h.proxies {

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// A plot is drawn as SVG. The drawing has no text and is stretched to the width of
-// the page; the page sets the text around it.
+// A plot is drawn as SVG. The drawing has no text, because it is stretched to the
+// width of the page. The page has the text around it.
 type plot struct {
 	Title  string
 	Max    string // of the vertical axis, which begins at 0

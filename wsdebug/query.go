@@ -19,7 +19,7 @@ const (
 	maxValue    = 4096 // bytes of one parameter
 )
 
-// A query is what a request asks to see. values has its parameters, without empty
+// A query is the parsed query of a request. values has its parameters, except empty
 // ones.
 type query struct {
 	raw    string
@@ -39,7 +39,7 @@ type query struct {
 // parameters are the names that a query may have, in the order of links.
 var parameters = []string{"proxy", "server", "ip", "path", "older", "sort", "n", "refresh", "format"}
 
-// actionParameters ask for a question before an action, or tell of one. They
+// actionParameters select a question before an action, or the report after it. They
 // belong to one page and are not in its links.
 var actionParameters = []string{"close", "drain", "closed", "drained"}
 

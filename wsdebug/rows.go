@@ -73,8 +73,8 @@ func serverOf(s server, q *query, now time.Time) serverView {
 	return v
 }
 
-// heads are the links that sort. A first click on numbers gives the largest first,
-// a click on the column in use turns it round.
+// heads returns the column heads, with links that sort. A first click on a column of
+// numbers puts the largest first. A click on the current column reverses the order.
 func heads(q *query) (all []head) {
 	for _, c := range columns {
 		h := head{Title: c.title}

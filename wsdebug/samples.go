@@ -9,9 +9,9 @@ import (
 )
 
 const (
-	sampleGap  = time.Second      // between two samples, however many look
+	sampleGap  = time.Second      // between two samples, however many requests there are
 	maxSamples = 150              // five minutes at one sample in two seconds
-	keepFor    = 10 * time.Minute // samples, and after the last look
+	keepFor    = 10 * time.Minute // the age of a sample, and the time since the last request
 )
 
 // A sample is what rates and plots need of a proxy's counts at one moment.
@@ -31,17 +31,16 @@ func newSample(s wsproxy.Stats, at time.Time) sample {
 	return taken
 }
 
-// samples are a ring that whoever looks at the page fills. Nothing runs between
-// two looks but one timer, which empties the ring when nobody has looked for
-// keepFor.
+// samples is a ring of the latest samples. Only requests for the page add to it. One
+// timer empties it when there was no request for keepFor.
 type samples struct {
 	mu     sync.Mutex
 	ring   []sample // the oldest first
 	forget *time.Timer
 }
 
-// add returns the samples so far, now as the last, with at least sampleGap between
-// two. It keeps now, unless there is one of less than sampleGap before.
+// add returns the samples, of which now is the last, with at least sampleGap between
+// two. It keeps now only if the last one kept is sampleGap older.
 func (s *samples) add(now sample) []sample {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -18,8 +18,8 @@ type row struct {
 	fromClient, fromUpstream wsproxy.FlowStats
 }
 
-// newRow reads what the table shows, but not again what the rows are sorted by: a
-// table in the wrong order would look like a mistake.
+// newRow reads the values of a row. It takes the value that the rows are sorted by
+// from e: read again, it could have changed, and the table would look unsorted.
 func newRow(e entry, by column, now time.Time) row {
 	t := e.t
 	r := row{
@@ -93,7 +93,7 @@ func (q *query) matches(t *wsproxy.Tunnel, now time.Time) bool {
 		(q.path == "" || strings.Contains(t.Path(), q.path))
 }
 
-// A listing is what one pass over the tunnels of a proxy finds.
+// A listing is the result of one pass over the tunnels of a proxy.
 type listing struct {
 	rows    []row // the first q.n, in order
 	matched int
@@ -103,10 +103,10 @@ type listing struct {
 // list visits each tunnel once and keeps at most q.n of them, so that it costs little
 // more than counting them. about is how many tunnels to expect.
 //
-// It first reads all values, so that the processor waits for many tunnels at once.
-// The tunnels come nearly in the order of their age and of their IDs. If list took
-// them in that order, each could be the first so far and go to the heap. So it takes
-// them with a stride, and few do.
+// It first reads all values, so that the processor waits for the memory of many
+// tunnels at once. The tunnels come nearly in the order of their age and of their IDs.
+// In that order each could precede all others so far, and go to the heap. So list
+// takes them with a stride, with which few do.
 func list(p *wsproxy.Proxy, q *query, about int, now time.Time) listing {
 	var l listing
 	if q.n == 0 || q.filtered() {

@@ -31,7 +31,7 @@ var contentSecurityPolicy = func() string {
 		"'; img-src data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 }()
 
-// A view is what the template shows. Text that a client or the query chose has
+// A view is the data of the template. Text that a client or the query chose has
 // passed through visible, and the template escapes it.
 type view struct {
 	CSS        template.CSS
@@ -46,7 +46,7 @@ type view struct {
 	JSON       string
 
 	Totals  []total
-	Over    string // what rates are the average of; empty if there are none yet
+	Over    string // the time of which rates are the average; empty if there are none yet
 	Plots   []plot
 	Closed  []tally
 	Refused []tally
@@ -56,8 +56,8 @@ type view struct {
 	HasSet      bool
 
 	Form    form
-	Filters []choice // those in effect, with links that drop them
-	Clear   string   // a link that drops all
+	Filters []choice // the ones in effect, with links that remove them
+	Clear   string   // a link that removes all
 	Pause   string
 	Summary string
 	Heads   []head
@@ -79,7 +79,7 @@ type choice struct {
 	Here             bool
 }
 
-// A total is a count and how fast it grows, and perhaps a second one of the same.
+// A total is a count and its rate, and perhaps a related count.
 type total struct {
 	Name, Value, Rate string
 	More              string
@@ -257,7 +257,7 @@ func (q query) filters() (choices []choice) {
 	return choices
 }
 
-// summary says how many tunnels there are, and how many of them the table has.
+// summary returns how many tunnels there are, and how many of them the table has.
 func summary(s *state) string {
 	of := count(s.open) + " open"
 	if s.query.filtered() {

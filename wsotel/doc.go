@@ -26,11 +26,10 @@
 //
 // # Traces
 //
-// This package makes no spans. A tunnel has none: a span is exported when it ends,
-// which is hours later, and its duration would be a latency to whoever reads it.
-// The handshake is a request like others. The example of the package gives it one
-// span, which the function OnOpen or OnRefuse ends, and which the upstream
-// continues.
+// This package makes no spans. A tunnel should have none: a span is exported when it
+// ends, which is hours later, and its duration would look like a latency. The
+// handshake is a request like others. The example of the package gives it one span,
+// which OnOpen or OnRefuse ends and the upstream continues.
 //
 // Package otelhttp does not see the upgrade, since the connection is hijacked. It
 // records the lifetime of the tunnel as the duration of a request with status 200,

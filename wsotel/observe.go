@@ -13,10 +13,10 @@ import (
 )
 
 // Observe reports the counts of p and u, which it reads at each collection, until
-// stop is called. u is the [wsproxy.Upstream] of p. It may be nil, and then there
-// are no wsproxy.server.up and wsproxy.server.failures.
+// stop is called. u is the [wsproxy.Upstream] of p. It may be nil, and then the
+// metrics wsproxy.server.up and wsproxy.server.failures are absent.
 //
-// Bytes and messages count as they pass, not when the tunnel ends. The servers of
+// Bytes and messages are counted as they pass, not when the tunnel ends. The servers of
 // wsproxy.tunnels are those of p, also without u, and former ones as long as they
 // have tunnels.
 //
@@ -66,7 +66,7 @@ func (o *observation) makeInstruments(meter metric.Meter) error {
 	o.opened = total("wsproxy.tunnels.opened", "{tunnel}", "Tunnels opened.")
 	o.closed = total("wsproxy.tunnels.closed", "{tunnel}", "Tunnels that have ended, by reason.")
 	o.refused = total("wsproxy.handshakes.refused", "{handshake}", "Upgrade requests that opened no tunnel, by status of the response.")
-	o.retries = total("wsproxy.retries", "{retry}", "Times that a request, upgrade or plain, went on to another server.")
+	o.retries = total("wsproxy.retries", "{retry}", "Times that another server was tried for a request, upgrade or plain.")
 	o.forwarded = total("wsproxy.forwarded", "By", "Bytes that crossed tunnels, framing included, by sender.")
 	o.messages = total("wsproxy.messages", "{message}", "Complete text and binary messages that crossed tunnels, by sender.")
 	o.up = current("wsproxy.server.up", "{server}", "Whether the server is up: 0 if it is marked Down or down after failures.")

@@ -12,7 +12,7 @@ import (
 // each scrape. u is the [wsproxy.Upstream] of p. It may be nil, and then the
 // metrics wsproxy_server_up and wsproxy_server_failures_total are absent.
 //
-// Bytes and messages count as they pass, not when the tunnel ends. The servers of
+// Bytes and messages are counted as they pass, not when the tunnel ends. The servers of
 // wsproxy_tunnels are those of p, also without u, and former ones as long as they
 // have tunnels.
 //
@@ -34,7 +34,7 @@ var (
 	closed     = prometheus.NewDesc("wsproxy_tunnels_closed_total", "Tunnels that have ended, by reason.", []string{"reason"}, nil)
 	refused    = prometheus.NewDesc("wsproxy_handshakes_refused_total",
 		"Upgrade requests that opened no tunnel, by status of the response.", []string{"code"}, nil)
-	retries   = prometheus.NewDesc("wsproxy_retries_total", "Times that a request, upgrade or plain, went on to another server.", nil, nil)
+	retries   = prometheus.NewDesc("wsproxy_retries_total", "Times that another server was tried for a request, upgrade or plain.", nil, nil)
 	forwarded = prometheus.NewDesc("wsproxy_forwarded_bytes_total",
 		"Bytes that crossed tunnels, framing included, by sender.", []string{"from"}, nil)
 	messages = prometheus.NewDesc("wsproxy_messages_total",
