@@ -74,7 +74,7 @@ func askToDrain(s *state, addr string) (*question, error) {
 	q := &question{
 		Title: "Drain " + visible(addr, 2*shownName) + "?",
 		Text: fmt.Sprintf("Both ends of its %s get a Close frame with code 1012 (service restart), in random order and evenly over the time. ",
-			tunnels(found.tunnels)),
+			amount(found.tunnels, "tunnel")),
 		Fields: []choice{{Text: "drain", Link: addr}},
 		Button: "Drain the server",
 	}
@@ -106,7 +106,7 @@ func (c *closer) sayDrained(s *state, addr string) string {
 	if found := findServer(s.servers, addr); found != nil && found.tunnels == 1 {
 		left = "1 tunnel to it is open."
 	} else if found != nil && found.tunnels > 1 {
-		left = tunnels(found.tunnels) + " to it are open."
+		left = amount(found.tunnels, "tunnel") + " to it are open."
 	}
 	if over, runs := c.draining(s.shown, addr); runs {
 		return fmt.Sprintf("%s is being drained over %s. %s", visible(addr, 2*shownName), span(over), left)
@@ -121,11 +121,4 @@ func findServer(all []server, addr string) *server {
 		}
 	}
 	return nil
-}
-
-func tunnels(n int) string {
-	if n == 1 {
-		return "1 tunnel"
-	}
-	return count(n) + " tunnels"
 }

@@ -8,6 +8,8 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"example.com/wsproxy"
 )
 
 // visible returns at most n characters of s, which a client may have chosen, so
@@ -49,6 +51,17 @@ func count[N int | int64 | uint64](n N) string {
 	}
 	return s
 }
+
+// amount returns n things, of which noun is one: 1 tunnel, 2,000 tunnels.
+func amount[N int | int64](n N, noun string) string {
+	if n != 1 {
+		noun += "s"
+	}
+	return count(n) + " " + noun
+}
+
+// reasonName returns r as one word, for JSON and labels: client_closed.
+func reasonName(r wsproxy.Reason) string { return strings.ReplaceAll(r.String(), " ", "_") }
 
 // scaled returns v with three digits and a prefix of the unit: 1.23 k.
 func scaled(v float64, prefixes ...string) (digits, prefix string) {

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"io"
 	"strconv"
-	"strings"
 	"time"
 
 	"example.com/wsproxy"
@@ -129,7 +128,7 @@ func statsJSON(s wsproxy.Stats) jsonStats {
 		FromClient: jsonFlow(s.FromClient), FromUpstream: jsonFlow(s.FromUpstream),
 	}
 	for reason, n := range s.ClosedByReason() {
-		out.Closed[strings.ReplaceAll(reason.String(), " ", "_")] = n
+		out.Closed[reasonName(reason)] = n
 	}
 	for status, n := range s.RefusedByStatus() {
 		out.Refused[strconv.Itoa(status)] = n

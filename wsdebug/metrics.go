@@ -142,7 +142,7 @@ var families = []family{
 	{"wsproxy_tunnels_closed_total", "counter", "reason", "Tunnels that have ended, by reason.",
 		func(s snapshot, put func(string, int64)) {
 			for reason, n := range s.ClosedByReason() {
-				put(strings.ReplaceAll(reason.String(), " ", "_"), n)
+				put(reasonName(reason), n)
 			}
 		}},
 	{"wsproxy_handshakes_refused_total", "counter", "code", "Upgrade requests that opened no tunnel, by status of the response.",

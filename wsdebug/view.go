@@ -210,8 +210,8 @@ func (q query) refreshChoices() (choices []choice) {
 func totals(s wsproxy.Stats, r *rates) []total {
 	opened := total{Name: "Opened", Value: count(s.Opened)}
 	closed := total{Name: "Closed", Value: count(s.Opened - int64(s.Live))}
-	fromClient := total{Name: "From clients", Value: byteCount(s.FromClient.Bytes), More: messages(s.FromClient.Messages)}
-	fromUpstream := total{Name: "From the upstream", Value: byteCount(s.FromUpstream.Bytes), More: messages(s.FromUpstream.Messages)}
+	fromClient := total{Name: "From clients", Value: byteCount(s.FromClient.Bytes), More: amount(s.FromClient.Messages, "message")}
+	fromUpstream := total{Name: "From the upstream", Value: byteCount(s.FromUpstream.Bytes), More: amount(s.FromUpstream.Messages, "message")}
 	if r != nil {
 		opened.Rate, closed.Rate = perSecond(r.opened), perSecond(r.closed)
 		fromClient.Rate = bytesPerSecond(r.fromClient.Bytes)
@@ -225,13 +225,6 @@ func totals(s wsproxy.Stats, r *rates) []total {
 		opened, closed, fromClient, fromUpstream,
 		{Name: "Retries", Value: count(s.Retries), More: "on another server"},
 	}
-}
-
-func messages(n int64) string {
-	if n == 1 {
-		return "1 message"
-	}
-	return count(n) + " messages"
 }
 
 func (q query) form() form {
