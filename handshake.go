@@ -66,9 +66,9 @@ func (h *handshake) close() {
 	h.cancel(nil)
 }
 
-// link has h canceled when tunnels are cut, until unlink. It reports whether they
-// are not cut already. A context of the Proxy's would do the same, but a child of
-// it costs each handshake more.
+// link makes markCut return h, for its caller to cancel, until unlink. It returns
+// false if tunnels have been cut already. A context of the Proxy could do the same,
+// but its child would cost each handshake more.
 func (r *registry) link(h *handshake) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -77,7 +77,7 @@ func (r *registry) link(h *handshake) bool {
 	return r.cutFor == 0
 }
 
-// unlink may be called more than once.
+// unlink undoes link. It may be called more than once.
 func (r *registry) unlink(h *handshake) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

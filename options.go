@@ -121,12 +121,14 @@ func WithErrorHandler(f func(w http.ResponseWriter, r *http.Request, err error))
 //
 // Failures of the upstream and of hooks are logged as warnings or errors.
 // Mistakes of clients and the opening and closing of tunnels are logged at
-// debug level. In 10 seconds a server's failures of the same kind are one
-// warning; the others are logged at debug level, and their number afterwards, at
-// the next request, Shutdown or Close. Queries are never logged. Header fields are logged only if they
-// are refused: up to 64 bytes of a Host, an Origin, a handshake field or a
-// malformed upstream header line. The closing of a tunnel is logged with up to
-// 64 bytes of the reason in each Close frame that the ends sent.
+// debug level. If a server fails several times in the same way, only the first
+// failure in 10 seconds is logged as a warning. The others are logged at debug level.
+// Their number is logged after that time, at the next request, Shutdown or Close.
+//
+// Queries are never logged. Header fields are logged only if they are refused: up to
+// 64 bytes of a Host, an Origin, a handshake field or a malformed upstream header
+// line. The closing of a tunnel is logged with up to 64 bytes of the reason in each
+// Close frame that the ends sent.
 func WithLogger(l *slog.Logger) Option {
 	return optionFunc(func(c *config) {
 		c.logger = l

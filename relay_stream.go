@@ -33,7 +33,7 @@ type streamRelay struct {
 	mu    sync.Mutex // held while the client's flow takes bytes, which may wait for the upstream
 	begun bool       // before that wake does nothing: begin sees what was asked
 
-	short  sync.Mutex // guards what follows; nobody waits with it
+	short  sync.Mutex // guards what follows; never held while waiting
 	isCut  bool       // the proxy has reset the stream
 	broken error      // of a read of the stream: the client has reset it
 	over   bool       // the handler may return: the stream must not be touched
@@ -138,8 +138,9 @@ const resetTime = 100 * time.Millisecond
 // wasReset reports whether the stream was reset, by the client or by the proxy.
 // That ends the request's context too, and either of the two may be seen first.
 //
-// The reading goroutine passes the reset on, unless it has to wait for mu: a frame
-// of the proxy's may wait for an upstream that does not read. Then wasReset does.
+// The reading goroutine passes the reset on, unless it has to wait for mu, which is
+// held while a frame of the proxy waits for an upstream that does not read. Then
+// wasReset passes it on.
 func (r *streamRelay) wasReset() bool {
 	timer := time.NewTimer(resetTime)
 	defer timer.Stop()

@@ -258,15 +258,16 @@ func (s *FlowStats) add(o FlowStats) {
 	s.Messages += o.Messages
 }
 
-// Stats are a Proxy's counts since New. Each upgrade request ends as refused or
-// in Opened, unless a function of the user's panics first. Each tunnel in Opened is in Live, and then closed.
+// Stats are a Proxy's counts since New. Each upgrade request counts as refused or in
+// Opened, unless a user's function panics first. Each tunnel in Opened counts in Live
+// until it ends, and then as closed.
 type Stats struct {
-	Handshakes int   // upgrades on their way to a 101 now
+	Handshakes int   // upgrade requests without a response now
 	Live       int   // tunnels open now
 	Opened     int64 // tunnels opened
 	Retries    int64 // times that another server was tried for a request, upgrade or plain
 
-	// Bytes and messages over all tunnels, those that have ended included.
+	// Bytes and messages of all tunnels, including those that have ended.
 	FromClient, FromUpstream FlowStats
 
 	live    map[string]int // by server
@@ -275,8 +276,8 @@ type Stats struct {
 }
 
 // LiveByServer returns the number of open tunnels to each server, sorted by
-// address. The servers are those of the [Upstream], also without a tunnel, and
-// former ones as long as they have tunnels. The numbers add up to Live.
+// address. It includes servers of the [Upstream] without a tunnel, and former ones
+// as long as they have tunnels. The numbers add up to Live.
 func (s Stats) LiveByServer() iter.Seq2[string, int] { return sorted(s.live) }
 
 // Closed returns how many tunnels have ended for reason.

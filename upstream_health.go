@@ -136,8 +136,8 @@ func (h *health) report(timeout time.Duration) (fails int, downUntil time.Time) 
 // repeatWindow is the time in which failures of the same kind are logged once.
 const repeatWindow = 10 * time.Second
 
-// A failure is a kind of failure of one server. A server has few: the causes are
-// a timeout, the errors of the operating system, and all others together.
+// A failure is a kind of failure of one server. There are few kinds: a timeout, each
+// error of the operating system, and all other causes together.
 type failure struct {
 	server string
 	status int // of the response to the client; 0 if another server was tried
@@ -157,12 +157,12 @@ func failureCause(err error) string {
 
 // A failureLog decides which failures are logged as warnings: the first of a
 // kind in each window. The others are counted, and the counts are logged when
-// the window has ended. No goroutine waits for that: the next request does it,
-// to whatever server, or Shutdown or Close. So the count of a server that has
-// recovered or was removed is logged, too, and the log has an entry only for
-// kinds that occurred within the last window before a request.
+// the window has ended. No goroutine waits for that: the next request to any server
+// logs them, or Shutdown or Close. So the count of a server that has recovered or
+// was removed is logged, too. The log has entries only for kinds that occurred in
+// the last window before a request.
 type failureLog struct {
-	open atomic.Bool // windows is not empty; written with mu held
+	open atomic.Bool // whether windows has entries; written with mu held
 
 	mu      sync.Mutex
 	windows map[failure]*repeats
@@ -198,8 +198,8 @@ func (l *failureLog) add(f failure, err error) (first bool) {
 	return false
 }
 
-// end removes the windows that have ended, or all, and returns those with
-// repeats.
+// end removes the windows that have ended, or all of them, and returns the removed
+// ones that have repeats.
 func (l *failureLog) end(all bool) (ended []*repeats) {
 	if !l.open.Load() {
 		return nil

@@ -88,9 +88,9 @@ func orDefaultPort(port, scheme string) string {
 	return ""
 }
 
-// Check refuses a request whose Origin matches no pattern, or that has
-// several Origin lines. Browsers do not send several, and the upstream could
-// read another one than the proxy.
+// Check returns an error for a request whose Origin matches no pattern, or that has
+// several Origin lines. Browsers do not send several, and the upstream could read
+// another one than the proxy.
 func Check(r *http.Request, allowed []Pattern) error {
 	lines := r.Header["Origin"]
 	if len(allowed) == 0 || len(lines) == 0 {
