@@ -50,8 +50,8 @@ func transfer(to io.Writer, from io.Reader) {
 	}
 }
 
-// ask writes r and returns the response up to and with the blank line, and what
-// came behind that.
+// ask writes r and returns the response including the blank line, and the bytes that
+// follow it.
 func ask(up net.Conn, r *http.Request) ([]byte, error) {
 	request := append(make([]byte, 0, 1024), "GET "+r.RequestURI+" HTTP/1.1\r\nHost: "+r.Host+"\r\n"...)
 	for name, values := range r.Header {

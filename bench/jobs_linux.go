@@ -23,7 +23,7 @@ func (l *load) roundTrips() (res result, err error) {
 		}
 	}
 	every, atATime := 1, 16
-	if l.Kind == "skew" { // wsproxy deals tunnels to its loops in turn: those of one loop are busy
+	if l.Kind == "skew" { // wsproxy gives tunnels to its loops in turn, so the tunnels of one loop are busy
 		l.Conns *= 2
 		every, atATime = 2, 1
 	}

@@ -86,8 +86,8 @@ func TestAPostClosesATunnel(t *testing.T) {
 	assert.Contains(t, follow(t, page, res), "Tunnel 1 is closed.")
 }
 
-// What cannot be closed gets a status and a reason, and nothing is closed.
-func TestAPostThatMakesNoSenseClosesNothing(t *testing.T) {
+// An invalid POST gets a status and a reason, and closes nothing.
+func TestAnInvalidPostClosesNothing(t *testing.T) {
 	t.Parallel()
 	u := testkit.NewUpstream(t)
 	p, addr := testkit.ServeProxy(t, u.URL)

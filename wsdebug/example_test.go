@@ -12,7 +12,7 @@ import (
 	"example.com/wsproxy/wsdebug"
 )
 
-// Serve the metrics on an address of their own, which clients cannot reach.
+// Serve the metrics on a separate address, which clients cannot reach.
 func ExampleMetrics() {
 	u, err := wsproxy.NewUpstream(wsproxy.RoundRobin(),
 		wsproxy.Server{Addr: "192.0.2.1:3000"}, wsproxy.Server{Addr: "192.0.2.2:3000", Down: true})
@@ -53,8 +53,8 @@ func ExampleMetricsOf() {
 	// wsproxy_tunnels{proxy="/feed",server="192.0.2.2:3000"} 0
 }
 
-// Serve the page on an address of its own, which only operators reach. A program
-// reads it as JSON.
+// Serve the page on a separate address, which only operators reach. Programs read it
+// as JSON.
 func ExampleHandler() {
 	u, err := wsproxy.NewUpstream(wsproxy.RoundRobin(),
 		wsproxy.Server{Addr: "192.0.2.1:3000"}, wsproxy.Server{Addr: "192.0.2.2:3000", Down: true})
@@ -91,7 +91,7 @@ func ExampleHandler() {
 	// 192.0.2.2:3000 false
 }
 
-// A page that closes tunnels belongs behind a check of who asks.
+// A page that closes tunnels belongs behind authentication.
 func ExampleWithClose() {
 	proxy, err := wsproxy.New("http://192.0.2.1:3000")
 	if err != nil {

@@ -10,9 +10,9 @@ import (
 	"github.com/stretchr/testify/assert"
 )
 
-// What a client chose is shown so that it cannot pass for something else: nothing
-// invisible, nothing that turns the text round it.
-func TestVisibleShowsWhatIsThere(t *testing.T) {
+// Text that a client chose cannot pass for something else: it has nothing invisible,
+// and nothing that reverses the text around it.
+func TestVisibleShowsInvisibleCharacters(t *testing.T) {
 	for in, want := range map[string]string{
 		"/chat":                      "/chat",
 		"/grüße/日本/नमस्ते":           "/grüße/日本/नमस्ते",

@@ -15,7 +15,7 @@ import (
 )
 
 // Clients choose paths, hosts and subprotocols. None becomes markup, moves the text
-// round it, or makes the page long.
+// around it, or makes the page long.
 func TestWhatClientsSendIsShownAsText(t *testing.T) {
 	t.Parallel()
 	u := testkit.NewUpstream(t)

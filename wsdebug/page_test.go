@@ -60,7 +60,7 @@ func TestTheQuerySelectsAProxy(t *testing.T) {
 	assert.Equal(t, http.StatusNotFound, res.StatusCode)
 }
 
-// Without WithClose nothing but GET and HEAD is answered.
+// Without WithClose only GET and HEAD are allowed.
 func TestThePageOnlyReads(t *testing.T) {
 	p := testkit.NewProxy(t, "http://upstream")
 	url := "http://" + testkit.Serve(t, wsdebug.Handler(p, nil))
@@ -80,8 +80,8 @@ func TestThePageOnlyReads(t *testing.T) {
 	res.Body.Close()
 }
 
-// Two proxies of one name could not be told apart, and one without a Proxy would fail
-// only when somebody looks.
+// Two proxies with one name could not be distinguished, and one without a Proxy would
+// fail only at the first request.
 func TestHandlerOfRefusesProxiesThatItCannotShow(t *testing.T) {
 	p := testkit.NewProxy(t, "http://upstream")
 	assert.PanicsWithValue(t, `wsdebug: two proxies have the name "a"`, func() {

@@ -49,8 +49,8 @@ func getJSON[T any](t *testing.T, url string) (v T) {
 	return v
 }
 
-// A value that makes no sense gets a 400 that names it and says what would. Before,
-// a mistyped filter would have shown all tunnels.
+// An invalid value gets a 400 that names it and says what is valid. If it were
+// ignored, a mistyped filter would show all tunnels.
 func TestABadQueryIsExplained(t *testing.T) {
 	p := testkit.NewProxy(t, "http://upstream")
 	page := "http://" + testkit.Serve(t, wsdebug.Handler(p, nil))

@@ -10,8 +10,8 @@ import (
 	"github.com/stretchr/testify/assert"
 )
 
-// Viewers wait for each other, so that together they use one processor. One who leaves
-// waits no longer.
+// Viewers wait for each other, so that together they use one processor. A viewer who
+// leaves stops waiting.
 func TestOnePageIsBuiltAtATime(t *testing.T) {
 	h := Handler(testkit.NewProxy(t, "http://upstream"), nil).(*page)
 	request := httptest.NewRequest(http.MethodGet, "/", nil)

@@ -112,7 +112,7 @@ func TestPprofIsServedOnlyWithItsFlag(t *testing.T) {
 	require.Contains(t, stderr, "wsproxy: -pprof needs -admin, which serves the profiles\n")
 }
 
-func TestAPortAloneIsThisMachinesForAdmin(t *testing.T) {
+func TestAdminWithAPortAloneListensOnThisMachineOnly(t *testing.T) {
 	t.Parallel()
 	for value, want := range map[string]string{
 		"9090": "127.0.0.1:9090", ":9090": "127.0.0.1:9090", "0": "127.0.0.1:0", "localhost:9090": "localhost:9090",
@@ -149,7 +149,7 @@ func TestAdminOfThisMachineAnswersToNoOtherSitesName(t *testing.T) {
 	}
 }
 
-func TestAdminForOtherMachinesIsWarnedAboutAndHasAnyName(t *testing.T) {
+func TestAdminForOtherMachinesWarnsAndAcceptsAnyHost(t *testing.T) {
 	t.Parallel()
 	url, _ := switches(t)
 	c := start(t, "-admin", "0.0.0.0:0", url)
@@ -160,7 +160,7 @@ func TestAdminForOtherMachinesIsWarnedAboutAndHasAnyName(t *testing.T) {
 	require.Equal(t, http.StatusOK, code)
 }
 
-func TestABusyAdminAddressIsSaidInOneLine(t *testing.T) {
+func TestABusyAdminAddressIsReportedInOneLine(t *testing.T) {
 	t.Parallel()
 	busy, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)

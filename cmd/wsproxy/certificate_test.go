@@ -173,7 +173,7 @@ func TestSIGHUPWithoutACertificateEndsTheCommandInOrder(t *testing.T) {
 	require.Zero(t, c.exit(t), c.stderr)
 }
 
-// SIGHUP is no second signal, which would cut everything.
+// SIGHUP does not count as a second signal, which would cut everything.
 func TestSIGHUPDuringTheDrainCutsNothing(t *testing.T) {
 	t.Parallel()
 	certFile, keyFile, _ := certificate(t)

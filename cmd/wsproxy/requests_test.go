@@ -38,7 +38,7 @@ func TestKeepAliveReusesConnectionsForPlainRequests(t *testing.T) {
 	}
 }
 
-func TestOriginTakesUpgradesFromTheListedOnesAlone(t *testing.T) {
+func TestOriginAcceptsUpgradesFromListedOriginsOnly(t *testing.T) {
 	url, conns := switches(t)
 	c := start(t, "-origin", "https://one.example", "-origin", "*.two.example", url)
 	for origin, want := range map[string]int{
@@ -67,7 +67,7 @@ func TestTheRefusalOfTheOwnOriginSaysToListIt(t *testing.T) {
 	require.Contains(t, string(b), "list it too")
 }
 
-func TestTrustedProxyBelievesTheListedPeersAlone(t *testing.T) {
+func TestTrustedProxyTrustsListedPeersOnly(t *testing.T) {
 	const claims = "X-Forwarded-For: 198.51.100.7, 203.0.113.9\r\nX-Forwarded-Proto: https\r\n"
 	url := fields(t)
 	for _, test := range []struct {
@@ -106,7 +106,7 @@ func TestHeaderSetsAndRemovesFields(t *testing.T) {
 	require.True(t, strings.HasPrefix(got, "Host: name.example\r\n"), "Host is set as proxy_set_header Host sets it")
 }
 
-func TestDetachedKeepsNoGoroutineOfTheServersForATunnel(t *testing.T) {
+func TestDetachedFreesTheServersGoroutine(t *testing.T) {
 	serving := func() bool { return strings.Contains(testkit.Stacks(), "wsproxy.(*Proxy).ServeHTTP(") }
 	url, conns := switches(t)
 	c := start(t, url)
@@ -123,7 +123,7 @@ func TestDetachedKeepsNoGoroutineOfTheServersForATunnel(t *testing.T) {
 	require.NoError(t, err)
 }
 
-func TestLogSaysHowMuchIsLogged(t *testing.T) {
+func TestLogSetsTheLowestLevel(t *testing.T) {
 	down := "http://" + testkit.RefusingAddr(t)
 	for level, want := range map[string][]string{
 		"debug": {"DEBUG", "INFO", "WARN"},

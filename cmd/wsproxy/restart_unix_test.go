@@ -21,8 +21,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A procession is clients that connect to an address every millisecond, each for
-// one tunnel, as long as the test does not stop them.
+// A procession is a series of clients that connect to an address every millisecond,
+// each for one tunnel, until the test stops them.
 type procession struct {
 	stop chan struct{}
 	all  sync.WaitGroup

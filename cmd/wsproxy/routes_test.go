@@ -21,7 +21,7 @@ func isRedirect(status int) bool {
 
 // One process had one target. A WebSocket application beside another one needed
 // two processes and a third in front of them.
-func TestARouteTakesItsPathsAndTheTargetTheOthers(t *testing.T) {
+func TestRoutesGetTheirPathsAndTheTargetGetsTheOthers(t *testing.T) {
 	t.Parallel()
 	c := start(t, "-route", "/ws="+named(t, "exact"), "-route", "/chat/="+named(t, "subtree"),
 		"-route", "/room/{id}/ws="+named(t, "wildcard"), named(t, "main"))
@@ -40,7 +40,7 @@ func TestARouteTakesItsPathsAndTheTargetTheOthers(t *testing.T) {
 	require.Equal(t, "/chat/?room=1", res.Header.Get("Location"))
 }
 
-func TestARoutesTargetMayHaveAPathToPutBefore(t *testing.T) {
+func TestTheTargetsPathPrecedesThatOfTheRequest(t *testing.T) {
 	t.Parallel()
 	url := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		io.WriteString(w, r.RequestURI+" "+r.Header.Get("X-Test"))
@@ -143,7 +143,7 @@ func TestACONNECTToAnotherHostIsRefusedAsWithoutRoutes(t *testing.T) {
 	require.Equal(t, http.StatusMethodNotAllowed, res.StatusCode)
 }
 
-func TestTheDrainIsThatOfAllRoutes(t *testing.T) {
+func TestTheDrainClosesTheTunnelsOfAllRoutes(t *testing.T) {
 	t.Parallel()
 	for args, want := range map[string]string{"": goodbye, "-spread 10ms": "\x03\xf4service restart"} {
 		url, conns := switches(t)

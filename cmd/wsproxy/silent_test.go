@@ -107,7 +107,7 @@ func TestTheDrainOpensATunnelThatIsOnItsWay(t *testing.T) {
 	require.Zero(t, c.exit(t), c.stderr)
 }
 
-// It is no silent connection.
+// An upgrade that waits for its upstream is not a silent connection.
 func TestTheDrainWaitsForAnUpgradeWhoseUpstreamIsSlow(t *testing.T) {
 	t.Parallel()
 	asked, answer := make(chan bool, 1), make(chan bool)

@@ -96,7 +96,7 @@ func (c *HTTP2Conn) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 // NewRequest returns an extended CONNECT for uri, and its stream, which is open as
-// soon as its Response is set. The caller resets the stream at last.
+// soon as its Response is set. The caller resets the stream in the end.
 func (c *HTTP2Conn) NewRequest(uri string) (*http.Request, *Stream, error) {
 	u, err := url.Parse("https://" + c.addr + uri)
 	if err != nil {

@@ -18,7 +18,7 @@ import (
 )
 
 // TLS returns configurations for a server at 127.0.0.1 and its clients. The key
-// is one of ECDSA: a handshake with httptest's RSA key costs a millisecond.
+// is an ECDSA key, because a handshake with httptest's RSA key costs a millisecond.
 var TLS = sync.OnceValues(func() (server, client *tls.Config) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

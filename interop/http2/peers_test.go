@@ -31,7 +31,7 @@ func TestAProtocolOnAnotherMethodIsRefused(t *testing.T) {
 	assert.Empty(t, u.Conns)
 }
 
-// haproxy/haproxy#3355: the mend of that reset every extended CONNECT of a client
+// haproxy/haproxy#3355: the fix for that reset every extended CONNECT of a client
 // whose own SETTINGS have no ENABLE_CONNECT_PROTOCOL, as no browser's have. RFC
 // 8441, section 3, asks that of the server alone.
 func TestAClientNeedNotAnnounceExtendedCONNECT(t *testing.T) {

@@ -110,7 +110,7 @@ func TestWsotelHasTheNamesOfWspromInPrometheus(t *testing.T) {
 	assert.Contains(t, otel.values(), "wsproxy_handshakes_refused_total{http_response_status_code=403}")
 }
 
-// The names of proxies may have any bytes. A server's address is what it is.
+// The names of proxies may have any bytes.
 func TestPrometheussParserReadsAnyNameOfAProxy(t *testing.T) {
 	t.Parallel()
 	names := []string{"", "/chat", `a"b\c`, "two\nlines", "tab\t and {}=,", `\n`, "日本", "# HELP", "not \xff UTF-8"}

@@ -1,6 +1,6 @@
-// Package metrics_test holds the metrics of wsdebug, wsprom and wsotel against each
-// other, against a load generator's own counts, and against what Prometheus makes
-// of them.
+// Package metrics_test compares the metrics of wsdebug, wsprom and wsotel with each
+// other, with a load generator's own counts, and with the results of Prometheus's
+// queries.
 package metrics_test
 
 import (

@@ -30,7 +30,7 @@ type job struct {
 // A real Prometheus scrapes proxies under load, one of which is the command. What its
 // query language makes of the samples equals what the loads did.
 //
-// In a longer run, with -soak=5m, the log tells the figures.
+// With -soak=5m it runs longer, and the log has the figures.
 func TestPrometheusQueriesReturnWhatTheLoadsDid(t *testing.T) {
 	t.Parallel() // Prometheus takes 5 seconds to begin
 	program := testkit.Program(t, "prometheus")

@@ -20,7 +20,7 @@ import (
 //
 // kgateway-dev/kgateway#14305: it got a CONNECT without an Upgrade field, and
 // answered 426. caddyserver/caddy#6567 has the same rewrite.
-func TestAServerOfRFC6455AcceptsWhatBecomesOfACONNECT(t *testing.T) {
+func TestAServerOfRFC6455AcceptsTheUpgradeMadeOfACONNECT(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	got := switching(t, u, "")
 	s := serveHTTP2(t, u, nil).Connect(t, "/echo", nil)
@@ -52,7 +52,7 @@ func TestAnUpstreamsDemandForAnUpgradeLeavesTheConnectionOpen(t *testing.T) {
 }
 
 // caddyserver/caddy#6567 flushes the 200 before the first byte, and then after
-// each write: a client waits for the one, and for the other, before it speaks.
+// each write. A client may wait for either before it sends.
 func TestEachMessageOfAnUpstreamIsFlushed(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	client, server := serveHTTP2(t, u, nil).Tunnel(t, u) // which waits for the 200
@@ -64,7 +64,7 @@ func TestEachMessageOfAnUpstreamIsFlushed(t *testing.T) {
 	}
 }
 
-// caddyserver/caddy#6740: the rewrite took in every extended CONNECT, whatever
+// caddyserver/caddy#6740: the rewrite applied to every extended CONNECT, whatever
 // its :protocol (RFC 9298, RFC 9484, WebTransport).
 func TestAnExtendedCONNECTForAnotherProtocolIsNoWebSocket(t *testing.T) {
 	u := testkit.NewUpstream(t)

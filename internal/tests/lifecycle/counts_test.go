@@ -16,7 +16,7 @@ import (
 // A gauge that is added to at one place and subtracted from at another drifts
 // (traefik/traefik#4226), and one that knows only the present servers loses the
 // tunnels of former ones.
-func TestLiveTunnelsAreCountedByServerAlsoByAFormerOne(t *testing.T) {
+func TestLiveTunnelsAreCountedByServerIncludingFormerOnes(t *testing.T) {
 	a, b := testkit.NewUpstream(t), testkit.NewUpstream(t)
 	u := testkit.Servers(t, wsproxy.RoundRobin(), wsproxy.Server{Addr: a.Addr})
 	proxy, addr := testkit.ServeProxy(t, "http://chat", wsproxy.WithUpstream(u))

@@ -115,7 +115,8 @@ func TestAPlainHandlerGetsTheCONNECT(t *testing.T) {
 	assert.Equal(t, "CONNECT a:80", <-got)
 }
 
-// Nothing is refused for WithPlainHandler: docs/http2.md tells its handler to.
+// With WithPlainHandler nothing is refused. docs/http2.md says that its handler must
+// refuse these requests.
 func TestAPlainHandlerGetsWhatTheProxyDoesNotUpgrade(t *testing.T) {
 	p := testkit.NewProxy(t, "http://upstream.example", wsproxy.WithPlainHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Got", r.Method+" "+r.RequestURI+" "+r.Header.Get(":protocol")+" "+r.Proto)

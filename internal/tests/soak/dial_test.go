@@ -15,8 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// dial gives the client's end a connection. It returns what that sends first, a
-// function that reads the response, and one to call at last.
+// dial gives the client's end a connection. It returns the bytes to send first, a
+// function that reads the response, and one to call at the end.
 func (tun *soakTunnel) dial() (first string, respond func() error, release func(), err error) {
 	client, path := tun.ends[soakClient], fmt.Sprintf("/%d", tun.id)
 	if tun.kind.HTTP2 == nil {

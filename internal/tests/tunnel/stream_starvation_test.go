@@ -37,7 +37,7 @@ func TestATunnelWhoseUpstreamDoesNotReadLeavesTheOthersAlone(t *testing.T) {
 			arrived := make(chan error, 1)
 			if config != nil {
 				go func() { arrived <- exchange() }()
-				require.NoError(t, testkit.Within(t, arrived, "a message past the tunnels that stand still"))
+				require.NoError(t, testkit.Within(t, arrived, "a message past the blocked tunnels"))
 				return
 			}
 			testkit.Eventually(t, func() bool {
