@@ -8,9 +8,9 @@ import (
 	"net/http"
 )
 
-// floor returns the least that a proxy over net/http can do for a WebSocket: it
-// dials, writes the request, reads the response's header, hijacks and copies. It
-// checks nothing, and has no timeouts.
+// floor returns a handler that does only what a proxy over net/http must do for a
+// WebSocket: it dials, writes the request, reads the response's header, hijacks and
+// copies. It checks nothing, and has no timeouts.
 func floor(upstream string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		up, err := net.Dial("tcp", upstream)

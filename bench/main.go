@@ -11,10 +11,10 @@
 // The peers are nginx with the well-known recipe and HAProxy, if they are
 // installed, and Caddy and httputil.ReverseProxy, which are built into this
 // program. The peer "direct" is no proxy at all. It shows the limit of load and
-// upstream. The peer "floor" is the least that a proxy over net/http does for a
+// upstream. The peer "floor" does only what a proxy over net/http must do for a
 // handshake. wsproxy runs twice, blocking and detached. -peers can add the portable
-// relay, which is then built with the tag wsproxy_portable. Over
-// HTTP/2 the peers are wsproxy, HAProxy and Caddy.
+// relay, which is then built with the tag wsproxy_portable. Over HTTP/2 the peers are
+// wsproxy, HAProxy and Caddy.
 //
 // Every sample uses a new proxy. The peers take turns within each measure, so
 // that other load on the machine affects all of them. The table shows medians

@@ -98,7 +98,7 @@ const portablePeer = "wsproxy-portable"
 // not follow.
 const bytesPeer = "wsproxy-bytes"
 
-// floorPeer is the least that a proxy over net/http does for a handshake.
+// floorPeer does only what a proxy over net/http must do for a handshake.
 const floorPeer = "floor"
 
 var (

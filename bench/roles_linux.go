@@ -35,7 +35,7 @@ func runRole(name string, args []string) error {
 	return fmt.Errorf("no role %q", name)
 }
 
-// collectEnv makes a proxy collect garbage often, as one does that serves much
+// collectEnv makes a proxy collect garbage often, as in a program that does much
 // beside its tunnels.
 const collectEnv = "WSPROXY_BENCH_COLLECT"
 
