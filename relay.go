@@ -21,9 +21,9 @@ type relay interface {
 }
 
 // newRelay returns the relay for a tunnel. The relay owns both connections. It
-// clears their deadlines, as the sweeper applies the timeouts of a tunnel: those
-// of the handshake, and those of a wrapper whose Hijack does not clear them as
-// net/http does. On a loop they have no effect.
+// clears their deadlines, because the sweeper applies the timeouts of a tunnel. They
+// are those of the handshake, and of a wrapper whose Hijack does not clear them as
+// net/http does. On a loop deadlines have no effect.
 func newRelay(t *Tunnel, client clientEnd, upstream net.Conn) relay {
 	if client.stream != nil {
 		unblock(upstream)

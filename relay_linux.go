@@ -92,10 +92,10 @@ func (r *loopRelay) start(ended func()) {
 	r.begin(func() { go ended() }) // the user's hook must not delay the loop
 }
 
-// begin writes what precedes the first reads, the 101 above all, and gives the
-// relay to the loop. The loop first runs for the relay when a socket is ready:
-// waking it for a new tunnel costs more than writing the 101. If a hook has asked
-// for something, such as to cut, the loop does both, that first.
+// begin writes what precedes the first reads, above all the 101, and gives the
+// relay to the loop without waking it, because that costs more than writing the
+// 101. If a hook has already asked for something, the loop is woken instead. It
+// closes the relay if that was a cut, and writes otherwise.
 func (r *loopRelay) begin(ended func()) {
 	r.ended = ended
 	if r.loop.quiet(r) {
@@ -216,8 +216,8 @@ func (l *loop) forget(s *socket) {
 	}
 }
 
-// rewatch makes epoll report the events of s, those that are already pending
-// included. Only a socket that had to wait for room is watched for it, as epoll
+// rewatch makes epoll report the events of s, including those that are already
+// pending. Only a socket that had to wait for room is watched for it, because epoll
 // would report each new socket as writable.
 func (l *loop) rewatch(s *socket) error {
 	event := syscall.EpollEvent{Fd: s.slot, Pad: s.generation,
@@ -228,7 +228,7 @@ func (l *loop) rewatch(s *socket) error {
 	return os.NewSyscallError("epoll_ctl", syscall.EpollCtl(l.epfd, syscall.EPOLL_CTL_MOD, s.fd, &event))
 }
 
-// awaitRoom makes epoll report when s is writable, once and for all.
+// awaitRoom makes epoll report from now on when s is writable.
 func (l *loop) awaitRoom(s *socket) error {
 	if s.waits || s.generation == 0 {
 		return nil

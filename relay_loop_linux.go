@@ -266,7 +266,7 @@ func (l *loop) park(poll func(uintptr) bool) {
 }
 
 // take takes the posted relays. It reports whether run has nothing to do until it
-// is woken, and whether it goes on at all.
+// is woken, and whether the loop continues.
 func (l *loop) take() (park, more bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
