@@ -255,8 +255,8 @@ func WithTLSConfig(cfg *tls.Config) Option {
 // have no effect. Use [Tunnel.Close] to end the tunnel. If the tunnel did not
 // take the socket, a read deadline set by others ends the tunnel with
 // [os.ErrDeadlineExceeded]. A connection with SetLinger above 0 occupies a
-// thread while its close waits. Hooks are told of the end after that, and
-// [Proxy.Shutdown] returns after that, also if its context is done.
+// thread while its close waits. After that the hooks for the end are called, and
+// [Proxy.Shutdown] returns, also if its context is done.
 func WithDialContext(dial func(ctx context.Context, network, addr string) (net.Conn, error)) Option {
 	return optionFunc(func(c *config) {
 		c.dialContext = dial

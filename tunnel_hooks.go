@@ -18,8 +18,8 @@ import (
 	"example.com/wsproxy/internal/syntax"
 )
 
-// Hooks are told of upgrades. Each function may be nil. [WithHooks] adds: all
-// given are called, in the order given.
+// Hooks are functions that are called for upgrades. Each may be nil. [WithHooks] adds
+// to earlier Hooks: all are called, in the order given.
 //
 // A hook is called on the goroutine that serves the request or ends the tunnel,
 // and for different upgrades concurrently. It delays its own tunnel, and should
@@ -27,8 +27,8 @@ import (
 // after it are called all the same, and a tunnel that is open ends with
 // [ReasonFailed]. Goexit also ends the goroutine of ServeHTTP.
 type Hooks struct {
-	// OnOpen is called when the upstream has switched, before the client is
-	// told. r must not be kept. The function it returns, if not nil, is called
+	// OnOpen is called when the upstream has switched, before the client gets
+	// the 101. r must not be kept. The function it returns, if not nil, is called
 	// once, when the tunnel has ended and both connections are closed. It
 	// carries what the hook wants to remember of t and r. Without
 	// [WithDetached] it is called before ServeHTTP returns.
@@ -106,7 +106,7 @@ var errExited = errors.New("exited its goroutine (runtime.Goexit)")
 
 // guard calls a function of the user's, and failed if that panics or exits the
 // goroutine. Only a panic can be recovered from: a function that neither
-// returned nor panicked has called runtime.Goexit, which goes on after failed.
+// returned nor panicked has called runtime.Goexit, which continues after failed.
 func guard(call func(), failed func(failure error, stack string)) {
 	returned := false
 	defer func() {

@@ -187,9 +187,9 @@ func (u *Upstream) SetServers(servers ...Server) error {
 }
 
 // Changed returns a channel that is closed at the next call of SetServers that
-// changes a server, or their order. What health makes of them is no change. Each
-// change has a channel of its own. Get it before you look at [Upstream.Servers],
-// and no change is missed.
+// changes a server, or their order. Failures and recoveries are no change. Each change
+// has a separate channel. To miss no change, get the channel before you call
+// [Upstream.Servers].
 func (u *Upstream) Changed() <-chan struct{} {
 	u.mu.Lock()
 	defer u.mu.Unlock()

@@ -26,11 +26,10 @@ type Resolver interface {
 const retryLookup = time.Second
 
 // Watch updates u's servers from r, at once and until ctx ends. It blocks: run
-// it in a goroutine of its own. If a lookup fails, finds no server or finds what
+// it in a separate goroutine. If a lookup fails, finds no server or finds what
 // [Upstream.SetServers] refuses, the last good set stays, and Watch calls failed
-// with the error, on its own goroutine. A failed of nil means that nobody is
-// told. Only one Watch should run for an Upstream, and nobody else set its
-// servers.
+// with the error, on its own goroutine. If failed is nil, the error is dropped. Only
+// one Watch should run for an Upstream, and nothing else should set its servers.
 //
 // Watch returns ctx's error. An Upstream is made with servers, so the first
 // lookup is the caller's, who decides whether to start without them:

@@ -233,8 +233,8 @@ func (p *Proxy) Close() error {
 // [ReasonShutdown]. New upgrades are not refused: for that see [Proxy.Shutdown].
 //
 // Drain returns nil when the tunnels have ended. If ctx ends first, Drain returns
-// ctx's error, and tunnels that were not told yet go on. A d of zero or less
-// closes all at once.
+// ctx's error, and tunnels that have not got a Close frame yet stay open. A d of
+// zero or less closes all at once.
 //
 // match is called once for each tunnel, before the first is closed. Drain must
 // not be called from a hook, whose tunnel it would wait for.
@@ -291,7 +291,7 @@ func (p *Proxy) end(reason Reason) {
 }
 
 // Tunnels returns the open tunnels in no particular order. A tunnel may end
-// during the iteration. It counts as open until the hooks have been told of its end.
+// during the iteration. It counts as open until the hooks for its end have returned.
 func (p *Proxy) Tunnels() iter.Seq[*Tunnel] {
 	return func(yield func(*Tunnel) bool) {
 		for _, t := range p.tunnels.snapshot() {
