@@ -66,7 +66,7 @@ func WithHost(name string) Option {
 
 // WithTargetHost sends the target's host as the Host of every request, with
 // the target's port if it has one. An upstream with name-based virtual hosts
-// needs this. One that compares Origin with Host then refuses the upgrades of
+// needs this. A target that compares Origin with Host then refuses the upgrades of
 // browsers. For a unix target the Host is "localhost". If both WithTargetHost
 // and [WithHost] are given, the last one wins.
 //

@@ -27,7 +27,8 @@ func startGraphQL(t *testing.T) (addr string) {
 	return addr
 }
 
-// subscribe runs a client, with "all" one that also retries a refused connection.
+// subscribe runs a client. With the argument "all" it also retries a refused
+// connection.
 func subscribe(t *testing.T, c *command, args ...string) *talk.Process {
 	t.Helper()
 	p := talk.Start(t, node(t, "graphql.mjs", append([]string{"subscribe", "ws://" + c.addr + "/graphql"}, args...)...))

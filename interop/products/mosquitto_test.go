@@ -22,7 +22,7 @@ func startMosquitto(t *testing.T) (ws, plain string) {
 	program := sbin(t, "mosquitto")
 	ws, plain = freeAddr(t), freeAddr(t)
 	config := filepath.Join(t.TempDir(), "mosquitto.conf")
-	text := "user root\n" // as other users it keeps its own
+	text := "user root\n" // no effect unless root starts it
 	for addr, protocol := range map[string]string{ws: "websockets", plain: "mqtt"} {
 		host, port, err := net.SplitHostPort(addr)
 		require.NoError(t, err)
@@ -53,7 +53,7 @@ type mqttClient struct {
 	messages        chan string
 }
 
-// connect connects to a broker and subscribes. The client reconnects by itself, as by
+// connect connects to a broker and subscribes. The client reconnects by itself, which is the
 // default.
 func connect(t *testing.T, url, subscription string) *mqttClient {
 	t.Helper()

@@ -20,7 +20,7 @@ import (
 func startVNC(t *testing.T) (addr string) {
 	t.Helper()
 	xvnc, websockify := testkit.Program(t, "Xtigervnc"), testkit.Program(t, "websockify")
-	node(t, "") // or there is no noVNC
+	node(t, "") // it checks that npm has installed noVNC
 	dir := testkit.SocketDir(t)
 	cmd := exec.Command(xvnc, "-displayfd", "1", "-rfbport", "-1", "-rfbunixpath", filepath.Join(dir, "rfb"),
 		"-SecurityTypes", "None", "-nolisten", "tcp", "-geometry", "640x480", "-desktop", "office")

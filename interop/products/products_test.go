@@ -106,7 +106,8 @@ func startAtSocket(t *testing.T, program string, args ...string) *command {
 	return c
 }
 
-// restart runs the command again, at the same address. It does not run now.
+// restart runs the command again, at the same address. The previous process has
+// ended.
 func (c *command) restart(t *testing.T) {
 	t.Helper()
 	c.access, c.logs = new(testkit.Buffer), new(testkit.Buffer)

@@ -14,8 +14,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// node returns the command that runs a script of package-lock.json's. Its Node.js is
-// the newest there is.
+// node returns the command that runs a script with the packages of package-lock.json.
+// It uses the newest Node.js on the machine.
 func node(t *testing.T, script string, args ...string) *exec.Cmd {
 	t.Helper()
 	script, err := filepath.Abs(script)
