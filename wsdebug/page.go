@@ -53,8 +53,8 @@ import (
 //	proxy     its Name, empty for Handler
 //	proxies   all names of HandlerOf
 //	stats     handshakes, live, opened and retries as in wsproxy.Stats;
-//	          closed: a number for each Reason, as "client_closed" or "read_timeout";
-//	          refused: a number for each status, as "503", that occurred or is the proxy's own;
+//	          closed: a number for each Reason, such as "client_closed" or "read_timeout";
+//	          refused: a number for each status, such as "503", that occurred or is the proxy's own;
 //	          from_client and from_upstream: bytes and messages
 //	rates     null on the first response; over: the time of which they are the average;
 //	          opened and closed, tunnels per second;
@@ -74,8 +74,9 @@ func Handler(p *wsproxy.Proxy, u *wsproxy.Upstream, opts ...Option) http.Handler
 }
 
 // HandlerOf is [Handler] for several proxies. The page shows one, which the query
-// selects by its Name (proxy=name), and links to the others. HandlerOf panics if two
-// have the same Name, or if one has no Proxy.
+// selects by its Name (proxy=name), and links to the others. Without proxies it
+// responds with 404. HandlerOf panics if two have the same Name, or if one has no
+// Proxy. It ignores a nil option.
 func HandlerOf(proxies []Named, opts ...Option) http.Handler {
 	h := &page{names: slices.Clone(parameters), turn: make(chan struct{}, 1)}
 	for _, each := range proxies {

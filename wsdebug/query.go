@@ -89,7 +89,7 @@ func (q *query) setIP(s string) error {
 	}
 	prefix, err := netip.ParsePrefix(s)
 	if err != nil {
-		return fmt.Errorf("ip is %s: want an address or a prefix, as 192.0.2.1 or 2001:db8::/64", quote(s))
+		return fmt.Errorf("ip is %s: want an address or a prefix, such as 192.0.2.1 or 2001:db8::/64", quote(s))
 	}
 	if ip := prefix.Addr(); ip.Is4In6() && prefix.Bits() >= 96 {
 		prefix = netip.PrefixFrom(ip.Unmap(), prefix.Bits()-96)
@@ -100,7 +100,7 @@ func (q *query) setIP(s string) error {
 
 func (q *query) setOlder(s string) (err error) {
 	if q.older, err = time.ParseDuration(s); err != nil || q.older < 0 {
-		return fmt.Errorf("older is %s: want a duration, as 90s, 10m or 1h30m", quote(s))
+		return fmt.Errorf("older is %s: want a duration such as 90s, 10m or 1h30m", quote(s))
 	}
 	return nil
 }

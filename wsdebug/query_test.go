@@ -60,10 +60,10 @@ func TestABadQueryIsExplained(t *testing.T) {
 		"n=ten":                               `n is "ten": want`,
 		"refresh=3601":                        `refresh is "3601": want a number from 0 to 3600 seconds`,
 		"refresh=0.5":                         `refresh is "0.5": want`,
-		"ip=localhost":                        `ip is "localhost": want an address or a prefix, as 192.0.2.1 or 2001:db8::/64`,
+		"ip=localhost":                        `ip is "localhost": want an address or a prefix, such as 192.0.2.1 or 2001:db8::/64`,
 		"ip=192.0.2.0/33":                     `ip is "192.0.2.0/33": want`,
 		"ip=fe80::1%25eth0":                   `ip is "fe80::1%eth0": want`,
-		"older=10":                            `older is "10": want a duration, as 90s, 10m or 1h30m`,
+		"older=10":                            `older is "10": want a duration such as 90s, 10m or 1h30m`,
 		"older=-1s":                           `older is "-1s": want`,
 		"sort=size":                           `sort is "size": want one of age, client, host,`,
 		"sort=--age":                          `sort is "--age": want`,
@@ -85,7 +85,7 @@ func TestABadQueryIsExplained(t *testing.T) {
 	}
 	res, body := get(t, page+"/?format=json&n=x&older=y")
 	assert.Equal(t, http.StatusBadRequest, res.StatusCode)
-	assert.JSONEq(t, `{"error": "n is \"x\": want a number from 0 to 1000\nolder is \"y\": want a duration, as 90s, 10m or 1h30m"}`, body)
+	assert.JSONEq(t, `{"error": "n is \"x\": want a number from 0 to 1000\nolder is \"y\": want a duration such as 90s, 10m or 1h30m"}`, body)
 	_, body = get(t, page+"/?older=10&path=/chat")
 	assert.Contains(t, body, `value="10"`, "what was entered is in the form, to be corrected")
 	assert.Contains(t, body, `value="/chat"`)
