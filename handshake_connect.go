@@ -154,15 +154,15 @@ func (h *handshake) acceptStream() clientEnd {
 	w := innermost(h.w).(streamWriter)
 	header := w.Header()
 	maps.Copy(header, h.w.Header()) // a wrapper may have a map of its own
-	for _, name := range []string{"Connection", "Content-Encoding", "Content-Length", "Sec-Websocket-Accept",
+	for name, values := range h.x.res.Header {
+		header[name] = slices.Concat(header[name], values)
+	}
+	for _, name := range []string{"Connection", "Content-Encoding", "Content-Length",
+		"Sec-Websocket-Accept", // for the proxy's key
 		"Trailer", "Transfer-Encoding", "Upgrade"} {
 		delete(header, name)
 	}
-	for name, values := range h.x.res.Header {
-		if name != "Sec-Websocket-Accept" { // for the proxy's key
-			header[name] = slices.Concat(header[name], values)
-		}
-	}
+	removeMalformed(header)
 	if key := clientKey(h.in); key != "" && h.protocol == "websocket" {
 		header["Sec-Websocket-Accept"] = []string{acceptKey(key)} // nodejs/undici#5681
 	}
@@ -172,6 +172,14 @@ func (h *handshake) acceptStream() clientEnd {
 		body = h.in.Body
 	}
 	return clientEnd{stream: &clientStream{w, body, h.in.ProtoMajor == 3}}
+}
+
+// removeMalformed removes the fields of h that http.ReadResponse accepts and no
+// client does. quic-go sends them, and a client of HTTP/3 then drops the response.
+func removeMalformed(h http.Header) {
+	maps.DeleteFunc(h, func(name string, values []string) bool {
+		return !syntax.IsToken(name) || slices.ContainsFunc(values, func(value string) bool { return !syntax.IsFieldValue(value) })
+	})
 }
 
 // HTTP2Config returns settings for an [http.Server] that accepts WebSockets over

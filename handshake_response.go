@@ -325,8 +325,11 @@ func (h *handshake) modifyRefusal(res *http.Response) error {
 			return err
 		}
 	}
-	if isStream(h.in) && res.StatusCode < 300 {
-		return badGateway("answered an upgrade with status %d", res.StatusCode)
+	if isStream(h.in) {
+		if res.StatusCode < 300 {
+			return badGateway("answered an upgrade with status %d", res.StatusCode)
+		}
+		removeMalformed(res.Header)
 	}
 	return nil
 }

@@ -163,3 +163,29 @@ func TestDrainReachesTunnelsOverHTTP3(t *testing.T) {
 	assert.NoError(t, err, "an orderly end")
 	assert.NoError(t, testkit.Within(t, done, "the end of Shutdown"))
 }
+
+// http.ReadResponse accepts a name with a space. quic-go sent it, and its client
+// and browsers drop a response with such a field.
+func TestAMalformedFieldOfTheUpstreamsDoesNotFailAHandshakeOverHTTP3(t *testing.T) {
+	u := testkit.NewUpstream(t)
+	p := testkit.NewProxy(t, u.URL, wsproxy.WithModifyResponse(func(res *http.Response) error {
+		res.Header["X-Lines"] = []string{"a\r\nb"}
+		return nil
+	}))
+	c := dialHTTP3(t, talk.ServeHTTP3(t, p))
+	s := c.open(t, "/")
+	u.Accept(t).Switch(t, "Two Words: 1\r\nX-Own: 1\r\n")
+	res, err := s.ReadResponse()
+	require.NoError(t, err)
+	assert.Equal(t, 200, res.StatusCode)
+	assert.Equal(t, "1", res.Header.Get("X-Own"))
+	assert.NotContains(t, res.Header, "X-Lines")
+
+	s = c.open(t, "/")
+	server := u.Accept(t)
+	server.Request(t)
+	server.Send(t, "HTTP/1.1 403 Forbidden\r\nTwo Words: 1\r\nContent-Length: 6\r\n\r\nbanned")
+	res, err = s.ReadResponse()
+	require.NoError(t, err)
+	assert.Equal(t, 403, res.StatusCode)
+}

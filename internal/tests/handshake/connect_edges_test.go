@@ -115,3 +115,37 @@ func TestWithMaxTunnelsPerIPCountsStreamsAndNotConnections(t *testing.T) {
 	testkit.Eventually(t, func() bool { return c.Connect(t, "/", nil).Response.StatusCode == 200 }, "the tunnel that was reset counts on")
 	assert.Equal(t, 1, c.Dials, "connections")
 }
+
+// A 101 has no body, so what its fields say of one means nothing. In the 200 it
+// would count for the tunnel's bytes: net/http stopped them after 3.
+func TestThe200OfAStreamDescribesNoBody(t *testing.T) {
+	u := testkit.NewUpstream(t)
+	c := serveHTTP2(t, u, nil, wsproxy.WithModifyResponse(func(res *http.Response) error {
+		res.Header.Set("Content-Length", "3")
+		return nil
+	}))
+	u.Script(func(server *testkit.Peer) {
+		server.Switch(t, "Content-Encoding: gzip\r\nContent-Type: text/html\r\nX-Own: 1\r\n")
+		server.Send(t, "welcome")
+		<-t.Context().Done()
+	})
+	s := c.Connect(t, "/", nil)
+	delete(s.Response.Header, "Date")
+	assert.Equal(t, http.Header{"X-Own": {"1"}}, s.Response.Header)
+	testkit.NewPeer(s).Expect(t, "welcome")
+}
+
+// RFC 9113, section 8.2.3: a client may split Cookie into one field a crumb, and
+// RFC 6265, section 5.4, allows a server of HTTP/1.1 one field. Section 8.3.1:
+// :authority takes the place of Host.
+func TestAStreamsCookiesAreOneFieldAndItsAuthorityIsTheHost(t *testing.T) {
+	u := testkit.NewUpstream(t)
+	got := switching(t, u, "")
+	s := serveHTTP2(t, u, nil).Connect(t, "/", func(r *http.Request) {
+		r.Header["Cookie"] = []string{"a=1; b=2", "c=3"} // three fields on the wire
+	})
+	assert.Equal(t, 200, s.Response.StatusCode)
+	r := <-got
+	assert.Equal(t, []string{"a=1; b=2; c=3"}, r.Header["Cookie"])
+	assert.Equal(t, "server.example.com", r.Host)
+}

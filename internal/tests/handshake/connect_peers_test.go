@@ -48,6 +48,7 @@ func TestAnUpstreamsDemandForAnUpgradeLeavesTheConnectionOpen(t *testing.T) {
 	assert.Equal(t, "missing Upgrade header", testkit.Body(t, res))
 	client.Send(t, "hello")
 	server.Expect(t, "hello")
+	assert.Equal(t, 501, c.Connect(t, "/", func(r *http.Request) { r.Header[":protocol"] = []string{"other"} }).Response.StatusCode)
 	assert.Equal(t, 1, c.Dials, "connections")
 }
 
