@@ -2,6 +2,7 @@ package http2_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"io"
 	"net"
@@ -220,4 +221,63 @@ func TestAStormOfConnectsAndResetsLeavesNothing(t *testing.T) {
 		}
 	}
 	testkit.Eventually(t, func() bool { return p.Stats().Handshakes == 0 }, "handshakes are left")
+}
+
+// http.Server.Shutdown sends GOAWAY, which refuses new streams and ends none. The
+// tunnel ends by Proxy.Shutdown, and Shutdown of the server after it.
+func TestAGOAWAYEndsNoTunnel(t *testing.T) {
+	t.Parallel() // net/http waits a second before it closes the connection
+	u, ended := testkit.NewUpstream(t), testkit.NewEndings()
+	var s *http.Server
+	p := testkit.NewProxy(t, u.URL, ended.Option())
+	f := dialFramer(t, testkit.ServeHTTP2(t, p, func(server *http.Server) { s = server }))
+	id := f.connect(t, false)
+	server := testkit.End{Peer: u.Accept(t)}
+	server.Switch(t, "")
+	require.Equal(t, "200", f.status(t, id))
+
+	done := make(chan error, 1)
+	go func() { done <- s.Shutdown(context.Background()) }()
+	for goneAway := false; !goneAway; {
+		frame, err := f.ReadFrame()
+		require.NoError(t, err)
+		_, goneAway = frame.(*http2.GoAwayFrame)
+	}
+	hello := testkit.Frame{First: testkit.Text, Masked: true, Payload: "hello"}.String()
+	require.NoError(t, f.WriteData(id, false, []byte(hello)))
+	server.ExpectFrame(t, testkit.Text, "hello")
+	f.connect(t, false) // is ignored, or reset
+	assert.Empty(t, done)
+
+	go p.Shutdown(context.Background())
+	server.ExpectClose(t, 1001)
+	server.SendFrame(t, testkit.Close, testkit.ClosePayload(1001, ""))
+	server.Close()
+	answer := testkit.Frame{First: testkit.Close, Masked: true, Payload: testkit.ClosePayload(1001, "")}.String()
+	require.NoError(t, f.WriteData(id, true, []byte(answer)))
+	go io.Copy(io.Discard, f.conn)
+	assert.Equal(t, wsproxy.ReasonShutdown, ended.Next(t).Reason)
+	assert.NoError(t, testkit.Within(t, done, "the end of the server's Shutdown"))
+	assert.Empty(t, u.Conns, "a stream was opened after the GOAWAY")
+}
+
+// RFC 9113, section 5.1: net/http resets the stream. What came before the end has
+// arrived, and nothing after it.
+func TestBytesAfterTheEndOfAStreamReachNobody(t *testing.T) {
+	u, ended := testkit.NewUpstream(t), testkit.NewEndings()
+	p, f := serveFramer(t, u, nil, ended.Option())
+	id := f.connect(t, false)
+	server := u.Accept(t)
+	server.Switch(t, "")
+	require.Equal(t, "200", f.status(t, id))
+	require.NoError(t, f.WriteData(id, true, []byte("before")))
+	server.Expect(t, "before")
+	require.NoError(t, f.WriteData(id, false, []byte("after")))
+	f.until(t, func(frame http2.Frame) bool {
+		reset, ok := frame.(*http2.RSTStreamFrame)
+		return ok && reset.ErrCode == http2.ErrCodeStreamClosed
+	})
+	assert.Empty(t, server.Rest(t, "the upstream's"))
+	assert.Equal(t, wsproxy.ReasonClientClosed, ended.Next(t).Reason)
+	testkit.Eventually(t, func() bool { return p.Stats().Live == 0 }, "the tunnel is left")
 }
