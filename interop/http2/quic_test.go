@@ -51,12 +51,20 @@ func (c *h3) open(t *testing.T, path string) *http3.RequestStream {
 		require.Fail(t, "no SETTINGS")
 	}
 	require.True(t, c.Settings().EnableExtendedConnect)
-	s, err := c.OpenRequestStream(t.Context())
+	s, err := c.send(path)
 	require.NoError(t, err)
-	s.SetDeadline(time.Now().Add(testkit.Patience))
-	require.NoError(t, s.SendRequestHeader((&http.Request{Method: http.MethodConnect, Proto: "websocket", Host: "server.example.com",
-		URL: &url.URL{Scheme: "https", Host: c.addr, Path: path}, Header: http.Header{"Sec-Websocket-Version": {"13"}}}).WithContext(context.Background())))
 	return s
+}
+
+// send is open for a client that has the server's SETTINGS, on any goroutine.
+func (c *h3) send(path string) (*http3.RequestStream, error) {
+	s, err := c.OpenRequestStream(context.Background())
+	if err != nil {
+		return nil, err
+	}
+	s.SetDeadline(time.Now().Add(testkit.Patience))
+	return s, s.SendRequestHeader((&http.Request{Method: http.MethodConnect, Proto: "websocket", Host: "server.example.com",
+		URL: &url.URL{Scheme: "https", Host: c.addr, Path: path}, Header: http.Header{"Sec-Websocket-Version": {"13"}}}).WithContext(context.Background()))
 }
 
 // tunnel opens a tunnel to u.

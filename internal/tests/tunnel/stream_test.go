@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -210,6 +211,7 @@ func TestATunnelMayBeEndedAfterItsStream(t *testing.T) {
 	server.Rest(t, "the upstream's")
 	ended.Next(t)
 	assert.NoError(t, tunnels[0].Close(1000, ""))
+	tunnels[0].Cut()
 }
 
 // With WithDetached ServeHTTP returns early, which would end a stream.
@@ -222,4 +224,45 @@ func TestServeHTTPWaitsForADetachedStream(t *testing.T) {
 		server.Send(t, "welcome")
 		client.Expect(t, "welcome")
 	}
+}
+
+// The upstream has switched, but the client must not learn of a tunnel that a hook
+// has ended already.
+func TestAStreamThatAHookEndsIsResetWithoutA200(t *testing.T) {
+	for name, fail := range map[string]func(*wsproxy.Tunnel){
+		"panic":  func(*wsproxy.Tunnel) { panic("the hook's") },
+		"Goexit": func(*wsproxy.Tunnel) { runtime.Goexit() },
+		"Cut":    (*wsproxy.Tunnel).Cut,
+	} {
+		t.Run(name, func(t *testing.T) {
+			ended := testkit.NewEndings()
+			p, c, u := overHTTP2(t, nil, nil, ended.Option(), testkit.OnOpen(func(tun *wsproxy.Tunnel, _ *http.Request) { fail(tun) }))
+			r, _ := c.Request(t, "/")
+			answer := make(chan error, 1)
+			go func() {
+				_, err := c.RoundTrip(r)
+				answer <- err
+			}()
+			server := u.Accept(t)
+			server.Switch(t, "")
+			err := testkit.Within(t, answer, "the end of the stream")
+			assert.True(t, testkit.IsReset(err), "got %v, want a reset", err)
+			server.Rest(t, "the upstream's")
+			ended.Next(t)
+			testkit.Eventually(t, func() bool { return p.Stats().Live == 0 }, "the tunnel is left")
+		})
+	}
+}
+
+// docs/http2.md: wrappers of the request's body stay in effect.
+func TestMaxBytesHandlerLimitsTheBytesOfAStream(t *testing.T) {
+	ended := testkit.NewEndings()
+	_, c, u := overHTTP2(t, func(h http.Handler) http.Handler { return http.MaxBytesHandler(h, 5) }, nil, ended.Option())
+	client, server := c.Tunnel(t, u)
+	client.Send(t, "hello, world")
+	server.Expect(t, "hello")
+	_, err := server.Read(make([]byte, 1))
+	assert.True(t, testkit.IsReset(err), "got %v, want a reset", err)
+	var tooLarge *http.MaxBytesError
+	assert.ErrorAs(t, ended.Next(t).Err, &tooLarge)
 }
