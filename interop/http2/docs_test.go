@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -67,4 +68,25 @@ func read(t *testing.T, path string) []byte {
 	text, err := os.ReadFile(path)
 	require.NoError(t, err)
 	return text
+}
+
+// The lines for HTTP/3 in docs/http2.md compile with the quic-go of go.mod.
+func TestTheLinesForHTTP3InTheDocCompile(t *testing.T) {
+	_, text, found := strings.Cut(string(read(t, "../../docs/http2.md")), "## HTTP/3\n")
+	require.True(t, found)
+	text, _, _ = strings.Cut(text, "\n## ")
+	program := "package main\n\nimport (\n\"crypto/tls\"\n\"net/http\"\n\n\"github.com/quic-go/quic-go/http3\"\n)\n\n" +
+		"func serve(mux *http.ServeMux, config *tls.Config) {\n"
+	lines := 0
+	for line := range strings.Lines(text) {
+		if code, ok := strings.CutPrefix(line, "    "); ok {
+			program += code
+			lines++
+		}
+	}
+	assert.Greater(t, lines, 5)
+	file := filepath.Join(t.TempDir(), "main.go")
+	require.NoError(t, os.WriteFile(file, []byte(program+"}\n\nfunc main() { serve(nil, nil) }\n"), 0o600))
+	out, err := exec.Command("go", "vet", file).CombinedOutput()
+	assert.NoError(t, err, "%s\n%s", out, program)
 }
