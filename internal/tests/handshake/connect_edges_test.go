@@ -149,3 +149,24 @@ func TestAStreamsCookiesAreOneFieldAndItsAuthorityIsTheHost(t *testing.T) {
 	assert.Equal(t, []string{"a=1; b=2; c=3"}, r.Header["Cookie"])
 	assert.Equal(t, "server.example.com", r.Host)
 }
+
+// As over HTTP/1.1, where the connection ends too.
+func TestCloseDuringTheHandshakeOfAStreamLeavesTheConnectionOpen(t *testing.T) {
+	u := testkit.NewUpstream(t)
+	p := testkit.NewProxy(t, u.URL)
+	c := testkit.DialHTTP2(t, testkit.ServeHTTP2(t, p, nil))
+	r, _ := c.Request(t, "/")
+	answer := make(chan *http.Response, 1)
+	go func() {
+		if res, err := c.RoundTrip(r); assert.NoError(t, err) {
+			answer <- res
+		}
+	}()
+	server := u.Accept(t)
+	server.Request(t)
+	p.Close()
+	assert.Equal(t, 503, testkit.Within(t, answer, "a response").StatusCode)
+	server.ExpectEOF(t, "")
+	assert.Equal(t, 503, c.Connect(t, "/", nil).Response.StatusCode)
+	assert.Equal(t, 1, c.Dials, "connections")
+}
