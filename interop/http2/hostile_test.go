@@ -65,7 +65,7 @@ func TestLimitsAreReservedBeforeADialThatEndsWithItsStream(t *testing.T) {
 		f.until(t, func(frame http2.Frame) bool { return frame.Header().Type == http2.FrameHeaders })
 		refused++
 	}
-	assert.EqualValues(t, 3, dials.Load())
+	testkit.Eventually(t, func() bool { return dials.Load() == 3 }, "a dial does not begin")
 	for _, id := range ids {
 		require.NoError(t, f.WriteRSTStream(id, http2.ErrCodeCancel))
 	}

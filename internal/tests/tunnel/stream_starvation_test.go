@@ -76,3 +76,12 @@ func TestHTTP2ConfigsBuffersAreValid(t *testing.T) {
 	assert.Less(t, config.MaxReceiveBufferPerStream, 4<<20)
 	assert.NotSame(t, config, wsproxy.HTTP2Config())
 }
+
+// Without them nothing ends the handler of a client that is gone or does not read.
+func TestHTTP2ConfigHasTheLimitsOfItsDoc(t *testing.T) {
+	config := wsproxy.HTTP2Config()
+	assert.Equal(t, 250, config.MaxConcurrentStreams)
+	assert.Equal(t, 30*time.Second, config.SendPingTimeout)
+	assert.Equal(t, 15*time.Second, config.PingTimeout)
+	assert.Equal(t, 30*time.Second, config.WriteByteTimeout)
+}
