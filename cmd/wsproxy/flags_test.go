@@ -173,3 +173,25 @@ func TestHTTP2CarriesTunnelsAndTheirDrain(t *testing.T) {
 	client.ExpectEOF(t, "")
 	require.Zero(t, c.exit(t), c.stderr)
 }
+
+// golang/go#54330: with net/http's windows one tunnel whose upstream does not read
+// stops the others of its connection.
+func TestHTTP2AnnouncesTheWindowsOfHTTP2Config(t *testing.T) {
+	t.Parallel()
+	certFile, keyFile, roots := certificate(t)
+	c := start(t, "-http2", "-tls-cert", certFile, "-tls-key", keyFile, "http://localhost:1")
+	conn, err := tls.Dial("tcp", c.addr, &tls.Config{RootCAs: roots, ServerName: "localhost", NextProtos: []string{"h2"}})
+	require.NoError(t, err)
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(testkit.Patience))
+	_, err = io.WriteString(conn, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00")
+	require.NoError(t, err)
+	var header [9]byte // of the server's SETTINGS
+	_, err = io.ReadFull(conn, header[:])
+	require.NoError(t, err)
+	settings := make([]byte, int(header[1])<<8|int(header[2]))
+	_, err = io.ReadFull(conn, settings)
+	require.NoError(t, err)
+	require.Contains(t, string(settings), "\x00\x04\x00\x01\x00\x00", "INITIAL_WINDOW_SIZE of 64 KiB")
+	require.Contains(t, string(settings), "\x00\x08\x00\x00\x00\x01", "ENABLE_CONNECT_PROTOCOL")
+}
