@@ -33,15 +33,16 @@ func newRow(e entry, by column, now time.Time) row {
 }
 
 // A column is what tunnels can be sorted by. A column of text has compare. A column
-// of numbers has value, which is read once for each tunnel because it changes while
-// the tunnel is open, and field, where it is kept.
+// of numbers has read, which sets the values of all entries. They are read once, as
+// they change while tunnels are open, and field is where a row keeps its value. Each
+// read is a loop without a call, in which the processor waits for many tunnels at once.
 type column struct {
 	name, title, long string
 	number            bool      // set flush right
 	words             [2]string // of the order and of its reverse
 
 	compare func(a, b *wsproxy.Tunnel) int
-	value   func(t *wsproxy.Tunnel, now time.Time) int64
+	read    func(all []entry, now time.Time)
 	field   func(r *row) *int64
 }
 
@@ -54,8 +55,11 @@ var (
 // columns has the default order first.
 var columns = []column{
 	{name: "age", title: "Age", long: "Age", number: true, words: young,
-		value: func(t *wsproxy.Tunnel, now time.Time) int64 { return int64(now.Sub(t.OpenedAt())) },
-		field: func(r *row) *int64 { return (*int64)(&r.age) }},
+		read: func(all []entry, _ time.Time) { // IDs are in the order of the age, and cost less to read
+			for i := range all {
+				all[i].value = -int64(all[i].t.ID())
+			}
+		}},
 	{name: "client", title: "Client", long: "Client", words: letters,
 		compare: func(a, b *wsproxy.Tunnel) int { return a.ClientIP().Unmap().Compare(b.ClientIP().Unmap()) }},
 	{name: "host", title: "Host", long: "Host", words: letters,
@@ -69,19 +73,39 @@ var columns = []column{
 			return cmp.Or(strings.Compare(a.Protocol(), b.Protocol()), strings.Compare(a.Subprotocol(), b.Subprotocol()))
 		}},
 	{name: "client_bytes", title: "Bytes", long: "Bytes from client", number: true, words: numbers,
-		value: func(t *wsproxy.Tunnel, _ time.Time) int64 { return t.FromClient().Bytes },
+		read: func(all []entry, _ time.Time) {
+			for i := range all {
+				all[i].value = all[i].t.FromClient().Bytes
+			}
+		},
 		field: func(r *row) *int64 { return &r.fromClient.Bytes }},
 	{name: "client_messages", title: "Messages", long: "Messages from client", number: true, words: numbers,
-		value: func(t *wsproxy.Tunnel, _ time.Time) int64 { return t.FromClient().Messages },
+		read: func(all []entry, _ time.Time) {
+			for i := range all {
+				all[i].value = all[i].t.FromClient().Messages
+			}
+		},
 		field: func(r *row) *int64 { return &r.fromClient.Messages }},
 	{name: "upstream_bytes", title: "Bytes", long: "Bytes from upstream", number: true, words: numbers,
-		value: func(t *wsproxy.Tunnel, _ time.Time) int64 { return t.FromUpstream().Bytes },
+		read: func(all []entry, _ time.Time) {
+			for i := range all {
+				all[i].value = all[i].t.FromUpstream().Bytes
+			}
+		},
 		field: func(r *row) *int64 { return &r.fromUpstream.Bytes }},
 	{name: "upstream_messages", title: "Messages", long: "Messages from upstream", number: true, words: numbers,
-		value: func(t *wsproxy.Tunnel, _ time.Time) int64 { return t.FromUpstream().Messages },
+		read: func(all []entry, _ time.Time) {
+			for i := range all {
+				all[i].value = all[i].t.FromUpstream().Messages
+			}
+		},
 		field: func(r *row) *int64 { return &r.fromUpstream.Messages }},
 	{name: "idle", title: "Idle for", long: "Idle time", number: true, words: [2]string{"shortest first", "longest first"},
-		value: func(t *wsproxy.Tunnel, now time.Time) int64 { return max(int64(now.Sub(t.LastActivity())), 0) },
+		read: func(all []entry, now time.Time) {
+			for i := range all {
+				all[i].value = max(int64(now.Sub(all[i].t.LastActivity())), 0)
+			}
+		},
 		field: func(r *row) *int64 { return (*int64)(&r.idle) }},
 }
 
@@ -103,10 +127,9 @@ type listing struct {
 // list visits each tunnel once and keeps at most q.n of them, so that it costs little
 // more than counting them. about is how many tunnels to expect.
 //
-// It first reads all values, so that the processor waits for the memory of many
-// tunnels at once. The tunnels come nearly in the order of their age and of their IDs.
-// In that order each could precede all others so far, and go to the heap. So list
-// takes them with a stride, with which few do.
+// The tunnels come nearly in the order of their IDs. In that order each could precede
+// all others so far, and go to the heap. So list takes them with a stride, with which
+// few do.
 func list(p *wsproxy.Proxy, q *query, about int, now time.Time) listing {
 	var l listing
 	if q.n == 0 || q.filtered() {
@@ -115,13 +138,16 @@ func list(p *wsproxy.Proxy, q *query, about int, now time.Time) listing {
 	entries := make([]entry, 0, about)
 	for t := range p.Tunnels() {
 		l.open++
-		if !q.matches(t, now) {
+		if q.filtered() && !q.matches(t, now) {
 			continue
 		}
 		l.matched++
 		if q.n > 0 {
-			entries = append(entries, q.entry(t, now))
+			entries = append(entries, entry{t: t})
 		}
+	}
+	if q.sort.read != nil {
+		q.sort.read(entries, now)
 	}
 
 	first := top{q: q}
@@ -145,14 +171,6 @@ func list(p *wsproxy.Proxy, q *query, about int, now time.Time) listing {
 type entry struct {
 	t     *wsproxy.Tunnel
 	value int64
-}
-
-func (q *query) entry(t *wsproxy.Tunnel, now time.Time) entry {
-	e := entry{t: t}
-	if q.sort.value != nil {
-		e.value = q.sort.value(t, now)
-	}
-	return e
 }
 
 // order compares entries as q asks. Equal ones are in the order of their numbers.
