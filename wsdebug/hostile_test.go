@@ -77,7 +77,7 @@ func TestThePageHasStrictHeaders(t *testing.T) {
 	for _, query := range []string{"", "?format=json", "?n=x", "?proxy=x"} {
 		res, body := get(t, page+"/"+query)
 		for name, want := range map[string]string{
-			"Cache-Control": "no-store", "Referrer-Policy": "no-referrer",
+			"Cache-Control": "no-store", "Referrer-Policy": "same-origin",
 			"X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY",
 		} {
 			assert.Equal(t, want, res.Header.Get(name), query)

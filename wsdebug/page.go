@@ -224,7 +224,7 @@ func write(w http.ResponseWriter, q query, status int, body []byte) {
 func setHeaders(h http.Header) {
 	h.Set("Cache-Control", "no-store")
 	h.Set("Content-Security-Policy", contentSecurityPolicy)
-	h.Set("Referrer-Policy", "no-referrer")
+	h.Set("Referrer-Policy", "same-origin") // no-referrer would make the Origin of the page's own POST null
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("X-Frame-Options", "DENY") // frame-ancestors, for browsers that do not know it
 }

@@ -60,7 +60,7 @@ func start(t *testing.T, program string) context.Context {
 
 func startWith(t *testing.T, program string, more ...chromedp.ExecAllocatorOption) context.Context {
 	t.Helper()
-	flags := append(more, chromedp.ExecPath(program))
+	flags := append(more, chromedp.ExecPath(program), chromedp.Flag("host-resolver-rules", "MAP *.example 127.0.0.1"))
 	for _, name := range []string{
 		"headless", "no-sandbox", "disable-gpu", "no-first-run", "disable-background-networking",
 		"disable-component-update", "disable-sync", "disable-breakpad", "disable-dev-shm-usage",
