@@ -37,7 +37,7 @@ import (
 //	n=200                  how many tunnels, from 0 to 1000; the default is 200
 //	refresh=2              reload after this many seconds, up to 3600; the default, 0, is never
 //	format=json            respond with JSON
-//	proxy=/chat            which proxy of HandlerOf; the default is the first
+//	proxy=/chat            which proxy of HandlerOf; the default is the one without a name, or the first
 //
 // Rates and plots compare samples. The handler takes one when it responds, at most
 // one in a second, and keeps 150. It drops them ten minutes after the last
@@ -143,10 +143,11 @@ func (h *page) query(r *http.Request) (query, *shown, error) {
 	if err != nil {
 		return q, nil, err
 	}
-	if name, ok := q.values["proxy"]; ok {
-		if p := h.find(name); p != nil {
-			return q, p, nil
-		}
+	name, given := q.values["proxy"]
+	if p := h.find(name); p != nil {
+		return q, p, nil
+	}
+	if given {
 		return q, nil, failed(http.StatusNotFound, "no proxy has the name %s", quote(name))
 	}
 	if len(h.proxies) == 0 {

@@ -60,6 +60,19 @@ func TestTheQuerySelectsAProxy(t *testing.T) {
 	assert.Equal(t, http.StatusNotFound, res.StatusCode)
 }
 
+// A link to a proxy whose Name is empty has no parameter. Before, it led to the first
+// proxy, and nothing led to that one.
+func TestAProxyWithoutANameIsTheDefault(t *testing.T) {
+	u := testkit.NewUpstream(t)
+	unnamed, addr := testkit.ServeProxy(t, u.URL)
+	testkit.Tunnel(t, addr, u)
+	url := "http://" + testkit.Serve(t, wsdebug.HandlerOf([]wsdebug.Named{{Name: "/feed", Proxy: testkit.NewProxy(t, u.URL)}, {Proxy: unnamed}}))
+	for query, want := range map[string]string{"": "1 open", "?proxy=": "1 open", "?proxy=%2Ffeed": "0 open"} {
+		_, body := get(t, url+"/"+query)
+		assert.Contains(t, body, want, query)
+	}
+}
+
 // Without WithClose only GET and HEAD are allowed.
 func TestThePageOnlyReads(t *testing.T) {
 	p := testkit.NewProxy(t, "http://upstream")

@@ -1,6 +1,7 @@
 package wsdebug
 
 import (
+	"cmp"
 	"crypto/sha256"
 	_ "embed"
 	"encoding/base64"
@@ -100,7 +101,7 @@ func (h *page) frame(q *query, current *shown) view {
 	if len(h.proxies) > 1 || h.proxies != nil && h.proxies[0].Name != "" {
 		for _, each := range h.proxies {
 			v.Proxies = append(v.Proxies, choice{
-				Text: visible(each.Name, shownName), Link: q.link("", "proxy", each.Name, "server", ""), Here: each == current})
+				Text: cmp.Or(visible(each.Name, shownName), "without a name"), Link: q.link("", "proxy", each.Name, "server", ""), Here: each == current})
 		}
 	}
 	return v

@@ -23,6 +23,9 @@ import (
 // Proxies that are observed with the same provider need different attributes, see
 // [WithAttributes].
 func Observe(p *wsproxy.Proxy, u *wsproxy.Upstream, opts ...Option) (stop func() error, err error) {
+	if p == nil {
+		return nil, errors.New("wsotel: the proxy is nil")
+	}
 	meter, attrs, err := newMeter(opts)
 	if err != nil {
 		return nil, err

@@ -17,8 +17,11 @@ import (
 // have tunnels.
 //
 // A registry takes one such Collector. Register those of several proxies with
-// [prometheus.WrapRegistererWith] and a label each.
+// [prometheus.WrapRegistererWith] and a label each. NewCollector panics if p is nil.
 func NewCollector(p *wsproxy.Proxy, u *wsproxy.Upstream) prometheus.Collector {
+	if p == nil { // Collect would panic, on a goroutine of the registry
+		panic("wsprom: the proxy is nil")
+	}
 	return collector{p, u}
 }
 

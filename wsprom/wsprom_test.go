@@ -115,6 +115,12 @@ func TestTheAddressOfAUnixSocketMayHaveAnyBytes(t *testing.T) {
 	assertCounts(t, collector, "wsproxy_tunnels{server=\"unix:/run/\uFFFD.sock\"} 0\nwsproxy_server_up{server=\"unix:/run/\uFFFD.sock\"} 1")
 }
 
+// Without this, the failure comes with the first scrape, on a goroutine of the
+// registry, and ends the program.
+func TestAProxyOfNilIsRefused(t *testing.T) {
+	assert.PanicsWithValue(t, "wsprom: the proxy is nil", func() { wsprom.NewCollector(nil, nil) })
+}
+
 // The lifetime of a tunnel in a histogram of latencies is a common complaint
 // (traefik/traefik#2905, istio/istio#17424). Here each has its own.
 func TestHandshakesAndTunnelsHaveAHistogramEach(t *testing.T) {
