@@ -17,6 +17,7 @@ const (
 	maxRows     = 1000
 	maxRefresh  = 3600 // seconds
 	maxValue    = 4096 // bytes of one parameter
+	maxQuery    = 8 * maxValue
 )
 
 // A query is the parsed query of a request. values has its parameters, except empty
@@ -47,9 +48,15 @@ var actionParameters = []string{"close", "drain", "closed", "drained"}
 // It returns the values also if there is an error, for the form.
 func parseQuery(raw string, names []string) (query, error) {
 	q := query{raw: raw, values: make(map[string]string), sort: columns[0], n: defaultRows}
+	if len(raw) > maxQuery {
+		return q, fmt.Errorf("the query has %d bytes: want at most %d", len(raw), maxQuery)
+	}
 	values, err := url.ParseQuery(raw)
 	if err != nil {
 		return q, fmt.Errorf("the query cannot be parsed: %w", err)
+	}
+	if len(values) > 2*len(names) {
+		return q, fmt.Errorf("the query has %d parameters: want some of %s", len(values), strings.Join(names, ", "))
 	}
 	var errs []error
 	for name, given := range values {
