@@ -52,6 +52,7 @@ func (s *settings) addRoute(value string) error {
 func (s *settings) checkRoutes() (errs, bad []error) {
 	seen := map[string]bool{"/": len(s.targets) > 0}
 	mux := http.NewServeMux()
+	register(mux, "/") // handler has one in any case
 	for _, r := range s.routes {
 		switch {
 		case !strings.HasPrefix(r.pattern, "/"):
@@ -62,7 +63,7 @@ func (s *settings) checkRoutes() (errs, bad []error) {
 			errs = append(errs, errors.New(`-route: "/" has a target already, want another path or no target after the flags`))
 		case seen[r.pattern]:
 			errs = append(errs, fmt.Errorf("-route: %q is given twice, want it once", r.pattern))
-		default:
+		case r.pattern != "/":
 			if err := register(mux, r.pattern); err != nil {
 				errs = append(errs, fmt.Errorf("-route: %q: %w", r.pattern, err))
 			}
@@ -82,10 +83,10 @@ func (s *settings) checkRoutes() (errs, bad []error) {
 func register(mux *http.ServeMux, pattern string) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
-			first, _, _ := strings.Cut(fmt.Sprint(v), "\n")
+			first, conflict, _ := strings.Cut(fmt.Sprint(v), "\n")
 			_, text, found := strings.Cut(first, fmt.Sprintf("parsing %q: ", pattern))
-			if !found { // of "/a/{x}" and "/{y}/b", each matches something that the other does not
-				text = "another -route matches some of the same paths, and neither is more specific"
+			if !found { // "/a/{y} matches the same requests as /a/{x}", or that both match some
+				text, _, _ = strings.Cut(strings.TrimSpace(conflict), ".\n")
 			}
 			err = errors.New(text)
 		}
@@ -162,26 +163,49 @@ func (v *service) handler() http.Handler {
 		all = all || m.pattern == "/"
 	}
 	if !all {
-		mux.HandleFunc("/", v.unrouted)
+		mux.HandleFunc("/", http.NotFound)
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodConnect && r.URL.Path == "" { // to another host, which each proxy refuses
 			v.routes[0].proxy.ServeHTTP(w, r)
 			return
 		}
+		if r.Header.Get("Upgrade") != "" || r.Method == http.MethodConnect {
+			if h, _ := mux.Handler(r); !isProxy(h) {
+				v.unrouted(w, r, mux)
+				return
+			}
+		}
 		mux.ServeHTTP(w, r)
 	})
 }
 
-// unrouted responds to requests that match no route.
-func (v *service) unrouted(w http.ResponseWriter, r *http.Request) {
-	http.NotFound(w, r)
-	if r.Header.Get("Upgrade") != "" || r.Method == http.MethodConnect {
-		v.access.refused("", r, http.StatusNotFound, errUnrouted)
-	}
+func isProxy(h http.Handler) bool {
+	_, ok := h.(*wsproxy.Proxy)
+	return ok
 }
 
-var errUnrouted = errors.New("no -route matches the path")
+// unrouted responds to upgrades that match no route, or that mux redirects.
+func (v *service) unrouted(w http.ResponseWriter, r *http.Request, mux http.Handler) {
+	s := &statusWriter{ResponseWriter: w}
+	mux.ServeHTTP(s, r)
+	err := errors.New("no -route matches the path")
+	if location := s.Header().Get("Location"); location != "" {
+		err = fmt.Errorf("redirected to %q, which WebSocket clients do not follow; give a -route for the path too", withoutQuery(location))
+	}
+	v.access.refused("", r, s.status, err)
+}
+
+// A statusWriter keeps the status of a response.
+type statusWriter struct {
+	http.ResponseWriter
+	status int
+}
+
+func (w *statusWriter) WriteHeader(status int) {
+	w.status = status
+	w.ResponseWriter.WriteHeader(status)
+}
 
 // live returns the number of open tunnels.
 func (v *service) live() (n int) {

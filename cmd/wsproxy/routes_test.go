@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -64,6 +65,27 @@ func TestRoutesNeedNoTargetArgument(t *testing.T) {
 	c.stdout.Await(t, `msg="upgrade refused" route="" client=`)
 	c.stdout.Await(t, ` path=/elsewhere status=404 error="no -route matches the path"`)
 	require.Equal(t, 1, strings.Count(c.stdout.String(), "refused"), "a plain request is no upgrade")
+}
+
+// The access log had no line for a WebSocket that the mux redirected, and its
+// client did not follow.
+func TestAnUpgradeThatIsRedirectedIsRefused(t *testing.T) {
+	t.Parallel()
+	url, _ := switches(t)
+	c := start(t, "-access-log", "text", "-route", "/ws/="+url, url)
+	for i, path := range []string{"/ws?token=secret", "/x//y"} {
+		_, res := c.ask(t, path, upgradeFields)
+		require.True(t, isRedirect(res.StatusCode), res.Status)
+		want := res.Header.Get("Location")
+		want, _, _ = strings.Cut(want, "?")
+		path, _, _ = strings.Cut(path, "?")
+		require.Contains(t, c.logged(t, i+2)[i+1], fmt.Sprintf(` path=%s status=%d error="redirected to \"%s\", which WebSocket clients do not follow;`,
+			path, res.StatusCode, want))
+	}
+	_, res := c.ask(t, "/ws", "")
+	require.True(t, isRedirect(res.StatusCode), res.Status)
+	require.Equal(t, 2, strings.Count(c.stdout.String(), "refused"), "a plain request is no upgrade")
+	require.NotContains(t, c.stdout.String(), "secret")
 }
 
 func TestEachRouteHasALineAtTheStart(t *testing.T) {
@@ -201,8 +223,11 @@ func TestMistakesInRoutes(t *testing.T) {
 		{"-route /{x=http://a", 2, `-route: "/{x": at offset 1: bad wildcard segment`},
 		{"-route /a/../b=http://a", 2, `-route: "/a/../b" is not a clean path, want "/b"`},
 		{"-route /a//=http://a", 2, `-route: "/a//" is not a clean path, want "/a"`},
-		{"-route /a/{x}=http://a -route /{y}/b=http://b", 2, `-route: "/{y}/b": another -route matches some of the same paths, and neither is more specific`},
-		{"-route /{x}=http://a -route /{y}=http://b", 2, `-route: "/{y}": another -route matches`},
+		{"-route /a/{x}=http://a -route /{y}/b=http://b", 2, `-route: "/{y}/b": /{y}/b and /a/{x} both match some paths, like "/a/b"` + "\n"},
+		{"-route /{x}=http://a -route /{y}=http://b", 2, `-route: "/{y}": /{y} matches the same requests as /{x}` + "\n"},
+		{"-route /%61=http://a -route /a=http://b", 2, `-route: "/a": /a matches the same requests as /%61` + "\n"},
+		{"-route /{all...}=http://a http://b", 2, `-route: "/{all...}": /{all...} matches the same requests as /` + "\n"}, // panicked
+		{"-route /{all...}=http://a", 2, `-route: "/{all...}": /{all...} matches the same requests as /` + "\n"},
 		{"-route /ws=", 1, `-route "/ws": target ""`},
 		{"-route /ws=localhost:3000", 1, `-route "/ws": target "localhost:3000" has no scheme`},
 		{"-route /ws=ftp://b http://a", 1, `-route "/ws": target "ftp://b"`},
