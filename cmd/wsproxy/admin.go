@@ -59,14 +59,19 @@ func (v *service) newAdmin() (*admin, error) {
 		MaxHeaderBytes:    64 << 10,
 		ReadHeaderTimeout: 10 * time.Second,
 		ReadTimeout:       10 * time.Second,
-		WriteTimeout:      time.Minute, // net/http/pprof refuses longer profiles
+		WriteTimeout:      time.Minute, // to which net/http/pprof adds the time of a profile
 		IdleTimeout:       75 * time.Second,
 		ErrorLog:          slog.NewLogLogger(v.log.Handler(), slog.LevelWarn),
 	}}, nil
 }
 
 // url returns the URL that the start line shows.
-func (a *admin) url() string { return "http://" + a.listener.Addr().String() + "/" }
+func (a *admin) url() string {
+	if a.listener.Addr().Network() == "unix" {
+		return "http://unix:" + a.listener.Addr().String()
+	}
+	return "http://" + a.listener.Addr().String() + "/"
+}
 
 func (a *admin) serve() {
 	if a != nil {

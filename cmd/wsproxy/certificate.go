@@ -129,18 +129,32 @@ func (k *keyPair) reload() {
 }
 
 // withoutHangups returns the signals that end the command. With a certificate it
-// reloads that at each SIGHUP until ctx is done.
+// reloads that at SIGHUP until ctx is done. No signal waits while the files are
+// read, which can take for ever on a network file system.
 func (v *service) withoutHangups(ctx context.Context, signals <-chan os.Signal) <-chan os.Signal {
 	if v.pair == nil {
 		return signals
 	}
-	ends := make(chan os.Signal, 2)
+	ends, hangups := make(chan os.Signal, 2), make(chan struct{}, 1)
+	go func() {
+		for {
+			select {
+			case <-hangups:
+				v.pair.reload()
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
 	go func() {
 		for {
 			select {
 			case s := <-signals:
 				if s == syscall.SIGHUP {
-					v.pair.reload()
+					select {
+					case hangups <- struct{}{}:
+					default: // the files will be read after this one, too
+					}
 					continue
 				}
 				select {

@@ -219,6 +219,15 @@ func TestSeveralSocketsOfSystemdAreServedByName(t *testing.T) {
 	require.FileExists(t, path, "it is systemd's")
 }
 
+// The start line had http:///run/wsproxy.sock/.
+func TestAnAdminSocketOfTheFileSystemHasAURL(t *testing.T) {
+	path := testkit.SocketDir(t) + "/admin.sock"
+	l, err := net.Listen("unix", path)
+	require.NoError(t, err)
+	defer l.Close()
+	require.Equal(t, "http://unix:"+path, (&admin{listener: l}).url())
+}
+
 func TestBadSocketsOfSystemdAreReported(t *testing.T) {
 	t.Parallel()
 	socket, _ := listening(t, "tcp", "127.0.0.1:0")
@@ -236,6 +245,11 @@ func TestBadSocketsOfSystemdAreReported(t *testing.T) {
 	pipe, _, err := os.Pipe()
 	require.NoError(t, err)
 	defer pipe.Close()
+	silent, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
+	require.NoError(t, err)
+	bound := os.NewFile(uintptr(silent), "bound")
+	defer bound.Close()
+	require.NoError(t, syscall.Bind(silent, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}))
 	for _, test := range []struct {
 		environment string
 		socket      *os.File
@@ -247,6 +261,7 @@ func TestBadSocketsOfSystemdAreReported(t *testing.T) {
 		{"LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=a:b", socket, `LISTEN_FDNAMES: "a:b", want as many names as LISTEN_FDS, 1`},
 		{"LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=a:b", socket, `LISTEN_FDS: descriptor 4, "b", is not a listening stream socket`},
 		{"LISTEN_PID=$$ LISTEN_FDS=1", packets, `LISTEN_FDS: descriptor 3, "", is not a listening stream socket`},
+		{"LISTEN_PID=$$ LISTEN_FDS=1", bound, `LISTEN_FDS: descriptor 3, "", is not a listening stream socket: want ListenStream= in the socket unit`},
 		{"LISTEN_PID=$$ LISTEN_FDS=1", pipe, `LISTEN_FDS: descriptor 3, "", is not a listening stream socket`},
 		{"LISTEN_PID=$$ LISTEN_FDS=1", connection, `LISTEN_FDS: descriptor 3, "", is a connection, want Accept=no in the socket unit`},
 	} {
@@ -268,4 +283,22 @@ func TestSocketsOfAnotherProcessAreIgnored(t *testing.T) {
 	require.Contains(t, line, "wsproxy: http://127.0.0.1:")
 	require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
 	require.NoError(t, cmd.Wait())
+}
+
+// A file system that does not answer kept SIGTERM from a command that had got
+// SIGHUP.
+func TestACertificateThatCannotBeReadDelaysNoSignal(t *testing.T) {
+	t.Parallel()
+	certFile, keyFile, _ := certificate(t)
+	c := start(t, "-tls-cert", certFile, "-tls-key", keyFile)
+	require.NoError(t, os.Remove(certFile))
+	require.NoError(t, syscall.Mkfifo(certFile, 0o600))
+	for range 3 {
+		c.signals <- syscall.SIGHUP
+	}
+	writer, err := os.OpenFile(certFile, os.O_WRONLY, 0) // returns when the file is being read
+	require.NoError(t, err)
+	defer writer.Close()
+	c.signals <- syscall.SIGTERM
+	require.Zero(t, c.exit(t), c.stderr)
 }

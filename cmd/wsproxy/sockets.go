@@ -126,6 +126,10 @@ func listenerOn(fd int, name string) (net.Listener, error) {
 		}
 	}
 	l, err := net.FileListener(f)
+	if err == nil && (l.Addr().Network() == "unixpacket" || !listens(l)) {
+		l.Close()
+		err = errors.New("want ListenStream= in the socket unit")
+	}
 	if err != nil {
 		return nil, fmt.Errorf("LISTEN_FDS: descriptor %d, %q, is not a listening stream socket: %w", fd, name, err)
 	}

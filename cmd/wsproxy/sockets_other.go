@@ -1,0 +1,7 @@
+//go:build !unix
+
+package main
+
+import "net"
+
+func listens(net.Listener) bool { return true }
