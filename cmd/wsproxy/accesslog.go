@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"example.com/wsproxy"
@@ -20,18 +21,51 @@ var accessFormats = []string{"off", "text", "json"}
 // each refused upgrade.
 type accessLog struct {
 	log       *slog.Logger
+	out       *accessWriter
 	forwarded bool // clients may be behind proxies
 }
 
-// newAccessLog returns nil for the format off.
-func newAccessLog(format string, w io.Writer, forwarded bool) *accessLog {
+// newAccessLog returns nil for the format off. Errors of w go to log.
+func newAccessLog(format string, w io.Writer, log *slog.Logger, forwarded bool) *accessLog {
+	out := &accessWriter{w: w, log: log}
 	switch format {
 	case "text":
-		return &accessLog{slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{ReplaceAttr: accessAttr})), forwarded}
+		return &accessLog{slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{ReplaceAttr: accessAttr})), out, forwarded}
 	case "json":
-		return &accessLog{slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{ReplaceAttr: accessAttrJSON})), forwarded}
+		return &accessLog{slog.New(slog.NewJSONHandler(out, &slog.HandlerOptions{ReplaceAttr: accessAttrJSON})), out, forwarded}
 	}
 	return nil
+}
+
+// An accessWriter is the file of an access log. Package slog drops the errors of
+// its writes, and calls it with a lock held.
+type accessWriter struct {
+	w      io.Writer
+	log    *slog.Logger
+	failed bool         // the last write has failed
+	began  atomic.Int64 // nanoseconds since 1970 of the write in progress, or 0
+}
+
+// Write logs the first of several errors in a row.
+func (a *accessWriter) Write(p []byte) (n int, err error) {
+	a.began.Store(time.Now().UnixNano())
+	n, err = a.w.Write(p)
+	a.began.Store(0)
+	if err != nil && !a.failed {
+		a.log.Warn("cannot write the access log, losing its lines until that works", "error", err)
+	}
+	a.failed = err != nil
+	return n, err
+}
+
+// stuck reports whether a write has been waiting for a second, as nobody reads
+// the other end of a pipe.
+func (l *accessLog) stuck() bool {
+	if l == nil {
+		return false
+	}
+	began := l.out.began.Load()
+	return began != 0 && time.Since(time.Unix(0, began)) >= time.Second
 }
 
 // accessAttr drops the level, which is always the same.

@@ -1,10 +1,16 @@
 package main
 
 import (
+	"bufio"
 	"encoding/json"
+	"io"
+	"log/slog"
 	"net/http"
+	"net/http/httptest"
+	"os"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 
 	"example.com/wsproxy/internal/testkit"
@@ -114,3 +120,46 @@ func TestAClientWritesNoLinesAndNoFloodInTheAccessLog(t *testing.T) {
 		require.Less(t, len(line), 5*2*maxLogged)
 	}
 }
+
+// A disk that is full cost lines without a word.
+func TestAnAccessLogThatCannotBeWrittenIsAWarning(t *testing.T) {
+	var stderr testkit.Buffer
+	var fail error
+	log := newAccessLog("text", writerFunc(func(p []byte) (int, error) { return len(p), fail }), slog.New(slog.NewTextHandler(&stderr, nil)), false)
+	r := httptest.NewRequest("GET", "/", nil)
+	for i, err := range []error{nil, syscall.ENOSPC, syscall.ENOSPC, nil, syscall.EPIPE} {
+		fail = err
+		log.refused("/", r, http.StatusForbidden, nil)
+		require.Equal(t, []int{0, 1, 1, 1, 2}[i], strings.Count(stderr.String(), `level=WARN msg="cannot write the access log, losing its lines until that works" error=`))
+	}
+}
+
+// Nobody read the access log, and then neither the end of -drain nor a second
+// signal ended the command.
+func TestAFullPipeDoesNotKeepTheCommandFromItsEnd(t *testing.T) {
+	t.Parallel()
+	url, conns := switches(t)
+	r, stdout := io.Pipe()
+	t.Cleanup(func() { r.Close() })
+	signals, stderr, exited := make(chan os.Signal, 2), &testkit.Buffer{}, make(chan int)
+	go func() {
+		exited <- run(signals, []string{"-listen", "127.0.0.1:0", "-access-log", "text", "-drain", "0", url}, stdout, stderr)
+	}()
+	line, err := bufio.NewReader(r).ReadString('\n') // reads one write
+	require.NoError(t, err)
+	c := &command{}
+	c.setURL(t, line)
+	client := c.dial(t)
+	_, err = io.WriteString(client, "GET / HTTP/1.1\r\nHost: x\r\n"+upgradeFields+"\r\n")
+	require.NoError(t, err)
+	defer func() { (<-conns).Close() }()
+	_, err = io.ReadFull(r, make([]byte, 1)) // and no more of the line
+	require.NoError(t, err)
+	signals <- syscall.SIGTERM
+	require.Equal(t, 1, testkit.Within(t, exited, "the exit"))
+	require.Contains(t, stderr.String(), "wsproxy: cut 1 tunnel: standard output takes no more of the access log\n")
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"time"
 
 	"example.com/wsproxy"
 )
@@ -82,7 +83,14 @@ func (v *service) drain(signals <-chan os.Signal, leave func()) error {
 			m.proxy.Shutdown(ctx) // ignore the error: handshakes count as requests below
 		})
 	}
-	routes.Wait()
+	ended := make(chan struct{})
+	go func() {
+		routes.Wait()
+		close(ended)
+	}()
+	if !v.await(ctx, ended) {
+		return fmt.Errorf("cut %s: standard output takes no more of the access log", plural(v.live(), "tunnel"))
+	}
 	var cut []string
 	requests := <-unfinished
 	if n := v.cut.Load(); n > 0 || requests > 0 {
@@ -99,6 +107,28 @@ func (v *service) drain(signals <-chan os.Signal, leave func()) error {
 		why = errors.New("no answer to the Close frame within the close timeout")
 	}
 	return fmt.Errorf("cut %s: %w", strings.Join(cut, " and "), why)
+}
+
+// await waits until the tunnels have ended. It returns false if ctx is done and
+// the tunnels still wait for their lines in the access log.
+func (v *service) await(ctx context.Context, ended <-chan struct{}) bool {
+	select {
+	case <-ended:
+		return true
+	case <-ctx.Done():
+	}
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ended:
+			return true
+		case <-tick.C:
+			if v.access.stuck() {
+				return false
+			}
+		}
+	}
 }
 
 func plural(n int, noun string) string {

@@ -23,6 +23,7 @@ type settings struct {
 	level     slog.Level
 	targets   []string // empty for the demo
 	bad       error    // the errors of targets
+	warnings  []string // for the log
 	options   []wsproxy.Option
 	maxHeader int     // -max-header-bytes
 	http2     bool    // offer HTTP/2

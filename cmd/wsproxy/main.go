@@ -116,7 +116,7 @@
 //	/debug/pprof/  Go's profiles, with -pprof
 //
 // Readiness does not depend on the targets: if all are down, no other replica has
-// better ones. Profiles may take up to a minute. The name of the target argument
+// better ones. The name of the target argument
 // is "/".
 //
 // There is no password, and the page shows the addresses of clients. A port alone,
@@ -129,16 +129,18 @@
 // # Logs
 //
 // -access-log writes to standard output. There is a line when a tunnel opens, when
-// it ends, and when an upgrade is refused. A plain request has none. A refusal
-// without an error came from the upstream. The route and id of a tunnel are the same in
-// both its lines. Strings are shortened to 512 bytes. Queries are not logged. In
-// JSON, durations are in seconds. If standard output is a full pipe, tunnels wait
-// until someone reads it.
+// it ends, and when an upgrade is refused or redirected. A plain request has none.
+// A refusal without an error came from the upstream. The route and id of a tunnel
+// are the same in both its lines. Strings are shortened to 512 bytes. Queries are
+// not logged. In JSON, durations are in seconds. If standard output is a full pipe,
+// tunnels wait until someone reads it, or until the end of -drain. If writing
+// fails, as on a full disk, the lines are lost, and the log has a warning.
 //
 // The log on standard error has a line for a tunnel that the proxy itself ends: at a
 // timeout, the maximum lifetime or size, or because an end does not answer pings. The
 // line names the flag to change. In 10 seconds only the first ending with the same
-// reason and route has a line. Another line has the number of the others.
+// reason and route has a line. Another line has the number of the others. There is
+// a warning at the start if -read-timeout leaves no time for a ping.
 //
 // # Signals
 //

@@ -118,6 +118,10 @@ func parse(args []string) (*settings, error) {
 	misrouted, badRoutes := s.checkRoutes()
 	errs = append(errs, misrouted...)
 	s.forwarded, s.hints = v.trusted != nil, v.hints()
+	if v.ping > 0 && v.read > 0 && v.read <= v.ping {
+		s.warnings = append(s.warnings, fmt.Sprintf("-read-timeout %v ends an idle tunnel before its first ping; "+
+			"set -ping, which is %v, to less, or to 0 for no pings", v.read, v.ping))
+	}
 	s.options = v.options()
 	if _, err := wsproxy.New("http://localhost", s.options...); err != nil {
 		errs = append(errs, err)

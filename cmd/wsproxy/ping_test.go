@@ -1,6 +1,7 @@
 package main
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -33,4 +34,24 @@ func TestAClientThatOnlyAnswersPingsOutlivesTheReadTimeout(t *testing.T) {
 			return
 		}
 	}
+}
+
+// -read-timeout 20s without -ping ended idle tunnels as if there were no pings.
+func TestAReadTimeoutThatLeavesNoTimeForAPingIsAWarning(t *testing.T) {
+	for args, want := range map[string]int{
+		"":                              0,
+		"-read-timeout 25s":             1,
+		"-read-timeout 26s":             0,
+		"-read-timeout 10s":             1,
+		"-read-timeout 10s -ping 0":     0,
+		"-read-timeout 0":               0,
+		"-ping 1m":                      1,
+		"-ping 1h -read-timeout 1h0.1s": 0,
+	} {
+		s, err := parse(strings.Fields(args))
+		require.NoError(t, err)
+		require.Len(t, s.warnings, want, args)
+	}
+	c := start(t, "-read-timeout", "10s", "http://localhost")
+	c.stderr.Await(t, `level=WARN msg="-read-timeout 10s ends an idle tunnel before its first ping; set -ping, which is 25s, to less, or to 0 for no pings"`)
 }

@@ -24,8 +24,11 @@ func (s *settings) serve(signals <-chan os.Signal, stdout, stderr io.Writer) err
 	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
 
-	v := &service{settings: s, log: log, access: newAccessLog(s.access, stdout, s.forwarded), endings: newEndings(log, s.hints)}
+	v := &service{settings: s, log: log, access: newAccessLog(s.access, stdout, log, s.forwarded), endings: newEndings(log, s.hints)}
 	defer v.endings.repeats.flush()
+	for _, warning := range s.warnings {
+		log.Warn(warning)
+	}
 	if s.cert != "" {
 		var err error
 		if v.pair, err = newKeyPair(s.cert, s.key, log); err != nil {
