@@ -1,9 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -66,6 +68,9 @@ func (k *keyPair) load() (*tls.Certificate, error) {
 	pair, err := tls.X509KeyPair(cert, key)
 	if err != nil {
 		return nil, err
+	}
+	if bytes.Count(cert, []byte("-----BEGIN CERTIFICATE-----")) != len(pair.Certificate) {
+		return nil, errors.New("a certificate of the chain is not whole") // tls.X509KeyPair drops it
 	}
 	if k.current.Load() != nil {
 		if err := inTime(&pair); err != nil {

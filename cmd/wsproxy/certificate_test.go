@@ -104,6 +104,7 @@ func TestABadCertificateIsLoggedAndTheLastOneStays(t *testing.T) {
 		cert, key  []byte
 	}{
 		{"half-written", "failed to find any PEM data in certificate input", good[:len(good)/2], goodKey},
+		{"half of the chain", "a certificate of the chain is not whole", append(good[:len(good):len(good)], good[:len(good)/2]...), goodKey},
 		{"empty", "failed to find any PEM data in certificate input", nil, nil},
 		{"garbage", "malformed certificate", []byte("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"), goodKey},
 		{"another key", "private key does not match public key", good, otherKey},
