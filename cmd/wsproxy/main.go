@@ -150,6 +150,7 @@
 // "shutting down". A tunnel ends when both have answered. A tunnel that has not
 // ended within -close-timeout is closed immediately. When -drain expires or a
 // second signal arrives, wsproxy closes all remaining tunnels and plain requests.
+// It exits at most three seconds after a second signal.
 //
 // With -spread the tunnels get their Close frames in random order and evenly
 // over that time, with code 1012, "service restart", so that their clients do
@@ -193,6 +194,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"syscall"
+	"time"
 
 	_ "example.com/wsproxy/http2" // for -http2
 )
@@ -204,7 +206,19 @@ func main() {
 	if !signal.Ignored(syscall.SIGHUP) { // as with nohup
 		signal.Notify(signals, syscall.SIGHUP)
 	}
+	go insist()
 	os.Exit(run(signals, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// insist exits three seconds after the second signal, in case that run waits for
+// someone to read its log.
+func insist() {
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	<-signals
+	<-signals
+	time.Sleep(3 * time.Second)
+	os.Exit(1)
 }
 
 // run runs the command and returns its exit status.

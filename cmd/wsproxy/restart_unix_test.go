@@ -284,21 +284,3 @@ func TestSocketsOfAnotherProcessAreIgnored(t *testing.T) {
 	require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
 	require.NoError(t, cmd.Wait())
 }
-
-// A file system that does not answer kept SIGTERM from a command that had got
-// SIGHUP.
-func TestACertificateThatCannotBeReadDelaysNoSignal(t *testing.T) {
-	t.Parallel()
-	certFile, keyFile, _ := certificate(t)
-	c := start(t, "-tls-cert", certFile, "-tls-key", keyFile)
-	require.NoError(t, os.Remove(certFile))
-	require.NoError(t, syscall.Mkfifo(certFile, 0o600))
-	for range 3 {
-		c.signals <- syscall.SIGHUP
-	}
-	writer, err := os.OpenFile(certFile, os.O_WRONLY, 0) // returns when the file is being read
-	require.NoError(t, err)
-	defer writer.Close()
-	c.signals <- syscall.SIGTERM
-	require.Zero(t, c.exit(t), c.stderr)
-}
