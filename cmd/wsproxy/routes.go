@@ -191,7 +191,7 @@ func (v *service) unrouted(w http.ResponseWriter, r *http.Request, mux http.Hand
 	mux.ServeHTTP(s, r)
 	err := errors.New("no -route matches the path")
 	if location := s.Header().Get("Location"); location != "" {
-		err = fmt.Errorf("redirected to %q, which WebSocket clients do not follow; give a -route for the path too", withoutQuery(location))
+		err = fmt.Errorf("redirected to %q, which WebSocket clients do not follow", withoutQuery(location))
 	}
 	v.access.refused("", r, s.status, err)
 }

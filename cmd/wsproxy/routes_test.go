@@ -79,7 +79,7 @@ func TestAnUpgradeThatIsRedirectedIsRefused(t *testing.T) {
 		want := res.Header.Get("Location")
 		want, _, _ = strings.Cut(want, "?")
 		path, _, _ = strings.Cut(path, "?")
-		require.Contains(t, c.logged(t, i+2)[i+1], fmt.Sprintf(` path=%s status=%d error="redirected to \"%s\", which WebSocket clients do not follow;`,
+		require.Contains(t, c.logged(t, i+2)[i+1], fmt.Sprintf(` path=%s status=%d error="redirected to \"%s\", which WebSocket clients do not follow"`,
 			path, res.StatusCode, want))
 	}
 	_, res := c.ask(t, "/ws", "")
