@@ -132,13 +132,17 @@ func TestTrailersAreTheEndOfAStream(t *testing.T) {
 // The handshake clears the server's WriteTimeout. A refusal has it again, or its
 // handler waits for as long as the client keeps its window closed.
 func TestTheServersWriteTimeoutEndsARefusalThatIsNotRead(t *testing.T) {
-	p := testkit.NewProxy(t, "http://"+testkit.RefusingAddr(t))
-	f := dialFramer(t, testkit.ServeHTTP2(t, p, func(s *http.Server) { s.WriteTimeout = 300 * time.Millisecond }))
-	require.NoError(t, f.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0}))
-	id := f.connect(t, false)
-	require.Equal(t, "502", f.status(t, id))
-	f.until(t, func(frame http2.Frame) bool {
-		_, reset := frame.(*http2.RSTStreamFrame)
-		return reset && frame.Header().StreamID == id
-	})
+	u := testkit.NewUpstream(t)
+	u.Respond("HTTP/1.1 403 Forbidden\r\nContent-Length: 6\r\n\r\nbanned")
+	for want, target := range map[string]string{"502": "http://" + testkit.RefusingAddr(t), "403": u.URL} {
+		p := testkit.NewProxy(t, target, wsproxy.WithSendTimeout(0))
+		f := dialFramer(t, testkit.ServeHTTP2(t, p, func(s *http.Server) { s.WriteTimeout = 300 * time.Millisecond }))
+		require.NoError(t, f.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0}))
+		id := f.connect(t, false)
+		require.Equal(t, want, f.status(t, id))
+		f.until(t, func(frame http2.Frame) bool {
+			_, reset := frame.(*http2.RSTStreamFrame)
+			return reset && frame.Header().StreamID == id
+		})
+	}
 }
