@@ -14,6 +14,7 @@ import (
 	"net/http/httptrace"
 	"net/url"
 	"os"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -191,13 +192,20 @@ type Stream struct {
 	up       *io.PipeWriter
 	cancel   context.CancelFunc
 	closed   atomic.Bool
+	reading  sync.Mutex // Close reads on, and must not take bytes from a Read that waits
 }
 
-func (s *Stream) Read(b []byte) (int, error) {
+// Read returns no bytes that come after Close, not even if it waited before.
+func (s *Stream) Read(b []byte) (n int, err error) {
+	s.reading.Lock()
+	defer s.reading.Unlock()
+	if !s.closed.Load() {
+		n, err = s.Response.Body.Read(b)
+	}
 	if s.closed.Load() {
 		return 0, net.ErrClosed
 	}
-	return s.Response.Body.Read(b)
+	return n, err
 }
 
 func (s *Stream) Write(b []byte) (int, error) { return s.up.Write(b) }
@@ -205,13 +213,18 @@ func (s *Stream) Write(b []byte) (int, error) { return s.up.Write(b) }
 // CloseWrite sends END_STREAM.
 func (s *Stream) CloseWrite() error { return s.up.Close() }
 
-// Close sends END_STREAM, and reads no more, as the close of a socket does.
+// Close sends END_STREAM, and discards what comes, as the close of a socket does.
+// A Read that waits returns at the next bytes or the end.
 func (s *Stream) Close() error {
 	if s.up == nil {
 		return nil
 	}
 	if s.closed.CompareAndSwap(false, true) && s.Response != nil {
-		go io.Copy(io.Discard, s.Response.Body)
+		go func() {
+			s.reading.Lock()
+			defer s.reading.Unlock()
+			io.Copy(io.Discard, s.Response.Body)
+		}()
 	}
 	return s.up.Close()
 }
