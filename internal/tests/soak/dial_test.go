@@ -38,7 +38,10 @@ func (tun *soakTunnel) dial() (first string, respond func() error, release func(
 		return "", nil, nil, err
 	}
 	client.Peer = testkit.NewPeer(stream)
-	late := time.AfterFunc(soakPatience, stream.Reset)
+	late := time.AfterFunc(soakPatience, func() {
+		tun.late.Store(true)
+		stream.Reset()
+	})
 	return "", func() (err error) {
 			stream.Response, err = tun.kind.HTTP2.RoundTrip(r)
 			return refusal(stream.Response, err, http.StatusOK)

@@ -106,6 +106,7 @@ type soakTunnel struct {
 
 	tunnel atomic.Pointer[wsproxy.Tunnel]
 	closes atomic.Int32
+	late   atomic.Bool // soakPatience has ended the client's stream, which has no deadlines
 	ended  chan wsproxy.Ending
 }
 
@@ -198,6 +199,9 @@ func (tun *soakTunnel) play() (ending wsproxy.Ending, err error) {
 // judge compares what both ends and the proxy observed with what the way
 // requires.
 func (tun *soakTunnel) judge(ending wsproxy.Ending) error {
+	if tun.late.Load() {
+		return fmt.Errorf("it was not over after %v; %d and %d messages had arrived", soakPatience, tun.ends[soakUpstream].gotMessages, tun.ends[soakClient].gotMessages)
+	}
 	var errs []error
 	wrong := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 	if ending.Reason != tun.way.reason && !tun.resetUnread(ending) {
