@@ -10,7 +10,7 @@ import (
 	"example.com/wsproxy/wsdebug"
 )
 
-// The page visits each tunnel once. Compare it with a scrape. With
+// Besides Stats, the page visits each tunnel once. Compare it with a scrape. With
 // WSPROXY_STRESS=full there are 100,000 tunnels, else 1,000.
 func BenchmarkThePage(b *testing.B) {
 	n := testkit.Scale(1000, 100_000)

@@ -36,7 +36,8 @@ import (
 // drain continues when the viewer leaves. It has a goroutine until its tunnels have
 // ended, for at most a minute more than the requested time.
 //
-// The handler checks no credentials. Anyone who reaches it can end every tunnel.
+// The handler checks no credentials. Anyone who reaches it can end every tunnel. That
+// includes web sites if the Host of requests is not checked, see [Handler].
 func WithClose() Option { return closeOption{} }
 
 type closeOption struct{}

@@ -118,6 +118,19 @@ func TestAFullServerIsUp(t *testing.T) {
 	assert.Contains(t, all, "wsproxy_server_up{server=\"192.0.2.1:80\"} 0\n")
 }
 
+// The only server of an Upstream never goes down, as in nginx. So an alert must look
+// at its failures.
+func TestTheOnlyServerIsUpAndItsFailuresCount(t *testing.T) {
+	dead := testkit.RefusingAddr(t)
+	u := testkit.Servers(t, wsproxy.RoundRobin(), wsproxy.Server{Addr: dead})
+	proxy, addr := testkit.ServeProxy(t, "http://chat", wsproxy.WithUpstream(u))
+	testkit.Do(t, addr, testkit.SampleRequest)
+	testkit.Do(t, addr, testkit.SampleRequest)
+	all := scrape(t, wsdebug.Metrics(proxy, u))
+	assert.Contains(t, all, "wsproxy_server_up{server=\""+dead+"\"} 1\n")
+	assert.Contains(t, all, "wsproxy_server_failures_total{server=\""+dead+"\"} 2\n")
+}
+
 // Prometheus drops a whole scrape for one label that it cannot read.
 func TestLabelValuesAreEscaped(t *testing.T) {
 	for name, want := range map[string]string{
