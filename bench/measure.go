@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"slices"
+	"time"
 )
 
 // A measure is one thing done to a proxy. It yields one value for each of its
@@ -47,6 +48,10 @@ const (
 	stormClients = 8000
 )
 
+// freshAfter is how long after the last tunnel has opened "fresh" is measured: the
+// memory with the garbage that handshakes leave, before a collection is forced.
+const freshAfter = 3 * time.Second
+
 var measures = append([]measure{
 	{name: "rt-128-1", label: "128 B, 1 connection", kind: "roundtrip", size: 128, conns: 1, metrics: roundtrip},
 	{name: "rt-128-64", label: "128 B, 64 connections", kind: "roundtrip", size: 128, conns: 64, metrics: roundtrip},
@@ -80,6 +85,7 @@ var measures = append([]measure{
 	{name: "idle", label: "idle tunnels", kind: "open", size: 128, rounds: 2, metrics: []metric{
 		{"few", "kB", fmt.Sprintf("kB/tunnel at %d", fewTunnels)},
 		{"many", "kB", fmt.Sprintf("kB/tunnel at %d", manyTunnels)},
+		{"fresh", "kB", fmt.Sprintf("… at %d, %v after opening", manyTunnels, freshAfter)},
 		{"cpu", "ms", fmt.Sprintf("CPU at %d, ms/s", manyTunnels)}}},
 }, http2Measures...)
 

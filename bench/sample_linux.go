@@ -187,6 +187,14 @@ func (t *trial) idle(m measure) (map[string]float64, error) {
 		if err := t.do(&result{}, job{Kind: "open", Size: m.size, Conns: step.conns}); err != nil {
 			return nil, err
 		}
+		if step.name == "many" {
+			time.Sleep(min(freshAfter, 6*t.window))
+			fresh, err := memory(t.pids)
+			if err != nil {
+				return nil, err
+			}
+			values["fresh"] = float64(fresh-before) / float64(step.conns) / 1e3
+		}
 		now, err := t.settled()
 		if err != nil {
 			return nil, err

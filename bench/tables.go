@@ -52,6 +52,7 @@ var plainRows = []row{
 	{"… round trips/s, every second connection idle", "skew", "rate", true},
 	{"memory per idle tunnel, of 1,000, kB", "idle", "few", false},
 	{"… of 9,000, kB", "idle", "many", false},
+	{"… 3 s after they opened, with what handshakes left, kB", "idle", "fresh", false},
 	{"CPU of 9,000 idle tunnels, ms/s", "idle", "cpu", false},
 }
 
@@ -63,6 +64,7 @@ var tlsRows = []row{
 	{"stream of 64 KiB messages, MB/s", "stream", "mbps", true},
 	{"CPU per handshake, µs", "handshake", "cpu", false},
 	{"memory per idle tunnel, of 9,000, kB", "idle", "many", false},
+	{"… 3 s after they opened, with what handshakes left, kB", "idle", "fresh", false},
 }
 
 // table returns rows as Markdown. The best figures of a row are bold. A row

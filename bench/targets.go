@@ -34,12 +34,15 @@ func targets() []target {
 	add(against("CPU/round trip, 1 MiB", "rt-1m-4", "cpu", false, bounds{"caddy": 0.75, "httputil": 0.75})...)
 	for _, memory := range []struct {
 		subject, transport string
-		bound              float64
+		bound, fresh       float64
 	}{
-		{"wsproxy-detached", "plain", 2.5}, {"wsproxy-detached", "tls", 20}, {"wsproxy", "plain", 20}, {"wsproxy", "tls", 45},
+		{"wsproxy-detached", "plain", 2.5, 2}, {"wsproxy-detached", "tls", 10.5, 15}, {"wsproxy", "plain", 20, 25}, {"wsproxy", "tls", 28, 36},
 	} {
-		add(target{"kB/idle tunnel of " + memory.subject, memory.transport, "idle", "many", memory.subject, "", false, memory.bound})
+		label := "kB/idle tunnel of " + memory.subject
+		add(target{label, memory.transport, "idle", "many", memory.subject, "", false, memory.bound},
+			target{label + " before a collection", memory.transport, "idle", "fresh", memory.subject, "", false, memory.fresh})
 	}
+	add(target{"CPU/round trip, 128 B, 1000 connections", "tls", "rt-128-1000", "cpu", "wsproxy-detached", "nginx", false, 1})
 	add(against("CPU/handshake", "handshake", "cpu", false, bounds{"nginx": 1.45, "httputil": 0.85, floorPeer: 1.25})...)
 	add(against("CPU/session of 3 to 7 messages", "sessions", "cpu", false, bounds{"nginx": 1.3})...)
 	add(against("connecting, p95, sessions", "sessions", "connect95", false, bounds{"nginx": 1.3})...)
