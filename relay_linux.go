@@ -51,10 +51,14 @@ const (
 	doCut = doCutClient | doCutUpstream
 )
 
-// relay returns a loopRelay if both connections are plain sockets. It returns
-// nil if they are not, or if the system refuses a descriptor or a watch. Then
-// client and upstream are unchanged, and the portable relay takes them.
+// relay returns a loopRelay if both connections are plain sockets, and a tlsRelay
+// if one is a tls.Conn. It returns nil if they are something else, or if the
+// system refuses a descriptor or a watch. Then client and upstream are unchanged,
+// and the portable relay takes them.
 func (ls *loops) relay(t *Tunnel, client, upstream net.Conn) relay {
+	if isTLS(client) || isTLS(upstream) {
+		return ls.tlsRelay(t, client, upstream)
+	}
 	r := &loopRelay{t: t}
 	if !r.client.detach(client, true) {
 		return nil
@@ -63,8 +67,8 @@ func (ls *loops) relay(t *Tunnel, client, upstream net.Conn) relay {
 		syscall.Close(r.client.fd)
 		return nil
 	}
-	err := ls.place(r)
-	if err == nil {
+	var err error
+	if r.loop, err = ls.place(); err == nil {
 		err = r.loop.reserve(r.client.fd, r.upstream.fd)
 		if err != nil {
 			r.loop.dismiss()

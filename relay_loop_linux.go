@@ -37,11 +37,11 @@ func (ls *loops) close() {
 	}
 }
 
-// place gives r to the next loop in turn. If that loop cannot be created, it
-// gives r to any loop that runs. GOMAXPROCS can change at run time, and since Go
-// 1.25 it follows a container's limit. If it falls, the surplus loops get no
-// more relays, and end with their last one.
-func (ls *loops) place(r *loopRelay) error {
+// place counts a relay in the next loop in turn and returns that loop. If it
+// cannot be created, place chooses any loop that runs. GOMAXPROCS can change at
+// run time, and since Go 1.25 it follows a container's limit. If it falls, the
+// surplus loops get no more relays, and end with their last one.
+func (ls *loops) place() (*loop, error) {
 	processors := runtime.GOMAXPROCS(0)
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
@@ -51,23 +51,23 @@ func (ls *loops) place(r *loopRelay) error {
 	ls.next %= processors
 	l := &ls.all[ls.next]
 	ls.next++
-	if *l != nil && (*l).add(r) {
-		return nil
+	if *l != nil && (*l).add() {
+		return *l, nil
 	}
 	fresh, err := newLoop()
 	if err != nil {
 		for _, other := range ls.all {
-			if other != nil && other.add(r) {
-				return nil
+			if other != nil && other.add() {
+				return other, nil
 			}
 		}
-		return err
+		return nil, err
 	}
 	fresh.hasten = ls.hasten
-	fresh.add(r)
+	fresh.add()
 	go fresh.run()
 	*l = fresh
-	return nil
+	return fresh, nil
 }
 
 // A loop moves the bytes of many tunnels on one goroutine. It waits for its epoll
@@ -91,6 +91,8 @@ type loop struct {
 	used   bool         // a relay was added since the loop last began to linger
 	hasten bool         // it does not linger
 	ended  bool         // it has lingered, and run returns
+
+	crew crew // moves the bytes of tunnels with TLS
 
 	// Only run uses these:
 	slots  []*socket // by slot number, which an epoll event carries
@@ -119,9 +121,10 @@ const (
 )
 
 const (
-	wakeSlot = -1      // the eventfd
-	noSlot   = -2      // a socket that is reserved and not registered
-	epollET  = 1 << 31 // syscall.EPOLLET is negative
+	wakeSlot  = -1      // the eventfd
+	noSlot    = -2      // a socket that is reserved and not registered
+	firstHalf = -3      // this and all lower numbers are for the crew
+	epollET   = 1 << 31 // syscall.EPOLLET is negative
 )
 
 func newLoop() (*loop, error) {
@@ -164,8 +167,8 @@ func (l *loop) unwatch(fd int) {
 	syscall.EpollCtl(l.epfd, syscall.EPOLL_CTL_DEL, fd, new(syscall.EpollEvent))
 }
 
-// add counts r among the loop's relays, unless the loop has ended.
-func (l *loop) add(r *loopRelay) bool {
+// add counts a relay of the loop, unless the loop has ended.
+func (l *loop) add() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.ended {
@@ -173,7 +176,6 @@ func (l *loop) add(r *loopRelay) bool {
 	}
 	l.live++
 	l.used = true
-	r.loop = l
 	return true
 }
 
@@ -219,6 +221,7 @@ func (l *loop) hurry() {
 func (l *loop) run() {
 	defer l.close()
 	defer l.giveBack() // the Proxy still refers to the loop
+	defer l.crew.dismiss()
 	poll := l.poll
 	for busy := 0; ; busy++ {
 		park, more := l.take()
@@ -245,9 +248,7 @@ func (l *loop) run() {
 			}
 			l.poll(uintptr(l.epfd))
 		}
-		for i := range l.n {
-			l.handle(&l.events[i])
-		}
+		l.dispatch()
 	}
 }
 

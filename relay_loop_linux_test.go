@@ -3,6 +3,7 @@
 package wsproxy
 
 import (
+	"crypto/tls"
 	"fmt"
 	"io"
 	"log/slog"
@@ -102,13 +103,13 @@ func TestALoopWhoseOnlyReservationFailsEnds(t *testing.T) {
 		t.Run(fmt.Sprintf("closed %v", closed), func(t *testing.T) {
 			t.Parallel()
 			var ls loops
-			r := new(loopRelay)
-			require.NoError(t, ls.place(r))
+			l, err := ls.place()
+			require.NoError(t, err)
 			if closed {
 				ls.close()
 			}
-			r.loop.dismiss()
-			assert.Equal(t, !closed, awaitEnd(t, r.loop), "the loop has lingered")
+			l.dismiss()
+			assert.Equal(t, !closed, awaitEnd(t, l), "the loop has lingered")
 		})
 	}
 }
@@ -120,10 +121,10 @@ func TestShortTunnelsShareALoop(t *testing.T) {
 	var ls loops
 	used := make(map[*loop]bool)
 	for range 10 * runtime.GOMAXPROCS(0) {
-		r := new(loopRelay)
-		require.NoError(t, ls.place(r))
-		used[r.loop] = true
-		r.loop.dismiss()
+		l, err := ls.place()
+		require.NoError(t, err)
+		used[l] = true
+		l.dismiss()
 	}
 	assert.Len(t, used, runtime.GOMAXPROCS(0))
 	ls.close()
@@ -220,4 +221,88 @@ func TestLoopsFollowGOMAXPROCS(t *testing.T) {
 		r.tunnel(t)
 	}
 	assert.Equal(t, third, live(2), "relays of a loop beyond two processors")
+}
+
+// tcpPair returns both ends of a connection.
+func tcpPair(t *testing.T) (near, far net.Conn) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	near, err = net.Dial("tcp", l.Addr().String())
+	require.NoError(t, err)
+	t.Cleanup(func() { near.Close() })
+	far, err = l.Accept()
+	require.NoError(t, err)
+	t.Cleanup(func() { far.Close() })
+	return near, far
+}
+
+// A connection that embeds a tls.Conn may hold bytes of its own, and below
+// another connection no event comes.
+func TestOnlyATLSConnOverASocketIsGivenToACrew(t *testing.T) {
+	t.Parallel()
+	config := new(tls.Config)
+	pipe, _ := net.Pipe()
+	socket := func() net.Conn { conn, _ := tcpPair(t); return conn }
+	secure := func(conn net.Conn) *tls.Conn { return tls.Server(conn, config) }
+	for _, test := range []struct {
+		name             string
+		client, upstream net.Conn
+		crew             bool
+	}{
+		{"TLS to a socket", secure(socket()), socket(), true},
+		{"a socket to TLS", socket(), secure(socket()), true},
+		{"TLS to TLS", secure(socket()), secure(socket()), true},
+		{"a type that embeds a tls.Conn", struct{ *tls.Conn }{secure(socket())}, socket(), false},
+		{"TLS over a pipe", secure(pipe), socket(), false},
+		{"TLS over TLS", secure(secure(socket())), socket(), false},
+		{"TLS to a type that embeds a socket", secure(socket()), struct{ net.Conn }{socket()}, false},
+	} {
+		var ls loops
+		ls.close()
+		r := ls.relay(new(Tunnel), test.client, test.upstream)
+		if assert.Equal(t, test.crew, r != nil, test.name) && r != nil {
+			r.cut()
+			r.run()
+		}
+	}
+}
+
+func TestATLSTunnelThatEpollRefusesUsesThePortableRelay(t *testing.T) {
+	t.Parallel()
+	var ls loops
+	for range runtime.GOMAXPROCS(0) {
+		ls.all = append(ls.all, &loop{epfd: -1, wake: -1})
+	}
+	client, far := tcpPair(t)
+	upstream, _ := tcpPair(t)
+	assert.Nil(t, ls.relay(new(Tunnel), client, tls.Server(upstream, new(tls.Config))))
+	_, err := client.Write([]byte("open"))
+	assert.NoError(t, err, "the client's connection is unchanged")
+	_, err = io.ReadFull(far, make([]byte, 4))
+	assert.NoError(t, err)
+	for _, l := range ls.all {
+		assert.Zero(t, l.live, "relays that the loop counts")
+	}
+}
+
+// A descriptor's number, and with it a slot, may have a new user by the time at
+// which an event of the former one is handled.
+func TestAnEventOfAFormerHalfIsDropped(t *testing.T) {
+	t.Parallel()
+	h := &half{generation: 2, secure: new(secureEnd)}
+	c := &crew{slots: []*half{h, nil}, coming: true}
+	event := func(slot, generation int32) {
+		c.deliver([]syscall.EpollEvent{{Fd: firstHalf - slot, Pad: generation, Events: syscall.EPOLLIN}})
+	}
+	event(0, 1)
+	event(1, 1)
+	assert.Zero(t, h.state.Load())
+	assert.Nil(t, c.first)
+	event(0, 2)
+	event(0, 2)
+	assert.EqualValues(t, halfBusy|halfReadable, h.state.Load())
+	assert.Same(t, h, c.first)
+	assert.Nil(t, h.next, "it is queued once")
 }

@@ -58,24 +58,35 @@ var pendingBuffers = sync.Pool{New: func() any { return new(pendingBuffer) }}
 // perTurn is how many bytes one socket may move before others get their turn.
 const perTurn = 512 << 10
 
-// detach duplicates the descriptor of a plain socket, whose options a user may
-// have set. Deadlines belong to the runtime's poller, so those of conn do not
-// apply to the duplicate.
+// detach takes over a plain socket, whose options a user may have set, by a
+// duplicate of its descriptor. Deadlines belong to the runtime's poller, so those
+// of conn do not apply to the duplicate.
 func (s *socket) detach(conn net.Conn, users bool) bool {
-	raw := rawConn(conn)
-	if raw == nil {
+	var ok bool
+	if s.fd, ok = duplicate(conn); !ok {
 		return false
 	}
 	_, unix := conn.(*net.UnixConn)
 	s.unsure = unix // a read stops where the peer has passed a descriptor
+	s.lingers = users && !unix && lingers(uintptr(s.fd))
+	return true
+}
+
+// duplicate duplicates the descriptor of a plain socket.
+func duplicate(conn net.Conn) (fd int, ok bool) {
+	raw := rawConn(conn)
+	if raw == nil {
+		return -1, false
+	}
+	var dup uintptr
 	var errno syscall.Errno
 	err := raw.Control(func(fd uintptr) {
-		var dup uintptr
 		dup, _, errno = syscall.Syscall(syscall.SYS_FCNTL, fd, syscall.F_DUPFD_CLOEXEC, 0)
-		s.fd = int(dup)
-		s.lingers = users && !unix && lingers(fd)
 	})
-	return err == nil && errno == 0
+	if err != nil || errno != 0 {
+		return -1, false
+	}
+	return int(dup), true
 }
 
 // lingers reports whether SO_LINGER makes close(2) wait. It does so on a
@@ -189,9 +200,12 @@ func (s *socket) write(p []byte) error {
 }
 
 // send writes p until the kernel takes no more.
-func (s *socket) send(p []byte) (sent int, err error) {
+func (s *socket) send(p []byte) (sent int, err error) { return sendAll(s.fd, p) }
+
+// sendAll writes p to a socket until the kernel takes no more.
+func sendAll(fd int, p []byte) (sent int, err error) {
 	for sent < len(p) {
-		n, errno := send(s.fd, p[sent:])
+		n, errno := send(fd, p[sent:])
 		switch {
 		case errno == syscall.EINTR:
 		case errno == syscall.EAGAIN:

@@ -19,7 +19,9 @@ type rawSource struct {
 	err    error
 }
 
-func newRawSource(conn net.Conn) source {
+func init() { newRawSource, newRawSink = rawSourceOf, rawSinkOf }
+
+func rawSourceOf(conn net.Conn) source {
 	raw := rawConn(conn)
 	if raw == nil {
 		return nil
@@ -78,7 +80,7 @@ type rawSink struct {
 	err   error
 }
 
-func newRawSink(conn net.Conn, f *flow) sink {
+func rawSinkOf(conn net.Conn, f *flow) sink {
 	raw := rawConn(conn)
 	if raw == nil {
 		return nil

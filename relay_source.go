@@ -28,6 +28,14 @@ func getBuffer() *buffer { return buffers.Get().(*buffer) }
 
 func putBuffer(b *buffer) { buffers.Put(b) }
 
+// newRawSource and newRawSink return nil if conn is not a socket. They are set in
+// relay_socket_unix.go. On other systems, and with the tag wsproxy_portable, a
+// socket is read and written like any other connection.
+var (
+	newRawSource = func(conn net.Conn) source { return nil }
+	newRawSink   = func(conn net.Conn, f *flow) sink { return nil }
+)
+
 func newSource(conn net.Conn) source {
 	if raw := newRawSource(conn); raw != nil {
 		return raw

@@ -52,10 +52,10 @@ var agedLinks = []struct {
 		aged := &agedConn{WrappedConn: testkit.WrappedConn{Conn: conn}}
 		return aged, aged.expire
 	}},
-	{testkit.Link{Name: "TLS client", TLSClient: true}, func(conn net.Conn) (net.Conn, func()) {
+	{testkit.Link{Name: "TLS client to wrapped upstream", TLSClient: true, Wrapped: true}, func(conn net.Conn) (net.Conn, func()) {
 		return conn, func() { conn.SetReadDeadline(inThePast) }
 	}},
-	{testkit.Link{Name: "socket to TLS upstream", TLSUpstream: true}, func(conn net.Conn) (net.Conn, func()) {
+	{testkit.Link{Name: "socket to wrapped upstream", Wrapped: true}, func(conn net.Conn) (net.Conn, func()) {
 		return conn, func() { conn.SetReadDeadline(inThePast) }
 	}},
 }
