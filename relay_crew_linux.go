@@ -160,7 +160,9 @@ func (c *crew) work() {
 	c.coming = false
 	for {
 		if h := c.first; h != nil {
-			c.first, h.next = h.next, nil
+			if c.first, h.next = h.next, nil; c.first == nil {
+				c.last = nil // the Proxy still refers to the crew
+			}
 			c.call()
 			c.mu.Unlock()
 			h.turn(w)

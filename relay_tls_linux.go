@@ -276,12 +276,16 @@ func (h *half) turn(w *worker) {
 		h.begun = true
 		f.begin()
 	}
+	parked := !h.more()
 	for budget := crewTurn; ; {
 		asked := h.state.And(halfBusy)
 		if asked&(halfReadable|halfUnsure) != 0 {
-			h.readable = true
 			h.unsure = h.unsure || asked&halfUnsure != 0
+			// The bytes of an event that came while h was driven may have been
+			// read since, and crypto/tls would wait for others.
+			h.readable = h.readable || parked || h.unsure || h.secure == nil || h.secure.received(w) > 0
 		}
+		parked = false
 		switch {
 		case f.state == ended:
 		case asked&halfCut != 0:
