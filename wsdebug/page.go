@@ -42,7 +42,8 @@ import (
 // Rates and plots compare samples. The handler takes one when it responds, at most
 // one in a second, and keeps 150. It drops them ten minutes after the last
 // response. It has no goroutine. It builds one page at a time, so that all viewers
-// together use at most one processor. Besides [wsproxy.Proxy.Stats], it visits each tunnel once.
+// together use at most one processor. Besides [wsproxy.Proxy.Stats], it visits each
+// tunnel once.
 //
 // # JSON
 //
