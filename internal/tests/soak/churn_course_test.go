@@ -251,6 +251,7 @@ func (c *course) awaitEndings(t *testing.T) {
 		if !gone() {
 			testkit.Eventually(t, gone, "%s: a tunnel is still open", path)
 		}
+		s.p.Shutdown(testkit.EndedContext()) // its loops do not linger
 	}
 }
 

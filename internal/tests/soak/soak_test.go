@@ -108,6 +108,9 @@ func TestSoak(t *testing.T) {
 	s.total = soakTotal{}
 	var samples []soakSample
 	s.run(t, soakFor, func(now soakSample) { samples = append(samples, now) })
+	for _, k := range s.kinds {
+		k.Proxy.Shutdown(testkit.EndedContext()) // its loops do not linger
+	}
 	after := atRest()
 
 	t.Logf("%v", &s.total)
