@@ -168,6 +168,7 @@ func ExampleProxy_Tunnel() {
 
 	server, page := httptest.NewServer(proxy), httptest.NewServer(admin)
 	defer server.Close()
+	defer proxy.Close()
 	defer page.Close()
 	closed := listen(server.URL+"/chat", "echo")
 	fmt.Print(get(page.URL + "/tunnels"))
@@ -262,6 +263,7 @@ func Example_forwardAuthentication() {
 		proxy.ServeHTTP(w, r)
 	}))
 	defer server.Close()
+	defer proxy.Close()
 	fmt.Println(echo(server.URL, "hello"))
 	fmt.Println(echoWith(http.Header{"Authorization": {"Bearer valid"}}, server.URL, "hello"))
 	// Output:

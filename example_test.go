@@ -34,6 +34,7 @@ func Example() {
 
 	server := httptest.NewServer(mux)
 	defer server.Close()
+	defer proxy.Close()
 	fmt.Println(echo(server.URL+"/websocket", "hello"))
 	// Output: hello
 }
@@ -54,6 +55,7 @@ func Example_stripPrefix() {
 
 	server := httptest.NewServer(mux)
 	defer server.Close()
+	defer proxy.Close()
 	fmt.Println(get(server.URL + "/chat/rooms?sort=age"))
 	// Output: upstream got /v2/rooms?sort=age
 }
@@ -79,6 +81,7 @@ func Example_authentication() {
 		proxy.ServeHTTP(w, r)
 	}))
 	defer server.Close()
+	defer proxy.Close()
 	fmt.Println(echo(server.URL, "hello"))
 	fmt.Println(echo(server.URL+"?ticket=valid", "hello"))
 	// Output:
@@ -135,6 +138,7 @@ func ExampleWithPlainHandler() {
 	}
 	server := httptest.NewServer(proxy)
 	defer server.Close()
+	defer proxy.Close()
 	fmt.Println(get(server.URL))
 	fmt.Println(echo(server.URL, "hello"))
 	// Output:
@@ -159,6 +163,7 @@ func ExampleWithUpstream() {
 	}
 	server := httptest.NewServer(proxy)
 	defer server.Close()
+	defer proxy.Close()
 
 	a.Close() // it crashes
 	fmt.Println(echo(server.URL, "hello"))
@@ -185,6 +190,7 @@ func ExampleProxy_Rewrite() {
 	}
 	server := httptest.NewServer(&httputil.ReverseProxy{Rewrite: proxy.Rewrite})
 	defer server.Close()
+	defer proxy.Close()
 
 	r, _ := http.NewRequest("GET", server.URL, nil)
 	r.Header.Set("X-Forwarded-For", "203.0.113.9, 10.1.2.3")
@@ -248,6 +254,7 @@ func Example_pitfall() {
 		proxy.ServeHTTP(&unwrappingRecorder{statusRecorder{ResponseWriter: w}}, r)
 	}))
 	defer unwrapping.Close()
+	defer proxy.Close()
 	fmt.Println(echo(unwrapping.URL, "hello"))
 	// Output:
 	// wsproxy: cannot upgrade: *wsproxy_test.statusRecorder implements neither http.Hijacker nor Unwrap() http.ResponseWriter: feature not supported

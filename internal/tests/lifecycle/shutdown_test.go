@@ -205,6 +205,7 @@ func TestAHookThatExitsItsGoroutineLeavesNothingBehind(t *testing.T) {
 			server.Close()
 			assert.Eventually(t, func() bool { return p.Stats().Live == 0 },
 				testkit.Patience, time.Millisecond, "the tunnel is never forgotten")
+			p.Close() // its loops do not linger
 		})
 	}
 }
