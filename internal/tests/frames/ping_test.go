@@ -308,7 +308,7 @@ func TestADeadEndIsDroppedOverEveryLink(t *testing.T) {
 	t.Parallel()
 	testkit.OverLinksAtOnce(t, nil, func(t *testing.T, l testkit.Link) func(*testing.T) {
 		ended := testkit.NewEndings()
-		r := l.Start(t, nil, ended.Option(), wsproxy.WithPing(time.Second, 2500*time.Millisecond)) // time for the live end of a busy machine
+		r := l.Start(t, nil, ended.Option(), wsproxy.WithPing(500*time.Millisecond, 2*time.Second)) // time for the live end of a busy machine
 		client, server := testkit.Ends(r.Tunnel(t))
 		server.AnswerPings()
 		chatter(t, server, 100*time.Millisecond)

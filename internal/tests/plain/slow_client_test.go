@@ -88,7 +88,7 @@ func TestAClientThatDoesNotReadInformationalResponsesIsClosedAtTheSendTimeout(t 
 // HTTP/2 shares channels between bubbles of synctest, so the time is real.
 func TestTimeoutsOfAPlainRequestEndOnlyItsHTTP2Stream(t *testing.T) {
 	t.Parallel()
-	const timeout = 300 * time.Millisecond
+	const timeout = 150 * time.Millisecond
 	var protocols http.Protocols
 	protocols.SetUnencryptedHTTP2(true)
 	r := testkit.NewMemRig(t, &http.Server{Protocols: &protocols}, wsproxy.WithBodyTimeout(timeout), wsproxy.WithSendTimeout(timeout))
