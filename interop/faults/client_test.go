@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"example.com/wsproxy/internal/testkit"
 	"github.com/gobwas/ws"
 	"github.com/stretchr/testify/require"
 )
@@ -90,19 +91,19 @@ func (c *client) expectText(t testing.TB, text string) {
 	t.Helper()
 	f, err := c.message()
 	require.NoError(t, err, "instead of %.20q", text)
-	require.Equal(t, ws.OpText, f.Header.OpCode)
-	require.True(t, text == string(f.Payload), "a message of %d bytes came back as other %d bytes", len(text), len(f.Payload))
+	require.EqualValues(t, testkit.Text, f.First)
+	require.True(t, text == f.Payload, "a message of %d bytes came back as other %d bytes", len(text), len(f.Payload))
 }
 
 // message reads the next frame that is neither Ping nor Pong, and replies to
 // Pings.
-func (c *client) message() (ws.Frame, error) {
+func (c *client) message() (testkit.Frame, error) {
 	for {
-		f, err := ws.ReadFrame(c.r)
+		f, err := testkit.ReadFrame(c.r)
 		switch {
-		case err == nil && f.Header.OpCode == ws.OpPing:
-			c.Write(masked(ws.NewPongFrame(f.Payload)))
-		case err != nil || f.Header.OpCode != ws.OpPong:
+		case err == nil && f.First == testkit.Ping:
+			c.Write(masked(ws.NewPongFrame([]byte(f.Payload))))
+		case err != nil || f.First != testkit.Pong:
 			return f, err
 		}
 	}
@@ -113,8 +114,8 @@ func (c *client) expectClose(t testing.TB, code ws.StatusCode) {
 	t.Helper()
 	f, err := c.message()
 	require.NoError(t, err, "instead of a Close frame")
-	require.Equal(t, ws.OpClose, f.Header.OpCode)
-	got, _ := ws.ParseCloseFrameData(f.Payload)
+	require.EqualValues(t, testkit.Close, f.First)
+	got, _ := ws.ParseCloseFrameData([]byte(f.Payload))
 	require.Equal(t, code, got)
 	c.Write(masked(ws.NewCloseFrame(ws.NewCloseFrameBody(code, ""))))
 }
@@ -139,7 +140,7 @@ func (c *client) leave(t testing.TB) {
 	require.NoError(t, err)
 	f, err := c.message()
 	require.NoError(t, err, "no reply to the Close frame")
-	require.Equal(t, ws.OpClose, f.Header.OpCode)
+	require.EqualValues(t, testkit.Close, f.First)
 	c.Close()
 }
 

@@ -65,8 +65,8 @@ func TestACrowdThatConnectsAtOnceIsServedOrRefusedClearly(t *testing.T) {
 				if _, err := client.Write(masked(ws.NewTextFrame([]byte("hello")))); err != nil {
 					return err
 				}
-				f, err := ws.ReadFrame(client.r)
-				if err == nil && string(f.Payload) != "hello" {
+				f, err := testkit.ReadFrame(client.r)
+				if err == nil && f.Payload != "hello" {
 					err = fmt.Errorf("echoed %q", f.Payload)
 				}
 				client.tcp.SetLinger(0) // leaves no port in TIME_WAIT

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"syscall"
 
+	"example.com/wsproxy/internal/testkit"
 	"github.com/gobwas/ws"
 )
 
@@ -79,11 +80,11 @@ func (u *upstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			_, err = conn.Write(frame)
 		}
 	case "/reset":
-		if _, err = ws.ReadFrame(brw); err == nil {
+		if _, err = testkit.ReadFrame(brw); err == nil {
 			ws.WriteFrame(conn, ws.NewTextFrame([]byte("whole")))
 			ws.WriteHeader(conn, ws.Header{Fin: true, OpCode: ws.OpText, Length: 100})
 			conn.Write(make([]byte, 50))
-			_, err = ws.ReadFrame(brw) // the client has received half of it
+			_, err = testkit.ReadFrame(brw) // the client has received half of it
 			conn.(*net.TCPConn).SetLinger(0)
 			how = "reset the other"
 		}
