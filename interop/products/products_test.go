@@ -36,6 +36,7 @@ func TestProducts(t *testing.T) {
 		{"a graphql-ws subscription is resumed after a drain at a socket that stays open", testGraphQLAtAPassedSocket},
 		{"Cockpit's certificate takes -target-ca and its check of Origin the client's Host", testCockpitsCertificateAndOrigin},
 		{"a session of Cockpit lasts until a drain", testCockpitsSession},
+		{"a Jupyter kernel's client stays connected and finds the kernel again after a drain", testJupyter},
 	} {
 		t.Run(p.name, func(t *testing.T) {
 			t.Parallel()
