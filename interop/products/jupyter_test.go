@@ -96,7 +96,7 @@ func logIn(t *testing.T, addr string) *http.Client {
 	return client
 }
 
-// startKernel starts a kernel through the proxy, waits until it answers, and returns the
+// startKernel starts a kernel, waits until it answers, and returns the
 // path of its WebSocket.
 func startKernel(t *testing.T, jupyter string, c *command) (path string) {
 	t.Helper()
@@ -106,10 +106,10 @@ func startKernel(t *testing.T, jupyter string, c *command) (path string) {
 		testkit.Missing(t, "ipykernel is not installed")
 	}
 	var kernel struct{ ID string }
-	require.Equal(t, http.StatusCreated, ask(t, http.DefaultClient, "POST", c.addr, "", "/kernels", &kernel))
+	// Jupyter answers these two when the kernel has started, which may take longer than
+	// the proxy waits.
+	require.Equal(t, http.StatusCreated, ask(t, http.DefaultClient, "POST", jupyter, "", "/kernels", &kernel))
 	path = "/jupyter/api/kernels/" + kernel.ID + "/channels"
-	// Jupyter answers the upgrade when the kernel does, which may take longer than the
-	// proxy waits.
 	conn, status := dialKernel(t, http.DefaultClient, jupyter, path+"?token="+jupyterToken, "http://"+jupyter)
 	require.Equal(t, http.StatusSwitchingProtocols, status)
 	conn.CloseNow()
