@@ -145,7 +145,9 @@ func (v *service) withoutHangups(ctx context.Context, signals <-chan os.Signal) 
 		for {
 			select {
 			case <-hangups:
-				v.pair.reload()
+				if ctx.Err() == nil { // select takes either if both are ready
+					v.pair.reload()
+				}
 			case <-ctx.Done():
 				return
 			}
