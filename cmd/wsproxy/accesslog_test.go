@@ -121,7 +121,7 @@ func TestAClientWritesNoLinesAndNoFloodInTheAccessLog(t *testing.T) {
 	}
 }
 
-// A disk that is full cost lines without a word.
+// Lines were lost silently when the disk was full.
 func TestAnAccessLogThatCannotBeWrittenIsAWarning(t *testing.T) {
 	var stderr testkit.Buffer
 	var fail error
