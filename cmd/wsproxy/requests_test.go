@@ -55,7 +55,7 @@ func TestOriginAcceptsUpgradesFromListedOriginsOnly(t *testing.T) {
 	}
 }
 
-// A page of the proxy's own host is refused, too, unless it is listed. Before, the
+// A page of the proxy's host is refused, too, unless it is listed. Before, the
 // error did not say that.
 func TestTheRefusalOfTheOwnOriginSaysToListIt(t *testing.T) {
 	url, _ := switches(t)

@@ -140,7 +140,7 @@ func TestTwoOriginLinesAreRefusedAndAMissingOriginIsAllowed(t *testing.T) {
 	assert.EqualError(t, Check(from("https://evil.com"), allowed), `"https://evil.com"`)
 }
 
-// A common surprise with WithOrigins: pages of the proxy's own host are refused
+// A common surprise with WithOrigins: pages of the proxy's host are refused
 // unless they are listed, too. Before, the error named only the origin.
 func TestTheErrorForTheProxysOwnOriginSaysToListIt(t *testing.T) {
 	allowed, err := Parse("https://other.example")

@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// proxysPing is the payload of the proxy's own Pings.
+// proxysPing is the payload of the proxy's Pings.
 const proxysPing = "wsproxy!"
 
 // bothEnd checks that both ends received a Close frame, and that the proxy

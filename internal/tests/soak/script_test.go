@@ -15,7 +15,7 @@ const (
 	soakPatience = time.Minute // bounds every wait of one tunnel
 	soakLimit    = 1 << 20     // the largest message
 	soakNarrow   = 32 << 10    // size of a socket buffer that fills quickly
-	soakPing     = "wsproxy!"  // payload of the proxy's own Pings
+	soakPing     = "wsproxy!"  // payload of the proxy's Pings
 )
 
 // A soakScript is the sequence of frames that one end sends. It depends only on
