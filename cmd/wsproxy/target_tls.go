@@ -1,9 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -22,17 +24,41 @@ func (v *service) trust() error {
 	case v.targetCA == "":
 		return nil
 	default:
-		pem, err := os.ReadFile(v.targetCA)
+		data, err := os.ReadFile(v.targetCA)
 		if err != nil {
 			return fmt.Errorf("-target-ca: %w", err)
 		}
-		config.RootCAs = x509.NewCertPool()
-		if !config.RootCAs.AppendCertsFromPEM(pem) {
-			return fmt.Errorf("-target-ca: %q has no PEM certificate", v.targetCA)
+		if config.RootCAs, err = certPool(data); err != nil {
+			return fmt.Errorf("-target-ca: %q %w", v.targetCA, err)
 		}
 	}
 	v.options = append(v.options, wsproxy.WithTLSConfig(config))
 	return nil
+}
+
+// certPool returns the certificates of a PEM file. x509's AppendCertsFromPEM
+// skips those that it cannot parse, and the target's may be one of them.
+func certPool(data []byte) (*x509.CertPool, error) {
+	pool := x509.NewCertPool()
+	n := 0
+	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type != "CERTIFICATE" {
+			continue
+		}
+		n++
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("has a certificate that cannot be parsed, number %d: %w", n, err)
+		}
+		pool.AddCert(cert)
+	}
+	switch marked := bytes.Count(data, []byte("-----BEGIN CERTIFICATE-----")); {
+	case marked == 0:
+		return nil, errors.New("has no PEM certificate")
+	case marked != n:
+		return nil, fmt.Errorf("has %d certificates, of which %d are not valid PEM", marked, marked-n)
+	}
+	return pool, nil
 }
 
 // An adviser is a slog.Handler that adds a hint to the line of a request that

@@ -2,6 +2,7 @@ package main
 
 import (
 	"crypto/tls"
+	"encoding/pem"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -94,4 +95,23 @@ func TestABadTargetCAIsReportedAtTheStart(t *testing.T) {
 	code, _, stderr = status(t, "-target-ca", empty, "https://localhost")
 	require.Equal(t, 1, code)
 	require.Equal(t, `wsproxy: -target-ca: "`+empty+`" has no PEM certificate`+"\n", stderr)
+}
+
+// x509's AppendCertsFromPEM skips what it cannot parse, so that a target whose
+// certificate was damaged got a 502 for no visible reason.
+func TestADamagedCertificateInTheTargetCAIsReportedAtTheStart(t *testing.T) {
+	t.Parallel()
+	_, certFile := privately(t)
+	good, err := os.ReadFile(certFile)
+	require.NoError(t, err)
+	file := filepath.Join(t.TempDir(), "ca.pem")
+	for bad, want := range map[string]string{
+		string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("no")})): "has a certificate that cannot be parsed, number 2: x509: ",
+		strings.Replace(string(good), "MII", "-II", 1):                                   "has 2 certificates, of which 1 are not valid PEM",
+	} {
+		require.NoError(t, os.WriteFile(file, append(good[:len(good):len(good)], bad...), 0o600))
+		code, _, stderr := status(t, "-target-ca", file, "https://localhost")
+		require.Equal(t, 1, code)
+		require.Contains(t, stderr, `wsproxy: -target-ca: "`+file+`" `+want)
+	}
 }
