@@ -91,32 +91,36 @@ func (s *Scanner) whole(p []byte) (n int) {
 	if s.Masked {
 		header, mask = 6, 0x80
 	}
-	size, start, bits := 0, uint32(1), uint32(0) // of the frame before; no frame matches these
+	messages := int64(0)
 	for n+len(s.header) <= len(p) {
-		// Frames of one size often follow each other. For a processor that predicts
-		// this branch, the place of the next header does not depend on this header,
-		// and it loads many at once. Most of a frame's time is the wait for its header.
-		here := binary.BigEndian.Uint32(p[n:])
-		if here&bits == start && size <= len(p)-n {
-			n += size
-			s.messages++
-			continue
-		}
 		opcode, length := p[n]&0x8f, int(p[n+1]^mask)
-		size = header + length
+		size, bits := header+length, uint32(0xffff) // of the header's first bytes
 		if length == 126 {
 			size += 2 - 126 + int(binary.BigEndian.Uint16(p[n+2:]))
+			bits = 0xffffffff
 		}
 		if opcode != 0x80|OpText && opcode != 0x80|OpBinary || length > 126 || size > len(p)-n {
 			break
 		}
-		if bits = 0xffff0000; length == 126 {
-			bits = 0xffffffff
-		}
-		start = here & bits
+		start := binary.LittleEndian.Uint32(p[n:])
 		n += size
-		s.messages++
+		messages++
+		// Frames of one size often follow each other. The position of the next header
+		// then does not depend on this header's content, so the processor loads several
+		// headers at once. It loads more of them if there are fewer instructions for
+		// each. Most of a frame's time is the wait for its header in memory.
+		differs := func(n int) uint32 { return (binary.LittleEndian.Uint32(p[n:]) ^ start) & bits }
+		room := max(size, 4)
+		for n+room <= len(p) && differs(n) == 0 {
+			n += size
+			messages++
+			for n+4*room <= len(p) && differs(n)|differs(n+size)|differs(n+2*size)|differs(n+3*size) == 0 {
+				n += 4 * size
+				messages += 4
+			}
+		}
 	}
+	s.messages += messages
 	return n
 }
 
