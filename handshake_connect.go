@@ -87,8 +87,12 @@ func clientKey(r *http.Request) string {
 }
 
 func isKey(key string) bool {
-	nonce, err := base64.StdEncoding.DecodeString(key)
-	return err == nil && len(nonce) == 16 && len(key) == 24
+	if len(key) != 24 {
+		return false
+	}
+	var nonce [18]byte
+	n, err := base64.StdEncoding.Decode(nonce[:], []byte(key))
+	return err == nil && n == 16
 }
 
 // newKey returns a fresh Sec-WebSocket-Key.

@@ -122,7 +122,10 @@ func checkTarget(r *http.Request) error {
 
 // outgoingRequest returns the request to send to the upstream.
 func (p *Proxy) outgoingRequest(ctx context.Context, in *http.Request, protocol string) *http.Request {
-	out := in.Clone(ctx)
+	bare := *in
+	bare.Header = nil
+	out := bare.Clone(ctx)
+	out.Header = withRoom(in.Header, 5)
 	out.Body, out.ContentLength, out.Close = nil, 0, false
 	if isStream(in) {
 		out.Method = http.MethodGet
@@ -153,6 +156,24 @@ func (p *Proxy) outgoingRequest(ctx context.Context, in *http.Request, protocol 
 	return out
 }
 
+// withRoom returns a copy of h with room for more fields. Growing the map would
+// cost as much as making it.
+func withRoom(h http.Header, more int) http.Header {
+	n := 0
+	for _, values := range h {
+		n += len(values)
+	}
+	all := make([]string, 0, n)
+	wide := make(http.Header, len(h)+more)
+	for name, values := range h {
+		if all = append(all, values...); values != nil { // nil remains nil, as in http.Header.Clone
+			values = slices.Clip(all[len(all)-len(values):])
+		}
+		wide[name] = values
+	}
+	return wide
+}
+
 // appendRequest appends the wire form of r, without a body.
 func appendRequest(b []byte, r *http.Request) ([]byte, error) {
 	if err := checkRequestLine(r); err != nil {
@@ -161,7 +182,9 @@ func appendRequest(b []byte, r *http.Request) ([]byte, error) {
 	if !syntax.IsHostField(r.Host) {
 		return nil, badGateway("cannot send Host %s", syntax.Quote(r.Host))
 	}
-	b = append(b, cmp.Or(r.Method, http.MethodGet)+" "+r.URL.RequestURI()+" HTTP/1.1\r\nHost: "+r.Host+"\r\n"...)
+	b = append(append(b, cmp.Or(r.Method, http.MethodGet)...), ' ')
+	b = append(append(b, r.URL.RequestURI()...), " HTTP/1.1\r\nHost: "...)
+	b = append(append(b, r.Host...), "\r\n"...)
 	if err := checkFields(r.Header); err != nil {
 		return nil, err
 	}

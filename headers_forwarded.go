@@ -41,7 +41,7 @@ func (p *headerPolicy) apply(out http.Header, in *http.Request) {
 	if keepLists {
 		prior = nonEmpty(in.Header["X-Forwarded-For"])
 	}
-	if client := p.client(in); client.IsValid() {
+	if client := p.clientBehind(peer, trusted, in); client.IsValid() {
 		out["X-Real-Ip"] = []string{client.String()}
 	}
 	out["X-Forwarded-For"] = []string{strings.Join(append(prior, forwardedFor(peer)), ", ")}
@@ -74,7 +74,13 @@ func (p *headerPolicy) apply(out http.Header, in *http.Request) {
 // proxies, an address of X-Forwarded-For.
 func (p *headerPolicy) client(r *http.Request) netip.Addr {
 	peer := peerAddr(r.RemoteAddr)
-	if !p.trusted.peer(r, peer) {
+	return p.clientBehind(peer, p.trusted.peer(r, peer), r)
+}
+
+// clientBehind is client for a request whose peer is known, and whether the peer
+// is trusted.
+func (p *headerPolicy) clientBehind(peer netip.Addr, trusted bool, r *http.Request) netip.Addr {
+	if !trusted {
 		return peer
 	}
 	return clientAddr(peer, r.Header["X-Forwarded-For"], p.trusted.prefixes)
@@ -101,12 +107,20 @@ func (p *headerPolicy) managed(name string, trusted bool) bool {
 // dashed returns the canonical form of name with all punctuation replaced by
 // hyphens.
 func dashed(name string) string {
+	if !strings.ContainsFunc(name, isPunctuation) {
+		return textproto.CanonicalMIMEHeaderKey(name)
+	}
 	return textproto.CanonicalMIMEHeaderKey(strings.Map(func(c rune) rune {
-		if 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' {
-			return c
+		if isPunctuation(c) {
+			return '-'
 		}
-		return '-'
+		return c
 	}, name))
+}
+
+// isPunctuation reports whether dashed replaces c.
+func isPunctuation(c rune) bool {
+	return c != '-' && (c < 'a' || 'z' < c) && (c < 'A' || 'Z' < c) && (c < '0' || '9' < c)
 }
 
 // forwardedValue returns the Forwarded field (RFC 7239) with this hop added. It

@@ -40,12 +40,20 @@ func HasToken(lines []string, want string) bool {
 // IsToken reports whether s is a token (RFC 9110, section 5.6.2).
 func IsToken(s string) bool {
 	for _, c := range []byte(s) {
-		if c <= ' ' || c >= 0x7f || strings.IndexByte(`"(),/:;<=>?@[\]{}`, c) >= 0 {
+		if !tokenBytes[c] {
 			return false
 		}
 	}
 	return s != ""
 }
+
+// tokenBytes has the bytes of a token.
+var tokenBytes = func() (in [256]bool) {
+	for c := '!'; c <= '~'; c++ {
+		in[c] = !strings.ContainsRune(`"(),/:;<=>?@[\]{}`, c)
+	}
+	return in
+}()
 
 // IsFieldValue reports whether s is a valid value of a header field (RFC 9110,
 // section 5.5): it has no control characters except tabs.

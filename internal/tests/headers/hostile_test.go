@@ -52,10 +52,10 @@ var hostileHeaders = map[string]func(n int) string{
 	"Connection's options and fields of an upgrade": func(n int) string {
 		return testkit.UpgradeGet("/", "Connection: "+numbered("x%x,", n/2), numbered("x%x: 1\r\n", n/2)+"Z: 1")
 	},
-	"Connection in many lines":          func(n int) string { return testkit.UpgradeGet("/", numbered("Connection: x%x\r\n", n)+"Z: 1") },
-	"fields":                            func(n int) string { return testkit.UpgradeGet("/", numbered("x%x: 1\r\n", n)+"Z: 1") },
-	"one field in many lines":           func(n int) string { return testkit.UpgradeGet("/", repeated("X: 1\r\n", n)+"Z: 1") },
-	"aliases of the proxy's own fields": func(n int) string { return testkit.PlainGet("/", numbered("X_Forwarded.%x: 1\r\n", n)+"Z: 1") },
+	"Connection in many lines":              func(n int) string { return testkit.UpgradeGet("/", numbered("Connection: x%x\r\n", n)+"Z: 1") },
+	"fields":                                func(n int) string { return testkit.UpgradeGet("/", numbered("x%x: 1\r\n", n)+"Z: 1") },
+	"one field in many lines":               func(n int) string { return testkit.UpgradeGet("/", repeated("X: 1\r\n", n)+"Z: 1") },
+	"aliases of fields that the proxy sets": func(n int) string { return testkit.PlainGet("/", numbered("X_Forwarded.%x: 1\r\n", n)+"Z: 1") },
 	"Upgrade's protocols": func(n int) string {
 		return testkit.PlainGet("/", "Connection: upgrade", "Upgrade: "+numbered("x%x,", n))
 	},

@@ -175,3 +175,19 @@ func TestTheClientsRequestIsNotModified(t *testing.T) {
 		assert.Equal(t, got[0].RequestURI, got[1].RequestURI)
 	})
 }
+
+// http.Header.Clone keeps nil values, by which ReverseProxy tells a field that
+// middleware has suppressed. The copy for an upgrade made them empty.
+func TestRewriteSeesTheNilValuesOfMiddleware(t *testing.T) {
+	u := testkit.NewUpstream(t)
+	values := make(chan []string, 1)
+	p, _ := testkit.ServeProxy(t, u.URL, wsproxy.WithRewrite(func(pr *httputil.ProxyRequest) { values <- pr.Out.Header["X-Suppressed"] }))
+	addr := testkit.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.Header["X-Suppressed"] = nil
+		p.ServeHTTP(w, r)
+	}))
+	testkit.BothKinds(t, func(t *testing.T, request func(string, ...string) string, _ func(http.Header) http.Header) {
+		u.RawReceived(t, addr, request("/"))
+		assert.Nil(t, <-values)
+	})
+}
