@@ -13,11 +13,11 @@ import (
 // A relay moves the bytes of one tunnel. cut, cutSrc and wake may be called
 // from any goroutine at any time, and do not wait.
 type relay interface {
-	run()               // relays until both flows have ended and both connections are closed
-	start(ended func()) // calls run in the background, and ended on a new goroutine after it
-	cut()               // closes both connections
-	cutSrc(f *flow)     // closes the connection that f reads
-	wake(f *flow)       // makes f handle what it was asked
+	run()           // relays until both flows have ended and both connections are closed
+	start()         // runs the relay in the background, and then Tunnel.finish on a goroutine of its own
+	cut()           // closes both connections
+	cutSrc(f *flow) // closes the connection that f reads
+	wake(f *flow)   // makes f handle what it was asked
 }
 
 // newRelay returns the relay for a tunnel. The relay owns both connections. It
@@ -32,6 +32,9 @@ func newRelay(t *Tunnel, client clientEnd, upstream net.Conn) relay {
 	}
 	if r := t.p.tunnels.loops.relay(t, client.conn, upstream); r != nil {
 		return r
+	}
+	if c, ok := upstream.(interface{ netConn() net.Conn }); ok {
+		upstream = c.netConn()
 	}
 	for _, conn := range []net.Conn{client.conn, upstream} {
 		unblock(conn)
@@ -86,10 +89,10 @@ func (r *connRelay) close() {
 	r.closing.Wait()
 }
 
-func (r *connRelay) start(ended func()) {
+func (r *connRelay) start() {
 	go func() {
 		r.run()
-		ended()
+		r.t.finish()
 	}()
 }
 

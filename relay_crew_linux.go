@@ -16,61 +16,99 @@ import (
 // or the queue is empty, so a single worker drives all halves that do not wait.
 type crew struct {
 	mu          sync.Mutex
-	slots       []*half // an epoll event carries firstHalf minus the slot's number
+	slots       []crewSlot
 	free        []int32 // unused slot numbers
-	generation  int32   // the last one given; it tells users of the same slot apart
+	generation  int32   // the last one given
 	first, last *half   // the queue, by half.next
-	idle        []*worker
-	coming      bool // a worker is on its way to the queue
-	over        bool // the loop has ended
+	workers     []*worker
+	idle        []*worker // the workers that wait to be called
+	turn        int       // the worker that relieve chose last
+	coming      bool      // a worker is on its way to the queue
+	over        bool      // the loop has ended
 }
 
 // maxIdle is how many idle workers a crew keeps. Their stacks have grown already;
 // that of a new goroutine grows while it enters crypto/tls, which takes 1 to 2 µs.
 const maxIdle = 2
 
-// add watches the socket of h. The first events may come before add returns.
-func (c *crew) add(l *loop, h *half) (err error) {
+// maxBusy is how many workers may be busy before each further one interrupts one
+// that waits for the rest of a TLS record. Each holds some 35 kB of stack and
+// buffer.
+const maxBusy = 64
+
+// A watched is the user of a slot: a half or a loopConn. event handles the events
+// of its socket, and reports whether the half must be queued. A loopConn is never
+// queued. The crew's mu is held.
+type watched interface {
+	event(events uint32) (queue bool)
+}
+
+type crewSlot struct {
+	user       watched // nil: the slot is free
+	generation int32
+}
+
+// A watch names a slot and its user in an epoll event. The generation tells the
+// user from others that have had the slot.
+type watch struct{ slot, generation int32 }
+
+// on returns the argument with which epoll reports these events, the end of the
+// stream and urgent data.
+func (w watch) on(events uint32) syscall.EpollEvent {
+	return syscall.EpollEvent{Fd: firstHalf - w.slot, Pad: w.generation,
+		Events: events | syscall.EPOLLRDHUP | syscall.EPOLLPRI | epollET}
+}
+
+// enter gives user a slot.
+func (c *crew) enter(user watched) watch {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(c.free) == 0 {
-		c.slots = append(c.slots, nil)
+		c.slots = append(c.slots, crewSlot{})
 		c.free = append(c.free, int32(len(c.slots)-1))
 	}
 	slot := c.free[len(c.free)-1]
+	c.free = c.free[:len(c.free)-1]
 	c.generation++
-	h.slot, h.generation = slot, c.generation
-	event := h.events()
-	if controlErr := h.control(func(fd uintptr) { err = l.watch(int(fd), event) }); controlErr != nil {
-		err = controlErr
-	}
-	if err == nil {
-		c.free = c.free[:len(c.free)-1]
-		c.slots[slot] = h
-	}
-	return err
+	c.slots[slot] = crewSlot{user, c.generation}
+	return watch{slot, c.generation}
 }
 
-// events returns what epoll is to report for h.
-func (h *half) events() syscall.EpollEvent {
-	return syscall.EpollEvent{Fd: firstHalf - h.slot, Pad: h.generation,
-		Events: syscall.EPOLLIN | syscall.EPOLLRDHUP | syscall.EPOLLPRI | epollET}
+// replace gives the slot of w to another user.
+func (c *crew) replace(w watch, user watched) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.slots[w.slot].user = user
+}
+
+// remove frees the slot of w.
+func (c *crew) remove(w watch) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.slots[w.slot].user = nil
+	c.free = append(c.free, w.slot)
+}
+
+// join watches the socket of h. The first events may come before join returns.
+func (h *half) join() error {
+	l := h.relay.loop
+	h.watch = l.crew.enter(h)
+	var err error
+	controlErr := h.control(func(fd uintptr) { err = l.watch(int(fd), h.watch.on(syscall.EPOLLIN)) })
+	if controlErr != nil {
+		err = controlErr
+	}
+	if err != nil {
+		l.crew.remove(h.watch)
+	}
+	return err
 }
 
 // awaitRoom makes epoll report when the plain socket of h is writable, once and for
 // all. It reports the events that are already pending, too.
 func (h *half) awaitRoom() error {
-	event := h.events()
-	event.Events |= syscall.EPOLLOUT
+	event := h.watch.on(syscall.EPOLLIN | syscall.EPOLLOUT)
 	return os.NewSyscallError("epoll_ctl", syscall.EpollCtl(h.relay.loop.epfd, syscall.EPOLL_CTL_MOD, h.plain.fd, &event))
-}
-
-// remove frees the slot of h.
-func (c *crew) remove(h *half) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.slots[h.slot] = nil
-	c.free = append(c.free, h.slot)
 }
 
 // dispatch handles the events of one poll.
@@ -97,12 +135,12 @@ func (c *crew) deliver(events []syscall.EpollEvent) {
 		if event.Fd > firstHalf {
 			continue
 		}
-		h := c.slots[firstHalf-event.Fd]
-		if h == nil || h.generation != event.Pad {
+		s := c.slots[firstHalf-event.Fd]
+		if s.user == nil || s.generation != event.Pad {
 			continue // it was removed after epoll returned the event
 		}
-		if h.event(event.Events) {
-			c.push(h)
+		if s.user.event(event.Events) {
+			c.push(s.user.(*half))
 		}
 	}
 	c.call()
@@ -134,11 +172,29 @@ func (c *crew) call() {
 		return
 	}
 	c.coming = true
+	if c.busy() >= maxBusy {
+		c.relieve()
+	}
 	if last := len(c.idle) - 1; last >= 0 {
 		c.idle[last].called <- struct{}{}
 		c.idle = c.idle[:last]
 	} else {
-		go c.work()
+		w := newWorker()
+		w.index = len(c.workers)
+		c.workers = append(c.workers, w)
+		go c.work(w)
+	}
+}
+
+func (c *crew) busy() int { return len(c.workers) - len(c.idle) }
+
+// relieve interrupts the read of the next worker in turn. Otherwise a client could
+// occupy any number of workers, each with the first byte of a record. crypto/tls
+// keeps what has come of the record, and the rest causes an event. c.mu is held.
+func (c *crew) relieve() {
+	c.turn = (c.turn + 1) % len(c.workers)
+	if h := c.workers[c.turn].half; h != nil && h.secure != nil {
+		h.secure.waiter.wake()
 	}
 }
 
@@ -154,23 +210,26 @@ func (c *crew) dismiss() {
 }
 
 // work is the goroutine of a worker.
-func (c *crew) work() {
-	w := newWorker()
+func (c *crew) work(w *worker) {
 	c.mu.Lock()
 	c.coming = false
 	for {
-		if h := c.first; h != nil {
+		surplus := c.busy() > maxBusy && c.coming // another worker is on its way to the queue
+		if h := c.first; h != nil && !surplus {
 			if c.first, h.next = h.next, nil; c.first == nil {
 				c.last = nil // the Proxy still refers to the crew
 			}
 			c.call()
+			w.half = h
 			c.mu.Unlock()
 			h.turn(w)
 			c.mu.Lock()
+			w.half = nil
 			continue
 		}
 		w.giveBack()
 		if c.over || len(c.idle) == maxIdle {
+			c.leave(w)
 			c.mu.Unlock()
 			return
 		}
@@ -182,12 +241,24 @@ func (c *crew) work() {
 	}
 }
 
+// leave removes w from the workers. c.mu is held.
+func (c *crew) leave(w *worker) {
+	last := len(c.workers) - 1
+	moved := c.workers[last]
+	c.workers[w.index], moved.index = moved, w.index
+	c.workers[last] = nil
+	c.workers = c.workers[:last]
+}
+
 // A worker is a goroutine of a crew. It holds no buffer while it is idle.
 type worker struct {
 	called   chan struct{} // closed when the crew is dismissed
+	half     *half         // what it drives; guarded by crew.mu
+	index    int           // in crew.workers
 	small    *buffer
 	bulk     *bulkBuffer
 	inquire  func(fd uintptr) bool // sets received; bound once
+	unsure   bool                  // that of the half, for inquire
 	received int32
 }
 
@@ -199,7 +270,9 @@ var bulkBuffers = sync.Pool{New: func() any { return new(bulkBuffer) }}
 func newWorker() *worker {
 	w := &worker{called: make(chan struct{}, 1)}
 	w.inquire = func(fd uintptr) bool {
-		w.received = received(fd)
+		if w.received = received(fd); w.received == 0 && w.unsure && readable(fd) {
+			w.received = 1
+		}
 		return true
 	}
 	return w

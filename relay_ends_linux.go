@@ -48,15 +48,15 @@ func (e *secureEnd) read(h *half, w *worker, b []byte) (n int, err error) {
 		return 0, nil
 	}
 	if !h.readable {
-		h.readable = e.received(w) > 0
+		h.readable = e.received(h, w) > 0
 	}
 	for h.readable && err == nil {
 		var more int
 		more, err = e.conn.Read(b[n:])
 		n += more
 		if err == nil {
-			left := e.received(w)
-			h.readable, e.held = left > 0 || h.unsure, true
+			left := e.received(h, w)
+			h.readable, e.held = left > 0, true
 			if left < maxRecord || n == len(b) {
 				break
 			}
@@ -78,7 +78,7 @@ func (e *secureEnd) read(h *half, w *worker, b []byte) (n int, err error) {
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			err = nil
 		}
-		h.readable, e.held = e.received(w) > 0 || h.unsure, true
+		h.readable, e.held = e.received(h, w) > 0, true
 	}
 	return n, endOfTLS(err)
 }
@@ -87,19 +87,35 @@ func (e *secureEnd) read(h *half, w *worker, b []byte) (n int, err error) {
 const maxRecord = 16<<10 + 2<<10 + 5
 
 // received returns how many bytes the socket has received that were not read. An
-// end or an error does not count: it causes an event. A deadline that has passed
-// counts, so that a read finds it: code around the proxy has set it.
-func (e *secureEnd) received(w *worker) int {
+// end or an error does not count: it causes an event, and from then on received
+// returns at least 1 if a read would not wait. A deadline that has passed counts,
+// so that a read finds it: code around the proxy has set it.
+func (e *secureEnd) received(h *half, w *worker) int {
+	w.unsure = h.unsure
 	if e.raw.Read(w.inquire) != nil {
 		return 1
 	}
 	return int(w.received)
 }
 
-// received returns how many bytes a socket has received that were not read.
+// received returns how many bytes a socket has received that were not read, but
+// only those before urgent data.
 func received(fd uintptr) (n int32) {
 	syscall.RawSyscall(syscall.SYS_IOCTL, fd, syscall.TIOCINQ, uintptr(unsafe.Pointer(&n)))
 	return n
+}
+
+// readable reports whether a read of a socket would not wait. Unlike a read with
+// MSG_PEEK, it leaves an error to the next read.
+func readable(fd uintptr) bool {
+	const pollIn = 1 // poll(2) reports errors and hangups too
+	poll := struct {
+		fd              int32
+		events, revents int16
+	}{fd: int32(fd), events: pollIn}
+	n, _, errno := syscall.RawSyscall6(syscall.SYS_PPOLL, uintptr(unsafe.Pointer(&poll)), 1,
+		uintptr(unsafe.Pointer(new(syscall.Timespec))), 0, 0, 0)
+	return errno != 0 || n > 0
 }
 
 // A plainEnd is the plain socket of a tlsRelay, out of the runtime's poller. It
@@ -118,16 +134,6 @@ type plainEnd struct {
 
 	waits atomic.Bool   // a write has had to wait; ready is made, and epoll reports room
 	ready chan struct{} // has a value if a write that waits is to try again
-}
-
-// newPlainEnd returns nil if conn is not a plain socket.
-func newPlainEnd(conn net.Conn, h *half, out *flow) *plainEnd {
-	fd, ok := duplicate(conn)
-	if !ok {
-		return nil
-	}
-	_, unix := conn.(*net.UnixConn)
-	return &plainEnd{fd: fd, lingers: !unix && lingers(uintptr(fd)), half: h, out: out}
 }
 
 // read returns no bytes and no error if nothing has come.
@@ -228,4 +234,60 @@ func (e *plainEnd) reset() {
 		syscall.SetsockoptLinger(e.fd, syscall.SOL_SOCKET, syscall.SO_LINGER, &syscall.Linger{Onoff: 1})
 		e.lingers = false
 	}
+}
+
+// relay returns a relay of c's loop, which takes c over. It returns nil if the
+// client's connection needs the portable relay. c is then unchanged.
+func (c *loopConn) relay(t *Tunnel, client net.Conn) relay {
+	if isTLS(client) {
+		r := &tlsRelay{t: t, loop: c.loop}
+		if !r.client.init(r, client, &t.fromClient, &t.fromUpstream) || r.client.join() != nil {
+			return nil
+		}
+		unblock(client)
+		client.SetDeadline(time.Time{})
+		r.upstream.adopt(r, c, &t.fromUpstream, &t.fromClient)
+		return r
+	}
+	r := &loopRelay{t: t, loop: c.loop}
+	if !r.client.detach(client, true) {
+		return nil
+	}
+	if c.loop.watch(r.client.fd, quiet) != nil {
+		syscall.Close(r.client.fd)
+		return nil
+	}
+	client.Close()
+	r.upstream.fd = c.take()
+	c.loop.crew.remove(c.watch) // register gives the socket another slot
+	r.init()
+	return r
+}
+
+// adopt makes h the half of c, which it takes over.
+func (h *half) adopt(r *tlsRelay, c *loopConn, in, out *flow) {
+	h.relay, h.in = r, in
+	h.state.Store(halfBusy)
+	h.setPlain(c.take(), out)
+	h.watch = c.watch
+	c.loop.crew.replace(c.watch, h)
+	h.readable, h.unsure = true, c.unsure // c may have got the events
+}
+
+// netConn returns a connection of package net in place of c, or c if the system
+// refuses.
+func (c *loopConn) netConn() net.Conn {
+	fd, ok := duplicateFD(uintptr(c.fd))
+	if !ok {
+		return c
+	}
+	f := os.NewFile(uintptr(fd), "")
+	defer f.Close()
+	conn, err := net.FileConn(f)
+	if err != nil {
+		return c
+	}
+	c.loop.unwatch(c.fd) // close(2) would leave the watch, as the socket stays open
+	c.Close()
+	return conn
 }

@@ -13,26 +13,26 @@ import (
 // poller and gives them to a loop, and only the loop uses them from then on. An
 // idle tunnel is a few hundred bytes and no goroutine.
 type loopRelay struct {
-	t                *Tunnel
-	loop             *loop
-	client, upstream socket
-	ended            func()
+	t    *Tunnel
+	loop *loop
+	done chan struct{} // of run; nil: the tunnel is detached
 
 	// loop.mu guards these:
+	err   error  // why the loop cannot watch the sockets
 	asked uint32 // what the loop has not taken yet
 	state relayState
-	err   error // why the loop cannot watch the sockets
 
 	// Only the loop uses these, from adopted on:
-	todo    uint32          // what the loop has taken and process has not done yet
-	over    bool            // both sockets are closed
-	closing *sync.WaitGroup // sockets that linger are being closed; nil if none do
+	over             bool            // both sockets are closed
+	todo             uint32          // what the loop has taken and process has not done yet
+	closing          *sync.WaitGroup // sockets that linger are being closed; nil if none do
+	client, upstream socket          // each takes a cache line
 }
 
 // A relayState says who drives a loopRelay.
 //
-//	placed  → adopted  begin was called and the relay was asked nothing before
-//	placed  → handed   begin was called and the relay was asked something, such as to cut
+//	placed  → adopted  start was called and the relay was asked nothing before
+//	placed  → handed   start was called and the relay was asked something, such as to cut
 //	handed  → adopted  process, on the loop
 type relayState uint8
 
@@ -56,6 +56,9 @@ const (
 // system refuses a descriptor or a watch. Then client and upstream are unchanged,
 // and the portable relay takes them.
 func (ls *loops) relay(t *Tunnel, client, upstream net.Conn) relay {
+	if c, ok := upstream.(*loopConn); ok {
+		return c.relay(t, client)
+	}
 	if isTLS(client) || isTLS(upstream) {
 		return ls.tlsRelay(t, client, upstream)
 	}
@@ -81,27 +84,26 @@ func (ls *loops) relay(t *Tunnel, client, upstream net.Conn) relay {
 	}
 	client.Close()
 	upstream.Close()
-	r.client.init(r, &r.upstream, &t.fromClient, &t.fromUpstream)
-	r.upstream.init(r, &r.client, &t.fromUpstream, &t.fromClient)
+	r.init()
 	return r
 }
 
+func (r *loopRelay) init() {
+	r.client.init(r, &r.upstream, &r.t.fromClient, &r.t.fromUpstream)
+	r.upstream.init(r, &r.client, &r.t.fromUpstream, &r.t.fromClient)
+}
+
 func (r *loopRelay) run() {
-	done := make(chan struct{})
-	r.begin(func() { close(done) })
-	<-done
+	r.done = make(chan struct{})
+	r.start()
+	<-r.done
 }
 
-func (r *loopRelay) start(ended func()) {
-	r.begin(func() { go ended() }) // the user's hook must not delay the loop
-}
-
-// begin writes what precedes the first reads, above all the 101, and gives the
+// start writes what precedes the first reads, above all the 101, and gives the
 // relay to the loop without waking it, because that costs more than writing the
 // 101. If a hook has already asked for something, the loop is woken instead. It
 // closes the relay if that was a cut, and writes otherwise.
-func (r *loopRelay) begin(ended func()) {
-	r.ended = ended
+func (r *loopRelay) start() {
 	if r.loop.quiet(r) {
 		r.write()
 		r.loop.adopt(r)
@@ -113,13 +115,16 @@ func (r *loopRelay) write() {
 	r.client.in.begin()
 }
 
+// quiet is the watch of a reserved socket. Epoll always reports errors and hangups,
+// and the loop ignores them.
+var quiet = syscall.EpollEvent{Fd: noSlot, Events: epollET}
+
 // reserve adds both sockets of a relay to the epoll instance, or neither. Their
 // events come only after register. The system refuses a watch if memory is
 // short or max_user_watches is reached (epoll(7)), and at this point the portable
 // relay can still take the connections. Any goroutine may call reserve, as epoll
 // has its own locks.
 func (l *loop) reserve(client, upstream int) error {
-	quiet := syscall.EpollEvent{Fd: noSlot, Events: epollET}
 	if err := l.watch(client, quiet); err != nil {
 		return err
 	}
@@ -317,6 +322,16 @@ func (r *loopRelay) close() {
 		r.closing.Wait()
 		r.ended()
 	}()
+}
+
+// ended lets run return, or finishes a detached tunnel. It does that on a new
+// goroutine, because the user's hook must not delay the loop.
+func (r *loopRelay) ended() {
+	if r.done != nil {
+		close(r.done)
+	} else {
+		go r.t.finish()
+	}
 }
 
 // closeLater closes a socket that lingers on a new goroutine. close(2) may wait

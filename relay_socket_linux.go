@@ -18,25 +18,30 @@ import (
 // The state of in shows whether the socket is still read. The booleans below are
 // independent of it and of each other.
 type socket struct {
-	loop       *loop
+	relay      *loopRelay
 	peer       *socket
-	in         *flow // reads the socket
-	fd         int   // -1: closed
+	in         *flow    // reads the socket
+	fd         int      // -1: closed
+	pending    *pending // what out has written and the kernel has not taken yet; nil: nothing
+	streak     int64    // bytes moved to peer since a write to it last had to wait
 	slot       int32
 	generation int32 // 0: not registered, or closed
 
-	readable bool  // there may be more to read
-	unsure   bool  // the stream's end or urgent data has come: a short read need not be the last
-	queued   bool  // in loop.ready
-	fin      bool  // flush half-closes the socket when pending is sent
-	waits    bool  // epoll reports when the socket has room
-	lingers  bool  // close(2) waits until what was written is acknowledged
-	streak   int64 // bytes moved to peer since a write to it last had to wait
+	readable bool // there may be more to read
+	unsure   bool // the stream's end or urgent data has come: a short read need not be the last
+	queued   bool // in loop.ready
+	fin      bool // flush half-closes the socket when pending is sent
+	waits    bool // epoll reports when the socket has room
+	lingers  bool // close(2) waits until what was written is acknowledged
+}
 
-	pending []byte         // what out has written and the kernel has not taken yet
-	pooled  *pendingBuffer // pending's memory, if it is from the pool
-	out     *flow          // writes the socket
-	relay   *loopRelay
+// out returns the flow that writes the socket.
+func (s *socket) out() *flow { return s.peer.in }
+
+// A pending is what a socket has to send.
+type pending struct {
+	bytes  []byte
+	memory *pendingBuffer // of bytes, if it is from the pool
 }
 
 // minRead is the least size of a read. A message of 64 KiB and its header fit.
@@ -78,15 +83,15 @@ func duplicate(conn net.Conn) (fd int, ok bool) {
 	if raw == nil {
 		return -1, false
 	}
-	var dup uintptr
-	var errno syscall.Errno
-	err := raw.Control(func(fd uintptr) {
-		dup, _, errno = syscall.Syscall(syscall.SYS_FCNTL, fd, syscall.F_DUPFD_CLOEXEC, 0)
-	})
-	if err != nil || errno != 0 {
+	if raw.Control(func(number uintptr) { fd, ok = duplicateFD(number) }) != nil {
 		return -1, false
 	}
-	return int(dup), true
+	return fd, ok
+}
+
+func duplicateFD(fd uintptr) (dup int, ok bool) {
+	n, _, errno := syscall.Syscall(syscall.SYS_FCNTL, fd, syscall.F_DUPFD_CLOEXEC, 0)
+	return int(n), errno == 0
 }
 
 // lingers reports whether SO_LINGER makes close(2) wait. It does so on a
@@ -101,7 +106,7 @@ func lingers(fd uintptr) bool {
 }
 
 func (s *socket) init(r *loopRelay, peer *socket, in, out *flow) {
-	s.relay, s.loop, s.peer, s.in, s.out = r, r.loop, peer, in, out
+	s.relay, s.peer, s.in = r, peer, in
 	out.dst = s
 }
 
@@ -116,7 +121,7 @@ func (s *socket) move() {
 // pump reads the socket and moves the bytes to the peer, until either would have
 // to wait or the turn is over.
 func (s *socket) pump() {
-	l := s.loop
+	l := s.relay.loop
 	for budget := perTurn; s.readable && s.in.state != ended && s.fd >= 0 && (s.peer.pending == nil || s.in.state == discarding); {
 		if budget <= 0 {
 			if !s.queued {
@@ -186,16 +191,17 @@ func (s *socket) write(p []byte) error {
 		if p = p[n:]; err != nil || len(p) == 0 {
 			return err
 		}
-		if err := s.loop.awaitRoom(s); err != nil {
+		if err := s.relay.loop.awaitRoom(s); err != nil {
 			return err
 		}
-		s.out.stalled.Store(s.out.clock.now())
+		s.out().stalled.Store(s.out().clock.now())
+		s.pending = new(pending)
 		if len(p) <= minRead {
-			s.pooled = pendingBuffers.Get().(*pendingBuffer)
-			s.pending = s.pooled[:0]
+			s.pending.memory = pendingBuffers.Get().(*pendingBuffer)
+			s.pending.bytes = s.pending.memory[:0]
 		}
 	}
-	s.pending = append(s.pending, p...)
+	s.pending.bytes = append(s.pending.bytes, p...)
 	return nil
 }
 
@@ -224,17 +230,18 @@ func (s *socket) flush() {
 	if s.pending == nil || s.fd < 0 {
 		return
 	}
-	n, err := s.send(s.pending)
-	if s.pending = s.pending[n:]; err == nil && len(s.pending) > 0 {
+	out := s.out()
+	n, err := s.send(s.pending.bytes)
+	if s.pending.bytes = s.pending.bytes[n:]; err == nil && len(s.pending.bytes) > 0 {
 		if n > 0 {
-			s.out.stalled.Store(s.out.clock.now())
+			out.stalled.Store(out.clock.now())
 		}
 		return
 	}
 	s.drop()
-	s.out.unstall()
+	out.unstall()
 	if err != nil {
-		s.out.stop(err)
+		out.stop(err)
 	} else if s.fin {
 		syscall.Shutdown(s.fd, syscall.SHUT_WR)
 	}
@@ -243,10 +250,10 @@ func (s *socket) flush() {
 
 // drop discards what is pending.
 func (s *socket) drop() {
-	if s.pooled != nil {
-		pendingBuffers.Put(s.pooled)
+	if s.pending != nil && s.pending.memory != nil {
+		pendingBuffers.Put(s.pending.memory)
 	}
-	s.pending, s.pooled = nil, nil
+	s.pending = nil
 }
 
 // closeWrite implements sink. The flow to s is about to end:
@@ -282,7 +289,7 @@ func (s *socket) wake() {
 // cut closes s alone. Both flows see a closed connection.
 func (s *socket) cut() {
 	s.close()
-	s.out.stop(net.ErrClosed)
+	s.out().stop(net.ErrClosed)
 	if s.in.state != ended {
 		s.in.take(nil, net.ErrClosed)
 	}
@@ -291,7 +298,7 @@ func (s *socket) cut() {
 
 func (s *socket) close() {
 	if s.fd >= 0 {
-		s.loop.forget(s)
+		s.relay.loop.forget(s)
 		if s.lingers {
 			s.relay.closeLater(s.fd)
 		} else {

@@ -67,7 +67,7 @@ func (r *streamRelay) run() {
 }
 
 // start is not for streams, which end when the handler returns.
-func (r *streamRelay) start(func()) { panic("wsproxy: a stream cannot be detached") }
+func (r *streamRelay) start() { panic("wsproxy: a stream cannot be detached") }
 
 // linger waits for the client's last words and then stops reading. It is over
 // before the close timeout, which would reset the stream.

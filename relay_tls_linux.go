@@ -23,8 +23,8 @@ type tlsRelay struct {
 	t                *Tunnel
 	loop             *loop
 	client, upstream half
-	left             atomic.Int32 // halves whose flow has not ended
-	ended            func()
+	left             atomic.Int32  // halves whose flow has not ended
+	done             chan struct{} // of run; nil: the tunnel is detached
 
 	mu      sync.Mutex
 	isCut   bool // cut was called
@@ -54,10 +54,10 @@ func (ls *loops) tlsRelay(t *Tunnel, client, upstream net.Conn) relay {
 	var err error
 	if r.loop, err = ls.place(); err == nil {
 		for i, h := range halves {
-			if err = r.loop.crew.add(r.loop, h); err != nil {
-				for _, added := range halves[:i] {
-					added.control(func(fd uintptr) { r.loop.unwatch(int(fd)) })
-					r.loop.crew.remove(added)
+			if err = h.join(); err != nil {
+				for _, joined := range halves[:i] {
+					joined.control(func(fd uintptr) { r.loop.unwatch(int(fd)) })
+					r.loop.crew.remove(joined.watch)
 				}
 				r.loop.dismiss()
 				break
@@ -81,17 +81,12 @@ func (ls *loops) tlsRelay(t *Tunnel, client, upstream net.Conn) relay {
 }
 
 func (r *tlsRelay) run() {
-	done := make(chan struct{})
-	r.begin(func() { close(done) })
-	<-done
+	r.done = make(chan struct{})
+	r.start()
+	<-r.done
 }
 
-func (r *tlsRelay) start(ended func()) {
-	r.begin(func() { go ended() }) // the user's hook must not delay the crew
-}
-
-func (r *tlsRelay) begin(ended func()) {
-	r.ended = ended
+func (r *tlsRelay) start() {
 	if r.wasCut() { // by a hook, for instance: the client must not see the 101
 		go r.finish() // which may wait for a connection that lingers
 		return
@@ -110,14 +105,18 @@ func (r *tlsRelay) wasCut() bool {
 func (r *tlsRelay) finish() {
 	for _, h := range []*half{&r.client, &r.upstream} {
 		h.close()
-		r.loop.crew.remove(h)
+		r.loop.crew.remove(h.watch)
 	}
 	r.mu.Lock()
 	r.over = true
 	r.mu.Unlock()
 	r.closing.Wait()
 	r.loop.dismiss()
-	r.ended()
+	if r.done != nil {
+		close(r.done)
+	} else {
+		go r.t.finish() // the user's hook must not delay the crew
+	}
 }
 
 // closeLater calls shut, which closes a connection, on a new goroutine.
@@ -150,14 +149,13 @@ func (r *tlsRelay) half(f *flow) *half {
 
 // A half is one connection of a tlsRelay and the flow that reads it.
 type half struct {
-	state      atomic.Uint32 // halfBusy and the requests
-	slot       int32
-	generation int32
-	next       *half // in the crew's queue
-	in         *flow // reads the connection
-	secure     *secureEnd
-	plain      *plainEnd // if secure is nil
-	relay      *tlsRelay
+	state  atomic.Uint32 // halfBusy and the requests
+	watch  watch
+	next   *half // in the crew's queue
+	in     *flow // reads the connection
+	secure *secureEnd
+	plain  *plainEnd // if secure is nil
+	relay  *tlsRelay
 
 	// Only the worker that drives the half uses these:
 	begun    bool
@@ -171,7 +169,7 @@ type half struct {
 // it. Whoever sets a bit of a half that is not busy makes it busy and queues it.
 // The worker clears the other bits before it handles them. It clears halfBusy
 // only if no other bit is set, so that none is lost that is set meanwhile. A half
-// is busy before begin, and for good after its flow has ended.
+// is busy before start, and for good after its flow has ended.
 const (
 	halfBusy     = 1 << iota
 	halfReadable // an event: the socket has more
@@ -188,13 +186,21 @@ func (h *half) init(r *tlsRelay, conn net.Conn, in, out *flow) bool {
 		out.dst = &connSink{halfCloser{secure}, out}
 		return h.secure != nil
 	}
-	h.plain = newPlainEnd(conn, h, out)
-	if h.plain == nil {
+	fd, ok := duplicate(conn)
+	if !ok {
 		return false
 	}
-	out.dst = h.plain
-	_, h.unsure = conn.(*net.UnixConn) // a read stops where the peer has passed a descriptor
+	h.setPlain(fd, out)
+	_, unix := conn.(*net.UnixConn)
+	h.plain.lingers = !unix && lingers(uintptr(fd))
+	h.unsure = unix // a read stops where the peer has passed a descriptor
 	return true
+}
+
+// setPlain makes fd the connection of h.
+func (h *half) setPlain(fd int, out *flow) {
+	h.plain = &plainEnd{fd: fd, half: h, out: out}
+	out.dst = h.plain
 }
 
 // release undoes init.
@@ -283,7 +289,7 @@ func (h *half) turn(w *worker) {
 			h.unsure = h.unsure || asked&halfUnsure != 0
 			// The bytes of an event that came while h was driven may have been
 			// read since, and crypto/tls would wait for others.
-			h.readable = h.readable || parked || h.unsure || h.secure == nil || h.secure.received(w) > 0
+			h.readable = h.readable || h.secure == nil || parked && !h.unsure || h.secure.received(h, w) > 0
 		}
 		parked = false
 		switch {

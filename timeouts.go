@@ -238,7 +238,7 @@ func (d *deadline) limit(since stamp, timeout time.Duration, e expiry) {
 // it decides among limits that are due at the same time.
 func (s *sweeper) deadline(t *Tunnel) deadline {
 	d := deadline{t: t}
-	if t.leaving.Load() {
+	if t.leaving() {
 		answer := s.close
 		if answer == 0 {
 			answer = defaultCloseTimeout

@@ -18,7 +18,7 @@ func addTunnel(t *testing.T, p *Proxy) *Tunnel {
 	client, _ := net.Pipe()
 	upstream, _ := net.Pipe()
 	require.NoError(t, p.tunnels.reserve(netip.Addr{}))
-	tunnel := &Tunnel{p: p, opened: time.Now(), server: lease{Candidate: p.upstream.set.Load().all[0]}}
+	tunnel := &Tunnel{p: p, opened: time.Now(), server: p.upstream.set.Load().all[0]}
 	tunnel.relay = newConnRelay(tunnel, client, upstream)
 	draining, cutFor := p.tunnels.add(tunnel)
 	require.False(t, draining)

@@ -18,31 +18,37 @@ import (
 
 // A Tunnel is one upgraded pair of connections. It is the Proxy's; its methods
 // may be called from any goroutine, also after it ended.
+//
+// Its size is that of a size class of the allocator (TestATunnelIsSmall).
 type Tunnel struct {
-	p         *Proxy
-	id        uint64
-	clientIP  netip.Addr
+	p       *Proxy
+	id      uint64
+	relay   relay
+	closing atomicStamp            // when the first side ended or was told to
+	goodbye atomic.Pointer[[]byte] // payload of the proxy's Close frames; nil: goAway was not called
+	index   int32                  // in registry.live
+	frames  bool                   // a WebSocket, whose frames are followed
+	reason  Reason                 // guarded by mu
+
+	// Each of these begins a cache line. The allocator puts a word of its own before
+	// the Tunnel.
+	fromClient, fromUpstream flow
+
 	opened    time.Time
 	handshake time.Duration
 	lifetime  time.Duration // at most; 0: any
-	frames    bool          // a WebSocket, whose frames are followed
+	clientIP  netip.Addr
+	server    *Candidate // the one that switched
+	names     *names
 	onClose   []func(Ending)
 
-	host, path, protocol, subprotocol string
-
-	server                   lease // the one that switched
-	relay                    relay
-	fromClient, fromUpstream flow
-
-	leaving atomic.Bool // goAway was called
-	closing atomicStamp // when the first side ended or was told to
-	index   int         // in registry.live
-
-	mu      sync.Mutex
-	reason  Reason
-	err     error
-	goodbye []byte // payload of the proxy's Close frames, fixed once leaving
+	mu  sync.Mutex
+	err error
 }
+
+// names are the strings of a tunnel. Tunnels that open one after the other with
+// the same names share them.
+type names struct{ host, path, protocol, subprotocol string }
 
 // A client can make each of its tunnels hold this much of what it sends.
 const (
@@ -50,23 +56,31 @@ const (
 	maxName = 256 // of a host or a subprotocol
 )
 
-// keep returns at most n bytes of s. It copies them, not to hold the whole
-// request line.
-func keep(s string, n int) string { return strings.Clone(s[:min(len(s), n)]) }
+// namesOf returns the names of a tunnel. It copies the strings, so that they do
+// not keep the whole request line in memory.
+func (p *Proxy) namesOf(h *handshake) *names {
+	short := func(s string, n int) string { return s[:min(len(s), n)] }
+	n := names{short(h.in.Host, maxName), short(h.in.URL.Path, maxPath), h.protocol,
+		short(h.x.res.Header.Get("Sec-Websocket-Protocol"), maxName)}
+	if last := p.lastNames.Load(); last != nil && *last == n {
+		return last
+	}
+	own := &names{strings.Clone(n.host), strings.Clone(n.path), n.protocol, strings.Clone(n.subprotocol)}
+	p.lastNames.Store(own)
+	return own
+}
 
 func (p *Proxy) newTunnel(h *handshake, client clientEnd, upstream net.Conn) *Tunnel {
 	now := time.Now()
 	t := &Tunnel{
-		p:           p,
-		clientIP:    h.clientIP,
-		opened:      now,
-		handshake:   now.Sub(h.start),
-		lifetime:    p.tunnels.spreadLifetime(),
-		frames:      h.protocol == "websocket",
-		host:        keep(h.in.Host, maxName),
-		path:        keep(h.in.URL.Path, maxPath),
-		protocol:    h.protocol,
-		subprotocol: keep(h.x.res.Header.Get("Sec-Websocket-Protocol"), maxName),
+		p:         p,
+		clientIP:  h.clientIP,
+		opened:    now,
+		handshake: now.Sub(h.start),
+		lifetime:  p.tunnels.spreadLifetime(),
+		frames:    h.protocol == "websocket",
+		server:    h.x.server.Candidate,
+		names:     p.namesOf(h),
 	}
 	t.fromClient.init(t, ReasonClientClosed, ReasonUpstreamClosed)
 	t.fromUpstream.init(t, ReasonUpstreamClosed, ReasonClientClosed)
@@ -87,19 +101,19 @@ func (t *Tunnel) ID() uint64 { return t.id }
 func (t *Tunnel) ClientIP() netip.Addr { return t.clientIP }
 
 // Host returns the Host that the client asked for, its first 256 bytes.
-func (t *Tunnel) Host() string { return t.host }
+func (t *Tunnel) Host() string { return t.names.host }
 
 // Path returns the path that the client asked for, without the query. It returns
 // the first 4 KiB of a longer path.
-func (t *Tunnel) Path() string { return t.path }
+func (t *Tunnel) Path() string { return t.names.path }
 
 // Protocol returns what the connections switched to: "websocket", or another
 // protocol of [WithUpgrades].
-func (t *Tunnel) Protocol() string { return t.protocol }
+func (t *Tunnel) Protocol() string { return t.names.protocol }
 
 // Subprotocol returns the WebSocket subprotocol that the upstream chose, its
 // first 256 bytes. It is empty if there is none.
-func (t *Tunnel) Subprotocol() string { return t.subprotocol }
+func (t *Tunnel) Subprotocol() string { return t.names.subprotocol }
 
 // Server returns the address of the upstream's server as [Server.Addr] has it:
 // host:port or unix:/path.
@@ -185,6 +199,9 @@ func (t *Tunnel) Close(code int, reason string) error {
 // does not wait for the end.
 func (t *Tunnel) Cut() { t.cutShort(ReasonKilled) }
 
+// leaving reports whether goAway was called.
+func (t *Tunnel) leaving() bool { return t.goodbye.Load() != nil }
+
 // goAway ends the tunnel in good order: with a Close frame to both ends, and
 // the close timeout for their answers. Where frames are not followed it cuts.
 func (t *Tunnel) goAway(reason Reason, code int, text string) {
@@ -193,15 +210,15 @@ func (t *Tunnel) goAway(reason Reason, code int, text string) {
 		return
 	}
 	t.mu.Lock()
-	if t.goodbye == nil {
-		t.goodbye, _ = frame.ClosePayload(code, text)
+	if !t.leaving() {
+		payload, _ := frame.ClosePayload(code, text)
 		if t.reason == 0 {
 			t.reason = reason
 		}
 		t.closing.Store(t.p.tunnels.now()) // anew, where one side had ended
+		t.goodbye.Store(&payload)
 	}
 	t.mu.Unlock()
-	t.leaving.Store(true)
 	t.p.tunnels.watchAnswers()
 	t.askBoth(askClose)
 }
@@ -233,7 +250,7 @@ func (t *Tunnel) run(r *http.Request) {
 
 // start is run in the background, without the request's context.
 func (t *Tunnel) start(r *http.Request) {
-	defer t.relay.start(t.finish)
+	defer t.relay.start()
 	t.announce(r)
 }
 
@@ -281,7 +298,7 @@ func (t *Tunnel) cutShort(reason Reason) {
 // finish makes the ending known; the relay is done.
 func (t *Tunnel) finish() {
 	defer t.p.tunnels.remove(t)
-	defer t.server.release()
+	defer t.server.tunnels.Add(-1)
 	reason, err := t.settled()
 	e := Ending{
 		Reason:        reason,

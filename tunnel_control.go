@@ -72,16 +72,16 @@ func (f *flow) add() error {
 
 // addClose writes the proxy's Close frame, which stops the flow.
 func (f *flow) addClose() error {
-	if err := f.addFrame(frame.OpClose, f.t.goodbye); err != nil {
+	if err := f.addFrame(frame.OpClose, *f.t.goodbye.Load()); err != nil {
 		return err
 	}
 	return errClosing
 }
 
-// addFrame writes one of the proxy's own frames. A write that has to wait sets
-// moved, and the silence of src then counts from that time. If the write took
-// less than a quarter of the ping timeout, addFrame restores moved: the proxy's
-// own frame does not make src any less silent.
+// addFrame writes a frame of the proxy. A write that has to wait sets moved, and
+// the silence of src then counts from that time. If the write took less than a
+// quarter of the ping timeout, addFrame restores moved: a frame of the proxy does
+// not make src any less silent.
 func (f *flow) addFrame(opcode byte, payload []byte) error {
 	moved, start := f.moved.Load(), f.clock.now()
 	err := f.dst.write(frame.AppendControl(nil, opcode, payload, f.scan.Masked))

@@ -26,14 +26,13 @@ type flow struct {
 	messages atomic.Int64
 	asked    atomic.Uint32 // askPing, askClose: frames to add at a boundary
 	state    flowState     // of the driving goroutine
-	scan     frame.Scanner // of the driving goroutine
+	held     uint8         // bytes of the frame header that are kept back until it is complete
 
 	srcEnded, dstEnded Reason // why the tunnel ends if that end is the first to close
 
-	rate  *rate.Bucket // of messages from src; nil: no limit
-	head  []byte       // the proxy's own bytes to dst, sent first and not counted
-	early []byte       // what src sent before the tunnel opened
-	held  int          // bytes of the frame header that are kept back until it is complete
+	scan    frame.Scanner // of the driving goroutine
+	rate    *rate.Bucket  // of messages from src; nil: no limit
+	opening *opening      // nil from begin on
 
 	quiet    atomic.Bool // frames are no longer followed, so none can be added
 	dstReset atomic.Bool // a write reported that dst was reset
@@ -42,6 +41,12 @@ type flow struct {
 	moved    atomicStamp // when a write that had to wait last ended
 	stalled  atomicStamp // since when a write waits for dst, if one does
 	pinged   atomicStamp // when a Ping for src was last asked for, and then when it was sent
+}
+
+// An opening is what precedes the first read of src.
+type opening struct {
+	head  []byte // the proxy's own bytes to dst, sent first and not counted
+	early []byte // what src sent before the tunnel opened
 }
 
 // A flowState is what happens to the bytes of src. Only the goroutine that
@@ -109,12 +114,14 @@ func (f *flow) closeFrame() CloseFrame {
 // begin writes what precedes the first read of src. The caller then reads src,
 // unless the flow has ended.
 func (f *flow) begin() {
-	head, early := f.head, f.early
-	f.head, f.early = nil, nil
-	if err := f.dst.write(head); err != nil {
+	var first opening
+	if f.opening != nil {
+		first, f.opening = *f.opening, nil
+	}
+	if err := f.dst.write(first.head); err != nil {
 		f.stop(err)
 	}
-	f.take(early, nil)
+	f.take(first.early, nil)
 }
 
 // take handles the result of a read of src. p is empty if ask interrupted the
@@ -150,7 +157,7 @@ func (f *flow) take(p []byte, readErr error) {
 
 // answered reports whether src has sent a Close frame and the proxy has decided
 // to close both ends, in either order. Later bytes of src do not matter.
-func (f *flow) answered() bool { return f.scan.Closed() && f.t.leaving.Load() }
+func (f *flow) answered() bool { return f.scan.Closed() && f.t.leaving() }
 
 // unstall records that a write has ended. If it took longer than a millisecond,
 // src was not read meanwhile, and its silence counts from now.
@@ -248,7 +255,7 @@ func (f *flow) forwardFrames(p []byte) (at int, err error) {
 			at = len(p)
 		case f.scan.Partial() > 0: // the next read has the rest of the header
 			if f.scan.Strict {
-				f.held = f.scan.Partial()
+				f.held = uint8(f.scan.Partial())
 				f.publish()
 				return at, f.dst.write(p[from:start])
 			}
@@ -256,7 +263,7 @@ func (f *flow) forwardFrames(p []byte) (at int, err error) {
 			return at, f.refuse(p[from:start], ReasonLimit, frame.CodeTooBig, "message too big")
 		}
 		if f.held > 0 {
-			held := f.scan.Header(f.held)
+			held := f.scan.Header(int(f.held))
 			f.held = 0
 			if err := f.dst.write(held); err != nil {
 				return at, err
@@ -312,7 +319,7 @@ func (f *flow) publishClose() {
 // stop explains why it is already set.
 func (f *flow) srcDone(err error) {
 	if f.held > 0 {
-		f.dst.write(f.scan.Header(f.held))
+		f.dst.write(f.scan.Header(int(f.held)))
 	}
 	if f.asked.Load()&askClose != 0 && f.add() == errClosing {
 		return

@@ -167,7 +167,7 @@ func FuzzAFlowForwardsEveryByteAndAddsFramesBetweenFrames(f *testing.F) {
 			at += n
 		}
 		if err == nil && flow.held > 0 {
-			flow.dst.write(flow.scan.Header(flow.held))
+			flow.dst.write(flow.scan.Header(int(flow.held)))
 		}
 
 		checkForwarded(t, stream, out.Bytes(), flow, err != nil)

@@ -131,7 +131,7 @@ func (t *Tunnel) logIf(level slog.Level, message string, attrs func() []slog.Att
 	guard(func() {
 		if ctx := context.Background(); t.p.logger.Enabled(ctx, level) {
 			t.p.logger.LogAttrs(ctx, level, message, append([]slog.Attr{
-				slog.Uint64("tunnel", t.id), slog.String("client", t.clientIP.String()), slog.String("path", t.path)}, attrs()...)...)
+				slog.Uint64("tunnel", t.id), slog.String("client", t.clientIP.String()), slog.String("path", t.Path())}, attrs()...)...)
 		}
 	}, func(failure error, _ string) {
 		t.end(ReasonFailed, fmt.Errorf("wsproxy: logger %w", failure))

@@ -100,7 +100,7 @@ func (r *registry) add(t *Tunnel) (draining bool, cutFor Reason) {
 	r.handshakes--
 	r.opened++
 	t.id = r.opened
-	t.index = len(r.live)
+	t.index = int32(len(r.live))
 	r.live = append(r.live, t)
 	r.perServer[t.Server()]++
 	r.start()
@@ -221,7 +221,7 @@ func (r *registry) await(tunnels []*Tunnel) *awaited {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, t := range tunnels {
-		if t.index < len(r.live) && r.live[t.index] == t {
+		if int(t.index) < len(r.live) && r.live[t.index] == t {
 			a.left[t] = struct{}{}
 		}
 	}

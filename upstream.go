@@ -260,7 +260,7 @@ func newCandidate(server Server, s *state) *Candidate {
 		server.FailTimeout = 10 * time.Second
 	}
 	c := &Candidate{server: server, network: "tcp", addr: server.Addr, hash: hashString(server.Addr), state: s}
-	c.poolName = c.addr
+	c.poolName, c.literal = c.addr, literalAddr(c.addr)
 	if path, unix := strings.CutPrefix(server.Addr, "unix:"); unix {
 		c.network, c.addr, c.poolName = "unix", path, "unix-"+hex.EncodeToString([]byte(path))
 	}

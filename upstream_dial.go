@@ -7,6 +7,9 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/netip"
 	"runtime"
 	"runtime/debug"
 	"syscall"
@@ -84,6 +87,37 @@ func (p *Proxy) dialServer(ctx context.Context, s *Candidate) (net.Conn, error) 
 	}
 	shaken = true
 	return secure, nil
+}
+
+// dialTunnel is dial for the upgrade r. On Linux a loop dials if the server's
+// address is an IP address and a loop can relay its socket. It cannot relay TLS to
+// the server, nor a client's stream of HTTP/2 or HTTP/3.
+// Only package net calls the functions of an httptrace.ClientTrace.
+func (p *Proxy) dialTunnel(ctx context.Context, r *http.Request, s *Candidate) (net.Conn, error) {
+	if p.dialsWithUserCode || p.target.tls != nil || !s.literal.IsValid() || isStream(r) || httptrace.ContextClientTrace(ctx) != nil {
+		return p.dial(ctx, s)
+	}
+	conn, err := p.tunnels.loops.dial(ctx, s.literal, p.connectTimeout)
+	switch err {
+	case nil:
+		return conn, nil
+	case errUseNet:
+		return p.dial(ctx, s)
+	}
+	return nil, notSent{err}
+}
+
+// errUseNet means that package net must dial.
+var errUseNet = errors.New("use package net")
+
+// literalAddr returns the IP address and port of addr. It returns the zero
+// AddrPort if addr has a name, a zone, or an unspecified address such as 0.0.0.0.
+func literalAddr(addr string) netip.AddrPort {
+	a, err := netip.ParseAddrPort(addr)
+	if ip := a.Addr().Unmap(); err == nil && ip.Zone() == "" && !ip.IsUnspecified() {
+		return netip.AddrPortFrom(ip, a.Port())
+	}
+	return netip.AddrPort{}
 }
 
 // A notSent error means that no byte of the request was sent.

@@ -26,9 +26,10 @@ type Policy interface {
 // concurrent use. A Policy must not keep a Candidate, because
 // [Upstream.SetServers] replaces all Candidates.
 type Candidate struct {
-	server        Server // with defaults in place of zeros
-	network, addr string // to dial
-	poolName      string // the host in the URLs given to the http.Transport
+	server        Server         // with defaults in place of zeros
+	network, addr string         // to dial
+	poolName      string         // the host in the URLs given to the http.Transport
+	literal       netip.AddrPort // addr, if it is an IP address and a port
 	hash          uint64
 	alwaysUp      bool // health is ignored: the server is NeverDown or the only one
 	*state

@@ -166,3 +166,20 @@ func TestServersWithoutAnAlternativeAreAlwaysUp(t *testing.T) {
 		})
 	}
 }
+
+func TestOnlyIPAddressesAreLiteral(t *testing.T) {
+	for addr, want := range map[string]string{
+		"192.0.2.1:80":          "192.0.2.1:80",
+		"[2001:db8::1]:80":      "[2001:db8::1]:80",
+		"[::ffff:192.0.2.1]:80": "192.0.2.1:80", // as package net dials it
+		"app.example:80":        "invalid AddrPort",
+		"[fe80::1%eth0]:80":     "invalid AddrPort",
+		"0.0.0.0:80":            "invalid AddrPort",
+		"[::]:80":               "invalid AddrPort",
+		"[::ffff:0.0.0.0]:80":   "invalid AddrPort",
+		"192.0.2.1:http":        "invalid AddrPort",
+		"/run/app.sock":         "invalid AddrPort",
+	} {
+		assert.Equal(t, want, literalAddr(addr).String(), addr)
+	}
+}

@@ -12,7 +12,7 @@
 //
 // # Lifecycle
 //
-// A Proxy starts goroutines with its first tunnel. On Linux it keeps one for
+// A Proxy starts goroutines with its first upgrade. On Linux it keeps one for
 // each processor for up to two seconds after its last tunnel. After
 // [Proxy.Shutdown] or [Proxy.Close] they end with the last tunnel.
 //
@@ -45,6 +45,7 @@ import (
 	"log"
 	"math/rand/v2"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"example.com/wsproxy/internal/frame"
@@ -63,6 +64,7 @@ type Proxy struct {
 	transport *http.Transport // nil with WithPlainHandler
 	errorLog  *log.Logger     // for httputil, at debug level
 	tunnels   registry
+	lastNames atomic.Pointer[names] // of the tunnel opened last
 	failures  failureLog
 }
 

@@ -1,6 +1,8 @@
 package frames_test
 
 import (
+	"io"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -127,3 +129,41 @@ func TestTheCloseTimeoutAfterACloseFrameAppliesOverEveryLink(t *testing.T) {
 		assert.ErrorIs(t, ending.Err, wsproxy.ErrCut)
 	})
 }
+
+// An end that has sent a Close frame still answers the Pings that come before the
+// other's Close frame (RFC 6455, section 5.5.2). If the proxy closes its sockets when
+// the other has closed, the Pong causes a reset, which destroys what is on its way.
+func TestAPongAfterBothCloseFramesDestroysNothing(t *testing.T) {
+	t.Parallel()
+	large := string(testkit.Noise(1, 1<<20))
+	testkit.EachSide(t, func(t *testing.T, first wsproxy.Reason) {
+		testkit.OverLinks(t, notAStream, func(t *testing.T, l testkit.Link) {
+			ended := testkit.NewEndings()
+			r := l.Start(t, nil, ended.Option())
+			from, to := testkit.Ends(r.Tunnel(t))
+			if first == wsproxy.ReasonUpstreamClosed {
+				from, to = to, from
+			}
+			from.SendFrame(t, testkit.Close, testkit.ClosePayload(1000, ""))
+			to.ExpectFrame(t, testkit.Close, testkit.ClosePayload(1000, ""))
+			want := to.Frame(testkit.Binary, large) + to.Frame(testkit.Close, testkit.ClosePayload(1000, ""))
+			to.Send(t, to.Frame(testkit.Ping, "still there?")+want)
+			require.NoError(t, to.CloseWrite())
+			from.ExpectFrame(t, testkit.Ping, "still there?")
+			got := make([]byte, len(want))
+			for half := range slices.Chunk(got, len(got)/2) {
+				from.SendFrame(t, testkit.Pong, "still there?")
+				to.ExpectFrame(t, testkit.Pong, "still there?")
+				_, err := io.ReadFull(from, half)
+				require.NoError(t, err)
+			}
+			require.True(t, string(got) == want)
+			require.NoError(t, from.Close())
+			assert.Equal(t, first, ended.Next(t).Reason)
+		})
+	})
+}
+
+// notAStream reports whether the client has a connection. The end of a stream's
+// response ends both directions.
+func notAStream(l testkit.Link) bool { return !l.HTTP2 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"net"
 	"net/http"
+	"regexp"
 	"runtime"
 	"strings"
 	"sync/atomic"
@@ -89,31 +90,58 @@ func TestATunnelKeepsAtMost4KiBOfAPath(t *testing.T) {
 	}
 }
 
-// A readerSpy is a ResponseWriter that keeps a weak pointer to the reader that
-// Hijack returns.
-type readerSpy struct {
-	http.ResponseWriter
-	reader *weak.Pointer[bufio.Reader]
+// Tunnels that open one after the other with the same names share them, and a later
+// tunnel must not change those of an earlier one.
+func TestEachTunnelHasItsOwnNames(t *testing.T) {
+	opened := make(chan *wsproxy.Tunnel, 1)
+	r := testkit.PlainLink.Start(t, nil, testkit.OnOpen(func(t *wsproxy.Tunnel, _ *http.Request) { opened <- t }))
+	var got [][3]string
+	var tunnels []*wsproxy.Tunnel
+	asked := [][3]string{{"/a", "one.test", ""}, {"/a", "one.test", ""}, {"/b", "one.test", ""}, {"/b", "two.test", ""},
+		{"/b", "two.test", "chat"}, {"/b", "two.test", ""}, {"/a", "one.test", ""}}
+	for _, names := range asked {
+		client := r.Dial(t)
+		request := strings.Replace(testkit.SampleRequest, "/chat", names[0], 1)
+		client.Send(t, regexp.MustCompile(`Host: [^\r]*`).ReplaceAllString(request, "Host: "+names[1]))
+		server := r.Upstream.Accept(t)
+		server.Request(t)
+		server.Send(t, strings.Replace(testkit.SampleSwitch, "\r\n\r\n", "\r\nSec-WebSocket-Protocol: "+names[2]+"\r\n\r\n", 1))
+		tunnels = append(tunnels, <-opened)
+	}
+	for _, tunnel := range tunnels {
+		got = append(got, [3]string{tunnel.Path(), tunnel.Host(), tunnel.Subprotocol()})
+	}
+	assert.Equal(t, asked, got)
 }
 
-func (s readerSpy) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+// A bufferSpy is a ResponseWriter that keeps weak pointers to the reader and the
+// writer that Hijack returns.
+type bufferSpy struct {
+	http.ResponseWriter
+	reader *weak.Pointer[bufio.Reader]
+	writer *weak.Pointer[bufio.Writer]
+}
+
+func (s bufferSpy) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	conn, brw, err := http.NewResponseController(s.ResponseWriter).Hijack()
 	if err == nil {
-		*s.reader = weak.Make(brw.Reader)
+		*s.reader, *s.writer = weak.Make(brw.Reader), weak.Make(brw.Writer)
 	}
 	return conn, brw, err
 }
 
-// net/http keeps the hijacked reader until the handler returns, which is when the
-// tunnel has ended: with its buffer, each tunnel held 4 KiB that nobody used.
-func TestTheReaderThatNetHTTPKeepsHoldsNoBuffer(t *testing.T) {
+// net/http keeps the hijacked reader, and since Go 1.26 the writer, until the
+// handler returns, which is when the tunnel has ended: with their buffers, each
+// tunnel held 8 KiB that nobody used.
+func TestTheReaderAndTheWriterThatNetHTTPKeepsHoldNoBuffer(t *testing.T) {
 	for _, l := range []testkit.Link{testkit.PlainLink, {Name: "TLS client", TLSClient: true}} {
 		t.Run(l.Name, func(t *testing.T) {
 			var reader weak.Pointer[bufio.Reader]
-			opened := make(chan struct{}) // closed after the last use of the reader
+			var writer weak.Pointer[bufio.Writer]
+			opened := make(chan struct{}) // closed after the last use of both
 			r := l.Start(t, func(next http.Handler) http.Handler {
 				return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-					next.ServeHTTP(readerSpy{w, &reader}, r)
+					next.ServeHTTP(bufferSpy{w, &reader, &writer}, r)
 				})
 			}, testkit.OnOpen(func(*wsproxy.Tunnel, *http.Request) { close(opened) }))
 			r.Tunnel(t)
@@ -122,6 +150,9 @@ func TestTheReaderThatNetHTTPKeepsHoldsNoBuffer(t *testing.T) {
 			kept := reader.Value()
 			require.NotNil(t, kept, "net/http has released the reader: hijack need not replace its buffer any more")
 			assert.LessOrEqual(t, kept.Size(), 16, "bytes of buffer in the reader")
+			if kept := writer.Value(); kept != nil {
+				assert.LessOrEqual(t, kept.Size(), 16, "bytes of buffer in the writer")
+			}
 		})
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -138,23 +139,12 @@ func TestTLSRecordsArriveHoweverTheyAreCut(t *testing.T) {
 	c.client.Expect(t, "back")
 }
 
-// A client that stops in the middle of a record occupies a goroutine, as a TLS
+// A client that stops in the middle of a record may occupy a goroutine, as a TLS
 // connection does anywhere. It must not be one that others need.
 func TestHalvesOfRecordsDelayNobody(t *testing.T) {
 	t.Parallel()
 	r := tlsClient.Start(t, nil, wsproxy.WithDetached())
-	type half struct {
-		*records
-		rest   []byte
-		server *testkit.Peer
-	}
-	var halves []half
-	for range testkit.Scale(20, 200) {
-		c, server := recordTunnel(t, r)
-		record := c.data("whole")
-		c.send(record[:len(record)/2])
-		halves = append(halves, half{c, record[len(record)/2:], server})
-	}
+	halves := halfRecords(t, r, testkit.Scale(20, 200))
 	client, server := r.Tunnel(t)
 	for range 10 {
 		client.Send(t, "ping")
@@ -162,6 +152,51 @@ func TestHalvesOfRecordsDelayNobody(t *testing.T) {
 		server.Send(t, "pong")
 		client.Expect(t, "pong")
 	}
+	completeRecords(t, halves)
+}
+
+// A record of which only a part had come held a goroutine, with some 35 kB of stack
+// and buffer. A client could make the proxy hold any number of them, for a byte each.
+func TestHalvesOfRecordsHoldALimitedNumberOfGoroutines(t *testing.T) {
+	if !crews() {
+		t.Skip("a goroutine reads each connection here")
+	}
+	fewProcessors(t)
+	r := tlsClient.Start(t, nil, wsproxy.WithDetached())
+	r.Tunnel(t) // its loop and workers stay
+	before := runtime.NumGoroutine()
+	most := before + 100*runtime.GOMAXPROCS(0) // each loop has a limit of 64, and exceeds it a little
+	halves := halfRecords(t, r, most-before+40)
+	testkit.Eventually(t, func() bool { return runtime.NumGoroutine() <= most },
+		"%d goroutines for %d halves of records", runtime.NumGoroutine()-before, len(halves))
+	completeRecords(t, halves)
+}
+
+// fewProcessors limits the number of loops, for tests that fill each of them.
+func fewProcessors(t *testing.T) {
+	before := runtime.GOMAXPROCS(min(runtime.GOMAXPROCS(0), 4))
+	t.Cleanup(func() { runtime.GOMAXPROCS(before) })
+}
+
+// A halfRecord is a tunnel whose client has sent half a record.
+type halfRecord struct {
+	*records
+	rest   []byte
+	server *testkit.Peer
+}
+
+func halfRecords(t *testing.T, r *testkit.Rig, n int) (halves []halfRecord) {
+	for range n {
+		c, server := recordTunnel(t, r)
+		record := c.data("whole")
+		c.send(record[:len(record)/2])
+		halves = append(halves, halfRecord{c, record[len(record)/2:], server})
+	}
+	return halves
+}
+
+// completeRecords sends the rest of each record, after a message the other way.
+func completeRecords(t *testing.T, halves []halfRecord) {
 	for _, h := range halves {
 		h.server.Send(t, "the other way")
 		h.client.Expect(t, "the other way")

@@ -2,10 +2,12 @@ package tunnel_test
 
 import (
 	"net"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
 
+	"example.com/wsproxy"
 	"example.com/wsproxy/internal/testkit"
 	"github.com/stretchr/testify/require"
 )
@@ -41,4 +43,31 @@ func TestBytesAfterAPassedDescriptorArrive(t *testing.T) {
 		}))
 		client.Expect(t, strings.Repeat("abcdefg", 50))
 	})
+}
+
+// After a byte of urgent data each read of a TLS connection waited in a goroutine,
+// also when nothing had come, so the limit for halves of records did not hold.
+func TestUrgentDataHoldsALimitedNumberOfGoroutines(t *testing.T) {
+	if !crews() {
+		t.Skip("a goroutine reads each connection here")
+	}
+	fewProcessors(t)
+	r := tlsClient.Start(t, nil, wsproxy.WithDetached())
+	r.Tunnel(t) // its loop and workers stay
+	before := runtime.NumGoroutine()
+	most := before + 100*runtime.GOMAXPROCS(0)
+	halves := halfRecords(t, r, most-before+100)
+	for i := range halves {
+		h := &halves[i]
+		raw, err := h.client.Socket().(*net.TCPConn).SyscallConn()
+		require.NoError(t, err)
+		require.NoError(t, raw.Control(func(fd uintptr) { syscall.Sendto(int(fd), []byte("X"), syscall.MSG_OOB, nil) }))
+		for range 3 {
+			h.send(h.rest[:1])
+			h.rest = h.rest[1:]
+		}
+	}
+	testkit.Eventually(t, func() bool { return runtime.NumGoroutine() <= most },
+		"%d goroutines for %d halves of records", runtime.NumGoroutine()-before, len(halves))
+	completeRecords(t, halves)
 }
