@@ -1,6 +1,7 @@
 package testkit
 
 import (
+	"crypto/tls"
 	"net"
 	"testing"
 )
@@ -10,9 +11,20 @@ import (
 type Link struct {
 	Name                   string
 	TLSClient, TLSUpstream bool
-	Unix                   bool // toward the upstream
-	Wrapped                bool // the proxy sees connections of a type that it does not know
-	HTTP2                  bool // the client's end is a stream of HTTP/2, a *Stream
+	Unix                   bool   // toward the upstream
+	Wrapped                bool   // the proxy sees connections of a type that it does not know
+	HTTP2                  bool   // the client's end is a stream of HTTP/2, a *Stream
+	MaxTLS                 uint16 // the highest version of TLS; 0: the newest
+}
+
+// tls returns the configurations of TLS, limited to l's version.
+func (l Link) tls() (server, client *tls.Config) {
+	server, client = TLS()
+	if l.MaxTLS != 0 {
+		client = client.Clone()
+		client.MaxVersion = l.MaxTLS
+	}
+	return server, client
 }
 
 // PlainLink is TCP on both sides.

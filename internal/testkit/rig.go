@@ -26,7 +26,7 @@ type Rig struct {
 // Start serves a proxy over l. middleware may be nil.
 func (l Link) Start(t testing.TB, middleware func(http.Handler) http.Handler, opts ...wsproxy.Option) *Rig {
 	t.Helper()
-	serverTLS, clientTLS := TLS()
+	serverTLS, clientTLS := l.tls()
 	network, address := "tcp", "127.0.0.1:0"
 	if l.Unix {
 		network, address = "unix", filepath.Join(SocketDir(t), "upstream")
@@ -72,7 +72,7 @@ func (r *Rig) serve(t testing.TB, l Link, handler http.Handler) {
 		r.HTTP2 = DialHTTP2(t, s.Listener.Addr().String())
 	case l.TLSClient:
 		StartTLS(s)
-		_, r.TLS = TLS()
+		_, r.TLS = l.tls()
 	default:
 		s.Start()
 	}

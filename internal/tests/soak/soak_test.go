@@ -2,12 +2,14 @@ package soak_test
 
 import (
 	"context"
+	"crypto/tls"
 	"flag"
 	"fmt"
 	"math/rand/v2"
 	"net"
 	"net/http"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -22,6 +24,7 @@ import (
 
 var (
 	soakFor  = testkit.Scale(time.Second, 10*time.Second)
+	soakOver = flag.String("soak.links", "", "TestSoak runs only over links whose name contains this `text`, such as TLS")
 	soakSeed = flag.Uint64("soak.seed", 0, "the `number` that TestSoak's tunnels depend on; 0: a random one")
 )
 
@@ -59,6 +62,7 @@ type soak struct {
 	tunnels sync.Map // uint64 to *soakTunnel: the open tunnels
 	last    atomic.Uint64
 	closes  atomic.Int64
+	stays   atomic.Int64
 
 	mu       sync.Mutex
 	stop     func()
@@ -66,24 +70,28 @@ type soak struct {
 	total    soakTotal
 }
 
+// soakLinks are the links of the soak.
+var soakLinks = append(slices.Clip(testkit.Links), testkit.Link{Name: "TLS 1.2 both", TLSClient: true, TLSUpstream: true, MaxTLS: tls.VersionTLS12})
+
 // TestSoak runs tunnels of every kind, with messages of all sizes, which end in
-// every way, and checks each byte at both ends. Afterwards descriptors,
-// goroutines and memory are back where they were.
+// every way, and checks each byte at both ends. Other tunnels stay open meanwhile.
+// Afterwards descriptors, goroutines and memory are back where they were.
 //
-//	go test -run TestSoak -v -soak=10m ./internal/tests/soak
+//	go test -run TestSoak -v ./internal/tests/soak -soak=10m -soak.links=TLS
 func TestSoak(t *testing.T) {
 	s := &soak{seed: *soakSeed}
 	if s.seed == 0 {
 		s.seed = rand.Uint64()
 	}
 	t.Logf("-soak=%v -soak.seed=%d", soakFor, s.seed)
-	for _, l := range testkit.Links {
+	for _, l := range soakLinks {
 		for i := range 4 {
-			if detached := i&1 != 0; testkit.OwnSocket(l) || !detached {
+			if detached := i&1 != 0; strings.Contains(l.Name, *soakOver) && (testkit.OwnSocket(l) || !detached) {
 				s.serve(t, l, detached, i&2 != 0)
 			}
 		}
 	}
+	require.NotEmpty(t, s.kinds, "-soak.links=%s", *soakOver)
 	http.DefaultTransport.(*http.Transport).CloseIdleConnections()
 	goroutines, descriptors := runtime.NumGoroutine(), testkit.Descriptors()
 	atRest := func() soakSample {
@@ -130,8 +138,8 @@ func TestSoak(t *testing.T) {
 		assert.Zero(t, stats.Live+stats.Handshakes, "%s: tunnels left, seed %d", k.name, s.seed)
 		opened += stats.Opened
 	}
-	assert.EqualValues(t, s.last.Load(), opened, "tunnels opened, seed %d", s.seed)
-	assert.EqualValues(t, s.last.Load(), s.closes.Load(), "calls of OnClose, seed %d", s.seed)
+	assert.EqualValues(t, s.begun(), opened, "tunnels opened, seed %d", s.seed)
+	assert.EqualValues(t, s.begun(), s.closes.Load(), "calls of OnClose, seed %d", s.seed)
 }
 
 // serve runs one kind of proxy and its upstream.
@@ -143,7 +151,9 @@ func (s *soak) serve(t *testing.T, l testkit.Link, detached, framed bool) {
 		}
 	}), testkit.OnClose(func(tunnel *wsproxy.Tunnel, ending wsproxy.Ending) {
 		s.closes.Add(1)
-		if tun := s.find(tunnel.Path()); tun != nil && tun.closes.Add(1) == 1 {
+		if tunnel.Path() == stayPath {
+			s.judgeStay(ending)
+		} else if tun := s.find(tunnel.Path()); tun != nil && tun.closes.Add(1) == 1 {
 			tun.ended <- ending
 		} else {
 			s.fail("OnClose of %s once more, with %+v", tunnel.Path(), ending)
@@ -197,6 +207,10 @@ func (s *soak) accept(conn *testkit.Peer) {
 		s.fail("the upstream got no request: %v", err)
 		return
 	}
+	if r.URL.Path == stayPath {
+		s.echo(conn)
+		return
+	}
 	tun := s.find(r.URL.Path)
 	if tun == nil {
 		conn.Close()
@@ -243,6 +257,7 @@ func (s *soak) run(t *testing.T, d time.Duration, sample func(soakSample)) {
 			}
 		})
 	}
+	s.stay(ctx, &workers)
 	if sample != nil {
 		ticks := time.NewTicker(max(d/200, 50*time.Millisecond))
 		defer ticks.Stop()
@@ -262,10 +277,10 @@ func (s *soak) run(t *testing.T, d time.Duration, sample func(soakSample)) {
 	}
 	workers.Wait()
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.failures) > 0 {
-		require.FailNow(t, strings.Join(s.failures, "\n"))
-	}
+	failures := strings.Join(s.failures, "\n")
+	s.mu.Unlock()
+	require.Empty(t, failures)
+	testkit.Eventually(t, func() bool { return s.closes.Load() >= s.begun() }, "%d calls of OnClose, want %d", s.closes.Load(), s.begun())
 }
 
 // one runs one tunnel.
