@@ -26,6 +26,9 @@ type bench struct {
 	proxyCore, loadCore int // -1: not pinned
 	upstream, load      *child
 	upstreamAddr        string
+	k6Program           string  // "" without -k6
+	pacedAddr           string  // of the load generator's own upstream
+	pace                float64 // messages a second, of which tails are measured at a share; 0: not known yet
 	report              report
 }
 
@@ -55,12 +58,17 @@ func run(s settings) (err error) {
 		b.report.Notes = append(b.report.Notes, fmt.Sprintf("open files are limited to %d: %d tunnels in place of %d", b.files, n, manyTunnels))
 	}
 
-	b.upstreamAddr = freeAddr()
+	if s.k6 {
+		if b.k6Program, err = buildK6(ctx, b.dir); err != nil {
+			return err
+		}
+	}
+	b.upstreamAddr, b.pacedAddr = freeAddr(), freeAddr()
 	if b.upstream, err = start(ctx, role("upstream", b.loadCore, b.upstreamAddr)); err != nil {
 		return err
 	}
 	defer b.upstream.stop()
-	if b.load, err = start(ctx, role("load", b.loadCore)); err != nil {
+	if b.load, err = start(ctx, role("load", b.loadCore, b.pacedAddr)); err != nil {
 		return err
 	}
 	defer b.load.stop()
@@ -98,6 +106,7 @@ func (b *bench) rounds() (failures int, err error) {
 		b.report.Versions[name] = p.version
 	}
 	for round := range b.settings.rounds {
+		b.pace = 0
 		for _, transport := range b.transports() {
 			for _, group := range groups(b.selected(), b.quick) {
 				for _, p := range rotate(peers, round) {

@@ -27,6 +27,7 @@ type upstream struct {
 	epoll, listener int
 	conns           []*upstreamConn // by descriptor
 	buf             []byte
+	events          []unix.EpollEvent
 	streams         map[int][]byte // by size: several frames, so that one write sends many bytes
 	replies         map[int][]byte // by size
 }
@@ -45,41 +46,53 @@ type upstreamConn struct {
 // runUpstream is the role of the upstream. It listens at the address args[0]
 // and reads one-line commands: "reset" resets all connections.
 func runUpstream(args []string) error {
-	u := &upstream{buf: make([]byte, 256<<10), streams: map[int][]byte{}, replies: map[int][]byte{}}
+	u, err := newUpstream(args[0])
+	if err == nil {
+		err = u.watch(unix.EPOLL_CTL_ADD, int(os.Stdin.Fd()), unix.EPOLLIN)
+	}
+	for err == nil {
+		err = u.turn(-1)
+	}
+	return err
+}
+
+func newUpstream(addr string) (*upstream, error) {
+	u := &upstream{
+		buf: make([]byte, 256<<10), events: make([]unix.EpollEvent, 1024),
+		streams: map[int][]byte{}, replies: map[int][]byte{},
+	}
 	var err error
-	if u.listener, err = listen(args[0]); err != nil {
-		return err
+	if u.listener, err = listen(addr); err != nil {
+		return nil, err
 	}
 	if u.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
+		return nil, err
+	}
+	return u, u.watch(unix.EPOLL_CTL_ADD, u.listener, unix.EPOLLIN)
+}
+
+// turn waits for events, in milliseconds, and handles them.
+func (u *upstream) turn(wait int) error {
+	n, err := unix.EpollWait(u.epoll, u.events, wait)
+	if err != nil && err != unix.EINTR {
 		return err
 	}
-	for _, fd := range []int{u.listener, int(os.Stdin.Fd())} {
-		if err := u.watch(unix.EPOLL_CTL_ADD, fd, unix.EPOLLIN); err != nil {
+	for _, event := range u.events[:max(n, 0)] {
+		switch fd := int(event.Fd); fd {
+		case u.listener:
+			err = u.accept()
+		case int(os.Stdin.Fd()):
+			err = u.command()
+		default:
+			if c := u.conns[fd]; c != nil {
+				u.handle(c)
+			}
+		}
+		if err != nil {
 			return err
 		}
 	}
-	events := make([]unix.EpollEvent, 1024)
-	for {
-		n, err := unix.EpollWait(u.epoll, events, -1)
-		if err != nil && err != unix.EINTR {
-			return err
-		}
-		for _, event := range events[:max(n, 0)] {
-			switch fd := int(event.Fd); fd {
-			case u.listener:
-				err = u.accept()
-			case int(os.Stdin.Fd()):
-				err = u.command()
-			default:
-				if c := u.conns[fd]; c != nil {
-					u.handle(c)
-				}
-			}
-			if err != nil {
-				return err
-			}
-		}
-	}
+	return nil
 }
 
 func listen(addr string) (int, error) {
@@ -111,17 +124,22 @@ func (u *upstream) command() error {
 		os.Exit(0)
 	}
 	for range strings.Count(string(u.buf[:n]), "\n") {
-		for _, c := range u.conns {
-			if c != nil {
-				unix.SetsockoptLinger(c.fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
-				u.close(c)
-			}
-		}
+		u.reset()
 		if _, err := os.Stdout.WriteString("{}\n"); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// reset resets all connections.
+func (u *upstream) reset() {
+	for _, c := range u.conns {
+		if c != nil {
+			unix.SetsockoptLinger(c.fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+			u.close(c)
+		}
+	}
 }
 
 func (u *upstream) accept() error {

@@ -26,7 +26,8 @@ type job struct {
 	Rate         float64       // messages a second; 0: as fast as they are echoed
 	Think        time.Duration // the mean pause of a user
 	Warm, Window time.Duration
-	PIDs         []int // processes whose CPU time to measure
+	Slot         time.Duration // of tails: the length of a part of Window; a quantile is the median over the parts
+	PIDs         []int         // processes whose CPU time to measure
 }
 
 // A result is the reply to a job.
@@ -52,11 +53,20 @@ type load struct {
 	buf     []byte
 	begun   time.Time
 	cpu     time.Duration // at begun
+
+	echo    *upstream // for tails, on this process's thread
+	echoing sync.Mutex
 }
 
-// runLoad is the role of the load generator: jobs in, results out.
-func runLoad() error {
-	l := &load{ready: make([]unix.EpollEvent, 256), buf: make([]byte, 256<<10)}
+// runLoad is the role of the load generator: jobs in, results out. Its own upstream
+// listens at the address args[0].
+func runLoad(args []string) error {
+	echo, err := newUpstream(args[0])
+	if err != nil {
+		return err
+	}
+	l := &load{ready: make([]unix.EpollEvent, 256), buf: make([]byte, 256<<10), echo: echo}
+	go l.serve()
 	in, out := json.NewDecoder(os.Stdin), json.NewEncoder(os.Stdout)
 	for {
 		l.job = job{}
@@ -116,7 +126,23 @@ func (l *load) do() (res result, err error) {
 	return res, fmt.Errorf("unknown")
 }
 
+// serve runs the upstream of the load generator while echoing is free.
+func (l *load) serve() {
+	for {
+		unix.Poll([]unix.PollFd{{Fd: int32(l.echo.epoll), Events: unix.POLLIN}}, -1)
+		l.echoing.Lock()
+		err := l.echo.turn(0)
+		l.echoing.Unlock()
+		if err != nil {
+			exit(err)
+		}
+	}
+}
+
 func (l *load) closeAll() {
+	l.echoing.Lock()
+	l.echo.reset()
+	l.echoing.Unlock()
 	for _, c := range l.clients {
 		c.abort()
 	}

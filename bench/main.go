@@ -44,6 +44,7 @@ type settings struct {
 	out     string
 	verbose bool
 	tables  bool
+	k6      bool
 }
 
 func parseFlags(args []string) (settings, error) {
@@ -57,8 +58,9 @@ func parseFlags(args []string) (settings, error) {
 	flags.StringVar(&only, "only", "", "run only measures whose name contains one of these, separated by commas: "+strings.Join(measureNames(), ", "))
 	flags.StringVar(&s.tls, "tls", "both", "plain, tls, h2 (HTTP/2 over TLS), or both for all of them")
 	flags.StringVar(&s.out, "out", "results", "the directory for results.json and the plots; with -quick, results/quick")
+	flags.BoolVar(&s.k6, "k6", false, "also take the measure k6, which builds k6; the first time takes minutes and the network")
 	flags.BoolVar(&s.verbose, "v", false, "print every sample")
-	flags.BoolVar(&s.tables, "tables", false, "run nothing: print the tables of the results in -out, and write them into ../README.md and ../docs/benchmarks.md")
+	flags.BoolVar(&s.tables, "tables", false, "run nothing: print the tables of the results in -out, and write them into ../README.md, ../docs/benchmarks.md and ../docs/http2.md")
 	if err := flags.Parse(args); err != nil {
 		return s, err
 	}
@@ -107,6 +109,9 @@ func (s settings) transports() []string {
 func (s settings) selected() []measure {
 	var chosen []measure
 	for _, m := range measures {
+		if m.kind == "k6" && !s.k6 {
+			continue
+		}
 		if len(s.only) == 0 || slices.ContainsFunc(s.only, func(part string) bool { return strings.Contains(m.name, part) }) {
 			chosen = append(chosen, m)
 		}

@@ -69,12 +69,13 @@ var measures = append([]measure{
 		peers: proxies, metrics: []metric{
 			{"rate", "1/s", "sessions/s"}, {"cpu", "µs", "CPU/session, µs"},
 			{"connect95", "µs", "connecting, p95, µs"}, {"p99", "µs", "message, p99, µs"}}},
+	k6Measure,
 	{name: "storm", label: fmt.Sprintf("%d clients connect at once, three times", stormClients), kind: "storm", size: 128, conns: stormClients, plain: true,
 		peers: servers, rounds: 2, metrics: []metric{
 			{"first", "ms", "all open after, ms"}, {"again", "ms", "all open again, ms"}, {"cpu", "µs", "CPU/client, µs"},
 			{"memory", "MB", "memory, MB"}, {"growth", "", "memory, third/second"}}},
 	{name: "tail", label: fmt.Sprintf("128 B at fixed rates, %d idle tunnels beside", manyTunnels), kind: "tail", size: 128, conns: 256, plain: true,
-		peers: servers, collect: true, rounds: 2, metrics: []metric{
+		peers: servers, collect: true, metrics: []metric{
 			{"rate", "1/s", "round trips/s at most"},
 			{"p99-50", "µs", "p99 at 50 %, µs"}, {"p999-50", "µs", "p99.9 at 50 %, µs"},
 			{"p99-80", "µs", "p99 at 80 %, µs"}, {"p999-80", "µs", "p99.9 at 80 %, µs"}}},

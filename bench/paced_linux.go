@@ -1,6 +1,7 @@
 package main
 
 import (
+	"runtime/debug"
 	"slices"
 	"time"
 	"unsafe"
@@ -9,9 +10,10 @@ import (
 )
 
 // tail finds how many messages a second a proxy echoes at most, with idle tunnels
-// beside, and measures latencies at a half and at four fifths of that.
+// beside, and measures latencies at a half and at four fifths of that. The first
+// proxy of a round sets the rates for the others.
 func (t *trial) tail(m measure) (map[string]float64, error) {
-	j := job{Kind: "paced", Size: m.size, Window: t.window, Warm: t.window / 4}
+	j := job{Kind: "paced", Size: m.size, Window: t.window, Warm: t.window / 4, Slot: collectEvery}
 	if j.Conns = m.conns; t.quick {
 		j.Conns = min(j.Conns, 16)
 	}
@@ -26,11 +28,14 @@ func (t *trial) tail(m measure) (map[string]float64, error) {
 	}
 	most := float64(res.Count) / res.Window.Seconds()
 	values := map[string]float64{"rate": most}
+	if t.pace == 0 {
+		t.pace = most
+	}
 	for _, share := range []struct {
 		name string
 		of   float64
 	}{{"50", 0.5}, {"80", 0.8}} {
-		j.Rate, j.Window = share.of*most, 3*t.window
+		j.Rate, j.Window = share.of*t.pace, 6*t.window
 		var res result
 		if err := t.do(&res, j); err != nil {
 			return nil, err
@@ -46,6 +51,12 @@ func (t *trial) tail(m measure) (map[string]float64, error) {
 // sent after that. Its time counts from when it was due: a stall also delays the
 // messages behind it, and none of them is left out. Without a rate, each client
 // sends as soon as the last message has come back.
+//
+// One thread is clients and upstream. Two processes on one core delayed each other
+// by up to a turn of the scheduler, which is longer than a proxy takes.
+//
+// A quantile is the median over slots of the time, so that a machine that stops for
+// 10 ms affects one slot.
 func (l *load) paced() (res result, err error) {
 	if err := l.openAll(echoPath, 16); err != nil {
 		return res, err
@@ -56,6 +67,11 @@ func (l *load) paced() (res result, err error) {
 	if err != nil {
 		return res, err
 	}
+	if err := unix.EpollCtl(epoll, unix.EPOLL_CTL_ADD, l.echo.epoll, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: -1}); err != nil {
+		return res, err
+	}
+	l.echoing.Lock()
+	defer l.echoing.Unlock()
 	message, size := clientFrame(l.Size), len(serverFrame(l.Size))
 	left, due := make([]int, len(active)), make([][]time.Time, len(active))
 	send := func(i int, at time.Time) error {
@@ -78,7 +94,8 @@ func (l *load) paced() (res result, err error) {
 			}
 		}
 	}
-	var took []time.Duration
+	took := make([][]time.Duration, max(l.Window/l.Slot, 1)) // by slot
+	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	next, turn, waiting, measuring := start.Add(min(interval, time.Second)), 0, 0, false
 	for {
 		now := time.Now()
@@ -108,6 +125,12 @@ func (l *load) paced() (res result, err error) {
 		}
 		for _, event := range l.ready[:n] {
 			i := int(event.Fd)
+			if i < 0 {
+				if err := l.echo.turn(0); err != nil {
+					return res, err
+				}
+				continue
+			}
 			n, err := active[i].take(l.buf, left[i], false)
 			if err == errAgain {
 				continue
@@ -122,7 +145,8 @@ func (l *load) paced() (res result, err error) {
 			due[i] = slices.Delete(due[i], 0, 1)
 			waiting--
 			if !at.Before(from) && at.Before(until) {
-				took = append(took, now.Sub(at))
+				slot := min(int(at.Sub(from)/l.Slot), len(took)-1)
+				took[slot] = append(took[slot], now.Sub(at))
 				res.Count++
 			}
 			if l.Rate == 0 {
@@ -148,14 +172,16 @@ func (l *load) paced() (res result, err error) {
 	if res.Count == 0 {
 		return res, errStuck
 	}
-	slices.Sort(took)
-	res.P50, res.P99, res.P999 = quantile(took, 0.5), quantile(took, 0.99), quantile(took, 0.999)
+	res.P50, res.P99, res.P999 = usual(took, 0.5), usual(took, 0.99), usual(took, 0.999)
 	return res, err
 }
 
 // finish waits for more of an echo and returns how much is left of it.
 func (l *load) finish(c *client, left int) (int, error) {
 	for begun := time.Now(); ; {
+		if err := l.echo.turn(0); err != nil {
+			return left, err
+		}
 		n, err := c.take(l.buf, left, false)
 		switch {
 		case err == nil:
@@ -165,7 +191,7 @@ func (l *load) finish(c *client, left int) (int, error) {
 		case time.Since(begun) > stuck:
 			return left, errStuck
 		}
-		unix.Poll([]unix.PollFd{{Fd: int32(c.socket.fd), Events: unix.POLLIN}}, 1000)
+		unix.Poll([]unix.PollFd{{Fd: int32(c.socket.fd), Events: unix.POLLIN}}, 1)
 	}
 }
 

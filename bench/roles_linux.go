@@ -28,7 +28,7 @@ func runRole(name string, args []string) error {
 	case "upstream":
 		return runUpstream(args)
 	case "load":
-		return runLoad()
+		return runLoad(args)
 	case "proxy":
 		return runProxy(args)
 	}
@@ -38,6 +38,9 @@ func runRole(name string, args []string) error {
 // collectEnv makes a proxy collect garbage often, as in a program that does much
 // beside its tunnels.
 const collectEnv = "WSPROXY_BENCH_COLLECT"
+
+// collectEvery is the time from one such collection to the next.
+const collectEvery = 200 * time.Millisecond
 
 // runProxy is the role of the proxies written in Go: the peer's name, its
 // address, the upstream's, and for TLS the files of certificate and key.
@@ -62,7 +65,7 @@ func runProxy(args []string) error {
 	}
 	if os.Getenv(collectEnv) != "" {
 		go func() {
-			for range time.Tick(200 * time.Millisecond) {
+			for range time.Tick(collectEvery) {
 				runtime.GC()
 			}
 		}()

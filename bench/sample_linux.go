@@ -8,7 +8,10 @@ import (
 
 // sample starts a peer, takes its measures and ends it.
 func (b *bench) sample(p peer, transport string, group []measure) []sample {
-	t := trial{bench: b, addr: b.upstreamAddr, tls: transport != "plain", http2: transport == "h2"}
+	t := trial{bench: b, upstream: b.upstream, addr: b.upstreamAddr, tls: transport != "plain", http2: transport == "h2"}
+	if group[0].kind == "tail" {
+		t.addr = b.pacedAddr
+	}
 	started := t.start(p, group)
 	defer t.stop()
 	defer t.hangUp()
@@ -30,26 +33,36 @@ func (b *bench) sample(p peer, transport string, group []measure) []sample {
 // A trial is a proxy that runs and is measured.
 type trial struct {
 	*bench
-	addr  string
-	tls   bool
-	http2 bool
-	dir   string
-	proxy *child // nil: none
-	pids  []int
+	upstream *child
+	addr     string // the proxy's, or without one the upstream's
+	tls      bool
+	http2    bool
+	dir      string
+	proxy    *child // nil: none
+	pids     []int
 }
 
 func (t *trial) start(p peer, group []measure) (err error) {
+	if group[0].kind == "k6" { // the bench's own upstream is pinned
+		t.addr = freeAddr()
+		if t.upstream, err = start(t.ctx, role("upstream", -1, t.addr)); err != nil {
+			return err
+		}
+		if err := t.await(t.upstream, t.addr); err != nil {
+			return err
+		}
+	}
 	if p.command == nil {
 		return nil
 	}
 	if t.dir, err = os.MkdirTemp(t.bench.dir, "proxy-"); err != nil {
 		return err
 	}
-	t.addr = freeAddr()
-	at := place{addr: t.addr, upstream: t.upstreamAddr, dir: t.dir, files: t.files, core: t.proxyCore, threads: 1, http2: t.http2}
+	at := place{addr: freeAddr(), upstream: t.addr, dir: t.dir, files: t.files, core: t.proxyCore, threads: 1, http2: t.http2}
 	if len(group) == 1 && group[0].spread && t.proxyCore >= 0 {
 		at.core, at.threads = -1, t.report.Machine.Cores
 	}
+	t.addr = at.addr
 	at.collect = len(group) == 1 && group[0].collect
 	if t.tls {
 		at.cert = &t.cert
@@ -90,6 +103,9 @@ func (t *trial) stop() {
 	if t.proxy != nil {
 		t.proxy.stop()
 	}
+	if t.upstream != nil && t.upstream != t.bench.upstream {
+		t.upstream.stop()
+	}
 	if t.dir != "" {
 		os.RemoveAll(t.dir)
 	}
@@ -123,6 +139,9 @@ func (t *trial) take(m measure) (values map[string]float64, tls string, err erro
 	case "tail":
 		values, err = t.tail(m)
 		return values, "", err
+	case "k6":
+		values, err = t.k6(m)
+		return values, "", err
 	case "h2-open":
 		values, err = t.http2Idle(m)
 		return values, "", err
@@ -130,7 +149,7 @@ func (t *trial) take(m measure) (values map[string]float64, tls string, err erro
 	var res result
 	j := job{Kind: m.kind, Size: m.size, Conns: m.conns, Window: t.window, Warm: t.window / 4, Think: think}
 	if m.kind == "sessions" {
-		j.Warm, j.Window = 2*think, 4*t.window // a session takes a second
+		j.Warm, j.Window = 2*think, 10*t.window // a session takes a second
 	}
 	if t.quick {
 		j.Conns, j.Think = min(j.Conns, 16), think/100

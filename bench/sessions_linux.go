@@ -12,17 +12,23 @@ import (
 // think is the mean pause of a user before each message and after a session.
 const think = 200 * time.Millisecond
 
+// sessionParts is the number of parts of the window. Of the quantiles of each part
+// the median is taken, so that a stall of load or machine counts for one part.
+const sessionParts = 5
+
+// A part holds the times of one part.
+type part struct{ connects, trips []time.Duration }
+
 // sessions is what k6 does with users in a loop: each connects, sends 3 to 7
 // messages and reads their echoes, with pauses, and closes. The pauses are random,
 // between a half and three halves of the mean.
 func (l *load) sessions() (res result, err error) {
 	var (
-		mu             sync.Mutex
-		connects, took []time.Duration
-		failed         error
-		done           atomic.Int64
-		measuring      atomic.Bool
-		group          sync.WaitGroup
+		mu     sync.Mutex
+		parts  []*part // the last one is measured
+		failed error
+		done   atomic.Int64
+		group  sync.WaitGroup
 	)
 	stop := make(chan struct{})
 	pause := func() bool {
@@ -35,15 +41,22 @@ func (l *load) sessions() (res result, err error) {
 			return true
 		}
 	}
+	record := func(add func(*part)) {
+		mu.Lock()
+		defer mu.Unlock()
+		if len(parts) > 0 {
+			add(parts[len(parts)-1])
+		}
+	}
 	message, reply := clientFrame(l.Size), serverFrame(l.Size)
 	session := func() error {
-		begun, counts := time.Now(), measuring.Load()
+		begun := time.Now()
 		c, err := open(l.Addr, echoPath, l.config)
 		if err != nil {
 			return err
 		}
 		connect := time.Since(begun)
-		var trips []time.Duration
+		record(func(p *part) { p.connects = append(p.connects, connect) })
 		for range 3 + rand.N(5) {
 			if !pause() {
 				c.abort()
@@ -54,17 +67,13 @@ func (l *load) sessions() (res result, err error) {
 				c.abort()
 				return err
 			}
-			trips = append(trips, time.Since(begun))
+			trip := time.Since(begun)
+			record(func(p *part) { p.trips = append(p.trips, trip) })
 		}
 		if err := c.hangUp(); err != nil {
 			return err
 		}
 		done.Add(1)
-		if counts {
-			mu.Lock()
-			defer mu.Unlock()
-			connects, took = append(connects, connect), append(took, trips...)
-		}
 		return nil
 	}
 	for range l.Conns {
@@ -80,17 +89,16 @@ func (l *load) sessions() (res result, err error) {
 		})
 	}
 	time.Sleep(l.Warm)
-	measuring.Store(true)
 	before := done.Load()
 	err = l.begin()
-	time.Sleep(l.Window)
-	for begun := time.Now(); time.Since(begun) < stuck; time.Sleep(time.Millisecond) {
+	for range sessionParts {
 		mu.Lock()
-		enough := failed != nil || len(connects) > 0
+		parts = append(parts, &part{})
 		mu.Unlock()
-		if enough {
-			break
-		}
+		time.Sleep(l.Window / sessionParts)
+	}
+	for begun := time.Now(); done.Load() == before && time.Since(begun) < stuck; {
+		time.Sleep(time.Millisecond)
 	}
 	res.Count = done.Load() - before
 	if endErr := l.end(&res); err == nil {
@@ -101,14 +109,27 @@ func (l *load) sessions() (res result, err error) {
 	if failed != nil {
 		return res, failed
 	}
-	if len(connects) == 0 && err == nil {
+	if res.Count == 0 && err == nil {
 		err = errStuck
 	}
-	slices.Sort(connects)
-	slices.Sort(took)
-	res.Connect = quantile(connects, 0.95)
-	res.P50, res.P99, res.P999 = quantile(took, 0.5), quantile(took, 0.99), quantile(took, 0.999)
+	var connects, trips [][]time.Duration
+	for _, p := range parts {
+		connects, trips = append(connects, p.connects), append(trips, p.trips)
+	}
+	res.Connect = usual(connects, 0.95)
+	res.P50, res.P99, res.P999 = usual(trips, 0.5), usual(trips, 0.99), usual(trips, 0.999)
 	return res, err
+}
+
+// usual returns a quantile of the times of each part, of which it takes the median.
+func usual(parts [][]time.Duration, q float64) time.Duration {
+	var each []float64
+	for _, times := range parts {
+		if sorted := slices.Sorted(slices.Values(times)); len(sorted) > 0 {
+			each = append(each, float64(quantile(sorted, q)))
+		}
+	}
+	return time.Duration(median(each))
 }
 
 // storm has many clients connect at once, three times. All get an echo before the

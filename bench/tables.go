@@ -15,7 +15,9 @@ type row struct {
 	most                   bool // the greatest figure is the best
 }
 
-var columns = []struct{ peer, head string }{
+type column struct{ peer, head string }
+
+var columns = []column{
 	{"wsproxy", "wsproxy"}, {"wsproxy-detached", "detached"}, {"nginx", "nginx"}, {"haproxy", "HAProxy"}, {"caddy", "Caddy"}, {"httputil", "`httputil`"},
 }
 
@@ -40,6 +42,9 @@ var plainRows = []row{
 	{"sessions: CPU per session, µs", "sessions", "cpu", false},
 	{"… connecting, p95, µs", "sessions", "connect95", false},
 	{"… message, p99, µs", "sessions", "p99", false},
+	{"… by k6, on all cores: CPU per session, µs", "k6", "cpu", false},
+	{"… connecting, p95, µs", "k6", "connect95", false},
+	{"… message, p99, µs", "k6", "p99", false},
 	{"storm of 8,000 clients: all open after, ms", "storm", "first", false},
 	{"… all open again, ms", "storm", "again", false},
 	{"… memory, MB", "storm", "memory", false},
@@ -67,9 +72,23 @@ var tlsRows = []row{
 	{"… 3 s after they opened, with what handshakes left, kB", "idle", "fresh", false},
 }
 
-// table returns rows as Markdown. The best figures of a row are bold. A row
-// without figures is left out.
+var http2Rows = []row{
+	{"CPU per round trip, 128 B, 64 tunnels, µs", "h2-rt-128-64", "cpu", false},
+	{"… 1000 tunnels, µs", "h2-rt-128-1000", "cpu", false},
+	{"CPU per handshake, µs", "h2-handshake", "cpu", false},
+	{"memory per idle tunnel, of 64, kB", "h2-idle", "few", false},
+	{"… of 1000, kB", "h2-idle", "many", false},
+}
+
+// table returns rows as Markdown. The best figures of a row are bold. Rows and
+// columns without figures are left out.
 func (r *report) table(head, transport string, rows []row) string {
+	columns := slices.DeleteFunc(slices.Clone(columns), func(c column) bool {
+		return !slices.ContainsFunc(rows, func(row row) bool {
+			_, ok := r.figure(cell{transport, row.measure, row.metric, c.peer})
+			return ok
+		})
+	})
 	var b strings.Builder
 	b.WriteString("| " + head + " |")
 	for _, c := range columns {
@@ -142,6 +161,7 @@ func writeTables(dir, root string) error {
 		{"docs/benchmarks.md", "plain", r.table("plain TCP", "plain", plainRows)},
 		{"docs/benchmarks.md", "tls", r.table("TLS to the proxy, plain behind it", "tls", tlsRows)},
 		{"docs/benchmarks.md", "targets", r.targetTable()},
+		{"docs/http2.md", "h2", r.table("HTTP/2 over TLS", "h2", http2Rows)},
 	} {
 		fmt.Printf("%s, %s:\n\n%s\n", t.file, t.name, t.text)
 		path := filepath.Join(root, t.file)

@@ -7,7 +7,7 @@ import (
 )
 
 func TestEachRowOfTheTablesIsMeasured(t *testing.T) {
-	if err := measured(slices.Concat(readmeRows, plainRows, tlsRows)); err != nil {
+	if err := measured(slices.Concat(readmeRows, plainRows, tlsRows, http2Rows)); err != nil {
 		t.Error(err)
 	}
 }
@@ -16,11 +16,12 @@ func TestTheTableMarksTheBestOfARow(t *testing.T) {
 	r := &report{Medians: []summary{
 		{"plain", "rt-128-64", "cpu", "µs", "wsproxy", 14.21, 0, 0},
 		{"plain", "rt-128-64", "cpu", "µs", "nginx", 13.2, 0, 0},
+		{"plain", "rt-128-1", "p50", "µs", "caddy", 99, 0, 0},
 		{"plain", "stream", "mbps", "MB/s", "wsproxy", 1200, 0, 0},
 		{"plain", "stream", "mbps", "MB/s", "nginx", 600, 0, 0},
 	}}
 	got := r.table("", "plain", plainRows)
-	for _, want := range []string{"| 14.2 | – | **13.2** | – |", "| **1200** | – | 600 | – |"} {
+	for _, want := range []string{"|  | wsproxy | nginx | Caddy |\n|---|---|---|---|\n", "| 14.2 | **13.2** | – |", "| **1200** | 600 | – |"} {
 		if !strings.Contains(got, want) {
 			t.Errorf("the table lacks %q:\n%s", want, got)
 		}
