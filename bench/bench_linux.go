@@ -198,11 +198,12 @@ func (b *bench) tunnels(n int) int {
 	return min(n, (b.files-500)/2)
 }
 
-// freeAddr returns a free loopback address.
+// freeAddr returns a free loopback address. No outgoing connection takes its port,
+// because those have 127.0.0.1.
 func freeAddr() string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", "127.0.0.2:0")
 	if err != nil {
-		return "127.0.0.1:0" // starting there fails with a better error
+		return "127.0.0.2:0" // starting there fails with a better error
 	}
 	defer l.Close()
 	return l.Addr().String()

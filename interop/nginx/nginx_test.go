@@ -4,23 +4,15 @@
 package nginx_test
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"flag"
 	"fmt"
-	"math/big"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -59,9 +51,9 @@ func startNginx(t testing.TB, recipe string, replace ...string) string {
 	program := testkit.Program(t, "nginx")
 	text, err := os.ReadFile(filepath.Join("testdata", recipe+".conf"))
 	require.NoError(t, err)
-	addr := freeAddr(t)
+	addr := lab.FreeAddr(t)
 	dir := t.TempDir()
-	cert, key := certificate(t)
+	cert, key := lab.Certificate(t, "127.0.0.1")
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "cert.pem"), cert, 0o600))
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "key.pem"), key, 0o600))
 	replace = append(replace, "listen 80", "listen "+addr, "listen 443", "listen "+addr)
@@ -71,47 +63,6 @@ func startNginx(t testing.TB, recipe string, replace ...string) string {
 	lab.Start(t, exec.Command(program, "-p", dir, "-c", file, "-e", "stderr"))
 	lab.Listening(t, addr)
 	return addr
-}
-
-// freeAddr returns an address for nginx, which cannot listen on port 0. No
-// other program uses this loopback address, and outgoing connections do not
-// take its ports.
-func freeAddr(t testing.TB) string {
-	t.Helper()
-	for {
-		l, err := net.Listen("tcp", "127.0.0.3:0")
-		if err != nil {
-			testkit.Missing(t, "a third loopback address: %v", err)
-		}
-		addr := l.Addr().String()
-		l.Close()
-		if _, given := givenAddrs.LoadOrStore(addr, true); !given {
-			return addr
-		}
-	}
-}
-
-var givenAddrs sync.Map // to tests that may not have bound them yet
-
-// certificate returns a new certificate for loopback and its key, as PEM.
-func certificate(t testing.TB) (cert, key []byte) {
-	t.Helper()
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	require.NoError(t, err)
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1),
-		Subject:      pkix.Name{CommonName: "ws.example.com"},
-		DNSNames:     []string{"ws.example.com"},
-		IPAddresses:  []net.IP{net.IPv4(127, 0, 0, 1)},
-		NotBefore:    time.Now().Add(-time.Hour),
-		NotAfter:     time.Now().Add(time.Hour),
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
-	require.NoError(t, err)
-	pkcs8, err := x509.MarshalPKCS8PrivateKey(private)
-	require.NoError(t, err)
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
-		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})
 }
 
 // A side is one of the two compared proxies.

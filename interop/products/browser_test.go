@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"example.com/wsproxy/internal/testkit"
+	"example.com/wsproxy/interop/internal/lab"
 	"github.com/chromedp/chromedp"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -17,7 +18,7 @@ func startBrowser(t *testing.T) context.Context {
 	t.Helper()
 	flags := []chromedp.ExecAllocatorOption{
 		chromedp.ExecPath(testkit.Program(t, "chromium")),
-		chromedp.Flag("host-resolver-rules", "MAP dev.example 127.0.0.1"),
+		chromedp.Flag("host-resolver-rules", "MAP dev.example "+lab.Loopback),
 	}
 	for _, name := range []string{
 		"headless", "no-sandbox", "disable-gpu", "no-first-run", "disable-background-networking",

@@ -2,11 +2,8 @@ package products_test
 
 import (
 	"context"
-	"crypto/x509"
-	"encoding/pem"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,45 +16,34 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// cockpitConfig writes a configuration with a self-signed certificate for 127.0.0.1.
-// It returns its directory and the certificate's file.
-func cockpitConfig(t *testing.T) (dir, certificate string) {
-	t.Helper()
-	s := httptest.NewUnstartedServer(http.NotFoundHandler())
-	s.StartTLS()
-	defer s.Close()
-	pair := s.TLS.Certificates[0]
-	key, err := x509.MarshalPKCS8PrivateKey(pair.PrivateKey)
-	require.NoError(t, err)
-	dir = t.TempDir()
-	certs := filepath.Join(dir, "cockpit", "ws-certs.d")
-	require.NoError(t, os.MkdirAll(certs, 0o700))
-	certificate = filepath.Join(certs, "0-self-signed.cert")
-	for name, text := range map[string][]byte{
-		filepath.Join(dir, "cockpit", "cockpit.conf"): []byte("[WebService]\nUrlRoot = /cockpit/\n"),
-		certificate: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: pair.Certificate[0]}),
-		filepath.Join(certs, "0-self-signed.key"): pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key}),
-	} {
-		require.NoError(t, os.WriteFile(name, text, 0o600))
-	}
-	return dir, certificate
-}
-
-// startCockpit runs cockpit-ws, by default with TLS, and returns its address.
-func startCockpit(t *testing.T, config string, args ...string) (addr string) {
+// startCockpit runs cockpit-ws, by default with TLS. It returns its address and the
+// file of its certificate, which is self-signed.
+func startCockpit(t *testing.T, args ...string) (addr, certificate string) {
 	t.Helper()
 	const program = "/usr/lib/cockpit/cockpit-ws"
 	if _, err := os.Stat(program); err != nil {
 		testkit.Missing(t, "cockpit-ws is not installed")
 	}
-	addr = freeAddr(t)
+	addr = lab.FreeAddr(t)
 	host, port, err := net.SplitHostPort(addr)
 	require.NoError(t, err)
+	dir := t.TempDir()
+	certs := filepath.Join(dir, "cockpit", "ws-certs.d")
+	require.NoError(t, os.MkdirAll(certs, 0o700))
+	certificate = filepath.Join(certs, "0-self-signed.cert")
+	cert, key := lab.Certificate(t, host)
+	for name, text := range map[string][]byte{
+		filepath.Join(dir, "cockpit", "cockpit.conf"): []byte("[WebService]\nUrlRoot = /cockpit/\n"),
+		certificate: cert,
+		filepath.Join(certs, "0-self-signed.key"): key,
+	} {
+		require.NoError(t, os.WriteFile(name, text, 0o600))
+	}
 	cmd := exec.Command(program, append([]string{"--address", host, "--port", port}, args...)...)
-	cmd.Env = append(cmd.Environ(), "XDG_CONFIG_DIRS="+config)
+	cmd.Env = append(cmd.Environ(), "XDG_CONFIG_DIRS="+dir)
 	lab.Start(t, cmd)
 	lab.Listening(t, addr)
-	return addr
+	return addr, certificate
 }
 
 // dialCockpit opens Cockpit's WebSocket as a page of origin does. It returns the
@@ -93,8 +79,8 @@ func message(t *testing.T, conn *websocket.Conn, want string) string {
 }
 
 func testCockpitsCertificateAndOrigin(t *testing.T, program string) {
-	config, certificate := cockpitConfig(t)
-	route := "/cockpit/=https://" + startCockpit(t, config)
+	addr, certificate := startCockpit(t)
+	route := "/cockpit/=https://" + addr
 
 	distrusting := start(t, program, "-route", route)
 	_, status := dialCockpit(t, distrusting, "https://"+distrusting.addr)
@@ -115,8 +101,7 @@ func testCockpitsCertificateAndOrigin(t *testing.T, program string) {
 }
 
 func testCockpitsSession(t *testing.T, program string) {
-	config, _ := cockpitConfig(t)
-	addr := startCockpit(t, config, "--local-session="+testkit.Program(t, "cockpit-bridge"))
+	addr, _ := startCockpit(t, "--local-session="+testkit.Program(t, "cockpit-bridge"))
 	c := start(t, program, append(pings, "-route", "/cockpit/=http://"+addr)...)
 	conn, status := dialCockpit(t, c, "http://"+c.addr)
 	require.Equal(t, http.StatusSwitchingProtocols, status)

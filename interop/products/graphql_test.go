@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"testing"
 
+	"example.com/wsproxy/interop/internal/lab"
 	"example.com/wsproxy/interop/internal/talk"
 	"github.com/stretchr/testify/require"
 )
@@ -19,7 +20,7 @@ func next(t *testing.T, p *talk.Process, want string) {
 // timeout. It returns its address.
 func startGraphQL(t *testing.T) (addr string) {
 	t.Helper()
-	addr = freeAddr(t)
+	addr = lab.FreeAddr(t)
 	host, port, err := net.SplitHostPort(addr)
 	require.NoError(t, err)
 	pause := strconv.FormatInt((readTimeout + readTimeout/8).Milliseconds(), 10)

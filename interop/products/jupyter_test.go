@@ -33,7 +33,7 @@ const jupyterPatience = 3 * testkit.Patience
 func startJupyter(t *testing.T) (addr string) {
 	t.Helper()
 	program := testkit.Program(t, "jupyter-server")
-	addr = freeAddr(t)
+	addr = lab.FreeAddr(t)
 	host, port, err := net.SplitHostPort(addr)
 	require.NoError(t, err)
 	dir := t.TempDir()

@@ -20,7 +20,7 @@ import (
 func startMosquitto(t *testing.T) (ws, plain string) {
 	t.Helper()
 	program := sbin(t, "mosquitto")
-	ws, plain = freeAddr(t), freeAddr(t)
+	ws, plain = lab.FreeAddr(t), lab.FreeAddr(t)
 	config := filepath.Join(t.TempDir(), "mosquitto.conf")
 	text := "user root\n" // no effect unless root starts it
 	for addr, protocol := range map[string]string{ws: "websockets", plain: "mqtt"} {

@@ -19,12 +19,12 @@ import (
 func startNATS(t *testing.T) (ws string) {
 	t.Helper()
 	program := testkit.Program(t, "nats-server")
-	ws = freeAddr(t)
-	_, port, err := net.SplitHostPort(ws)
+	ws = lab.FreeAddr(t)
+	host, port, err := net.SplitHostPort(ws)
 	require.NoError(t, err)
 	config := filepath.Join(t.TempDir(), "nats.conf")
 	require.NoError(t, os.WriteFile(config, fmt.Appendf(nil,
-		"host: 127.0.0.1\nport: -1\nwebsocket {host: 127.0.0.1, port: %s, no_tls: true, compression: true}\n", port), 0o600))
+		"host: 127.0.0.1\nport: -1\nwebsocket {host: %s, port: %s, no_tls: true, compression: true}\n", host, port), 0o600))
 	lab.Start(t, exec.Command(program, "-c", config))
 	lab.Listening(t, ws)
 	return ws

@@ -44,7 +44,7 @@ func startVNC(t *testing.T) (addr string) {
 	page, err := os.ReadFile("testdata/novnc.html")
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "index.html"), page, 0o600))
-	addr = freeAddr(t)
+	addr = lab.FreeAddr(t)
 	lab.Start(t, exec.Command(websockify, "--web", dir, "--unix-target", filepath.Join(dir, "rfb"), addr))
 	lab.Listening(t, addr)
 	return addr

@@ -4,8 +4,6 @@ package products_test
 
 import (
 	"encoding/json"
-	"fmt"
-	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -88,7 +86,7 @@ type command struct {
 // start runs the command until the test ends.
 func start(t *testing.T, program string, args ...string) *command {
 	t.Helper()
-	c := &command{program: program, addr: freeAddr(t), args: args}
+	c := &command{program: program, addr: lab.FreeAddr(t), args: args}
 	c.restart(t)
 	return c
 }
@@ -168,20 +166,4 @@ func (c *command) outlast(t *testing.T) {
 	t.Helper()
 	time.Sleep(readTimeout + readTimeout/4)
 	require.Empty(t, c.endings(t), "the pings did not hold the tunnel open")
-}
-
-// freeAddr returns an address that nothing listens on. Its port is below those that
-// Linux by default gives to outgoing connections, so that it stays free while a
-// program restarts.
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	for range 100 {
-		addr := fmt.Sprintf("127.0.0.1:%d", 20000+rand.IntN(12000))
-		if l, err := net.Listen("tcp", addr); err == nil {
-			l.Close()
-			return addr
-		}
-	}
-	require.Fail(t, "no free port")
-	return ""
 }

@@ -37,7 +37,7 @@ func node(t *testing.T, script string, args ...string) *exec.Cmd {
 // and the directory with its sources.
 func startVite(t *testing.T) (addr, dir string) {
 	t.Helper()
-	addr, dir = freeAddr(t), t.TempDir()
+	addr, dir = lab.FreeAddr(t), t.TempDir()
 	host, port, err := net.SplitHostPort(addr)
 	require.NoError(t, err)
 	for name, text := range map[string]string{

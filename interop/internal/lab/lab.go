@@ -2,9 +2,12 @@
 package lab
 
 import (
+	"math/rand/v2"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -35,6 +38,32 @@ func Start(t testing.TB, cmd *exec.Cmd) {
 			t.Logf("%s said:\n%s", cmd.Path, said)
 		}
 	})
+}
+
+// Loopback is a loopback address that no other process uses.
+var Loopback = func() string {
+	n := rand.Uint32()
+	return netip.AddrFrom4([4]byte{127, 1 + byte(n)%255, byte(n >> 8), 1 + byte(n>>16)%254}).String()
+}()
+
+var given sync.Map // what FreeAddr has returned
+
+// FreeAddr returns an address for a program that cannot listen on port 0. No other
+// program takes its port, not even while this one restarts, and no outgoing
+// connection does, because those have 127.0.0.1.
+func FreeAddr(t testing.TB) string {
+	t.Helper()
+	for {
+		l, err := net.Listen("tcp", Loopback+":0")
+		if err != nil {
+			testkit.Missing(t, "loopback addresses other than 127.0.0.1: %v", err)
+		}
+		addr := l.Addr().String()
+		l.Close()
+		if _, taken := given.LoadOrStore(addr, true); !taken {
+			return addr
+		}
+	}
 }
 
 // Listening waits until a process accepts connections at addr.
