@@ -1,3 +1,5 @@
+//go:build !nogws
+
 package libraries_test
 
 import (
@@ -12,6 +14,9 @@ import (
 	"example.com/wsproxy/internal/testkit"
 	"github.com/lxzan/gws"
 )
+
+// The tag nogws is for module proxies that do not have gws.
+func init() { libraries = append(libraries, lxzan{}) }
 
 // lxzan is github.com/lxzan/gws.
 type lxzan struct{}

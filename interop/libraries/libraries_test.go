@@ -17,8 +17,8 @@ import (
 
 func TestMain(m *testing.M) { testkit.Main(m) }
 
-// libraries are tested each with each.
-var libraries = []library{coder{}, gorilla{}, gobwas{}, lxzan{}}
+// libraries are tested each with each. gws_test.go has one more.
+var libraries = []library{coder{}, gorilla{}, gobwas{}}
 
 // A library is an implementation of WebSocket.
 type library interface {
