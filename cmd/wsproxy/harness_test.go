@@ -8,7 +8,9 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/signal"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -252,6 +254,9 @@ type peer struct{ *testkit.Peer }
 func TestMain(m *testing.M) {
 	if os.Getenv(commandVariable) != "" {
 		main() // the test binary as the command, for a test in another process
+	}
+	if signal.Ignored(syscall.SIGHUP) { // under nohup; processes of the tests would inherit that
+		signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
 	}
 	testkit.Main(m)
 }
