@@ -89,7 +89,7 @@ func exchange(clients, servers []*testkit.Peer, messages int) error {
 func TestIdleTLSTunnelsThatAreAllBusyAtOnce(t *testing.T) {
 	t.Parallel()
 	testkit.OverLinks(t, secureLink, func(t *testing.T, l testkit.Link) {
-		r := l.Start(t, nil, wsproxy.WithDetached())
+		r := l.Start(t, nil, wsproxy.WithDetached(), wsproxy.WithReadTimeout(0)) // 1,000 handshakes may take long
 		var clients, servers []*testkit.Peer
 		for range testkit.Scale(30, 1000) {
 			client, server := r.Tunnel(t)

@@ -197,7 +197,9 @@ func halfRecords(t *testing.T, r *testkit.Rig, n int) (halves []halfRecord) {
 
 // completeRecords sends the rest of each record, after a message the other way.
 func completeRecords(t *testing.T, halves []halfRecord) {
-	for _, h := range halves {
+	for _, h := range halves { // the first may be as old as all handshakes took
+		h.server.SetDeadline(time.Now().Add(testkit.Patience))
+		h.client.SetDeadline(time.Now().Add(testkit.Patience))
 		h.server.Send(t, "the other way")
 		h.client.Expect(t, "the other way")
 	}
