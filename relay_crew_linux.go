@@ -188,13 +188,17 @@ func (c *crew) call() {
 
 func (c *crew) busy() int { return len(c.workers) - len(c.idle) }
 
-// relieve interrupts the read of the next worker in turn. Otherwise a client could
-// occupy any number of workers, each with the first byte of a record. crypto/tls
-// keeps what has come of the record, and the rest causes an event. c.mu is held.
+// relieve interrupts the read of a worker, the next one in turn that waits in a
+// read. Otherwise a client could occupy any number of workers, each with the first
+// byte of a record. crypto/tls keeps what has come of the record, and the rest
+// causes an event. It looks at few workers at a time, because all of them may wait
+// in a write. c.mu is held.
 func (c *crew) relieve() {
-	c.turn = (c.turn + 1) % len(c.workers)
-	if h := c.workers[c.turn].half; h != nil && h.secure != nil {
-		h.secure.waiter.wake()
+	for range 16 {
+		c.turn = (c.turn + 1) % len(c.workers)
+		if h := c.workers[c.turn].half; h != nil && h.secure != nil && h.secure.waiter.wake() {
+			return
+		}
 	}
 }
 

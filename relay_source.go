@@ -251,8 +251,9 @@ func (w *waiter) end() bool {
 	return woken
 }
 
-// wake makes the current read, or else the next one, return at once.
-func (w *waiter) wake() {
+// wake makes the current read, or else the next one, return at once. It reports
+// whether it has interrupted a read.
+func (w *waiter) wake() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	switch w.state {
@@ -261,5 +262,7 @@ func (w *waiter) wake() {
 	case reading:
 		w.state = interrupted
 		w.conn.SetReadDeadline(longAgo)
+		return true
 	}
+	return false
 }

@@ -10,6 +10,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"net"
 	"runtime"
 	"strings"
 	"testing"
@@ -169,6 +170,29 @@ func TestHalvesOfRecordsHoldALimitedNumberOfGoroutines(t *testing.T) {
 	halves := halfRecords(t, r, most-before+40)
 	testkit.Eventually(t, func() bool { return runtime.NumGoroutine() <= most },
 		"%d goroutines for %d halves of records", runtime.NumGoroutine()-before, len(halves))
+	completeRecords(t, halves)
+}
+
+// Before, the next worker in turn was interrupted, also if it waited in a write. So
+// beside many slow readers, many halves kept their goroutine.
+func TestSlowReadersDoNotLiftTheLimitForHalvesOfRecords(t *testing.T) {
+	if !crews() {
+		t.Skip("a goroutine reads each connection here")
+	}
+	const slow = 80
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // one loop
+	r := tlsClient.Start(t, nil, wsproxy.WithDetached(), wsproxy.WithDialContext(dialNarrow))
+	r.Tunnel(t) // its loop and workers stay
+	most := runtime.NumGoroutine() + slow
+	for range slow {
+		client, server := r.Tunnel(t)
+		require.NoError(t, server.Conn.(*net.TCPConn).SetReadBuffer(4<<10))
+		client.Send(t, strings.Repeat("x", 256<<10)) // more than the buffers between proxy and server hold
+	}
+	testkit.Eventually(t, func() bool { return runtime.NumGoroutine() > most-10 }, "the proxy's writes do not wait")
+	halves := halfRecords(t, r, 100)
+	testkit.Eventually(t, func() bool { return runtime.NumGoroutine() < most+20 },
+		"%d goroutines for %d halves of records", runtime.NumGoroutine()-most, len(halves))
 	completeRecords(t, halves)
 }
 
