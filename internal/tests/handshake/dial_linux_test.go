@@ -1,6 +1,7 @@
 package handshake_test
 
 import (
+	"bufio"
 	"fmt"
 	"io"
 	"net"
@@ -129,7 +130,7 @@ func TestADialWaitsForAServerThatIsSlowToAccept(t *testing.T) {
 	client.Expect(t, "hello, world")
 }
 
-func TestARequestThatASocketDoesNotTakeCauses504AtTheSendTimeout(t *testing.T) {
+func TestARequestThatTheServerDoesNotReadCauses504AtTheSendTimeout(t *testing.T) {
 	t.Parallel()
 	l := listen(t, func(fd int) error { return syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_RCVBUF, 4<<10) })
 	errs := testkit.NewFailures()
@@ -217,6 +218,42 @@ func TestFailedHandshakesLeaveNothing(t *testing.T) {
 				p.Close()
 				s.CloseClientConnections()
 			})
+		})
+	}
+}
+
+// A read stops at urgent data although more bytes follow. The loop gets the event
+// for it during the handshake, before the tunnel's relay takes the socket over.
+func TestBytesAfterUrgentDataBehindThe101Arrive(t *testing.T) {
+	t.Parallel()
+	before := strings.Repeat("x", 8<<10) // more than the handshake reads
+	upstream := testkit.ServeTCP(t, func(conn net.Conn) {
+		if _, err := http.ReadRequest(bufio.NewReader(conn)); err != nil {
+			return
+		}
+		raw, err := conn.(*net.TCPConn).SyscallConn()
+		if err != nil {
+			return
+		}
+		raw.Control(func(fd uintptr) {
+			syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, syscall.TCP_CORK, 1) // so that all bytes arrive at once
+			syscall.Write(int(fd), []byte(testkit.SampleSwitch+before))
+			syscall.Sendto(int(fd), []byte("!"), syscall.MSG_OOB, nil)
+			syscall.Write(int(fd), []byte("after"))
+			syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, syscall.TCP_CORK, 0)
+		})
+		io.Copy(io.Discard, conn)
+	})
+	p := testkit.NewProxy(t, "http://"+upstream)
+	secure, config := testkit.ServeTLS(t, p)
+	for name, client := range map[string]*testkit.Peer{
+		"TCP": testkit.Dial(t, testkit.Serve(t, p)),
+		"TLS": testkit.DialTLS(t, secure, config),
+	} {
+		t.Run(name, func(t *testing.T) {
+			client.Send(t, testkit.SampleRequest)
+			client.WantSwitch(t)
+			client.Expect(t, before+"after")
 		})
 	}
 }
