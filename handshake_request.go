@@ -125,7 +125,7 @@ func (p *Proxy) outgoingRequest(ctx context.Context, in *http.Request, protocol 
 	bare := *in
 	bare.Header = nil
 	out := bare.Clone(ctx)
-	out.Header = withRoom(in.Header, 5)
+	out.Header = withRoom(in.Header, forwardingFields+len(p.policy.edits))
 	out.Body, out.ContentLength, out.Close = nil, 0, false
 	if isStream(in) {
 		out.Method = http.MethodGet

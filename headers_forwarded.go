@@ -24,6 +24,9 @@ type headerPolicy struct {
 // proxy_set_header does.
 type headerEdit struct{ name, value string }
 
+// forwardingFields is how many fields apply adds at most, apart from edits.
+const forwardingFields = 5
+
 // apply sets the forwarding fields of out for the request in. out has no
 // hop-by-hop fields. The lists to extend are read from in, so a client that
 // names X-Forwarded-For in Connection cannot shorten them (CVE-2022-31813).
@@ -77,8 +80,7 @@ func (p *headerPolicy) client(r *http.Request) netip.Addr {
 	return p.clientBehind(peer, p.trusted.peer(r, peer), r)
 }
 
-// clientBehind is client for a request whose peer is known, and whether the peer
-// is trusted.
+// clientBehind is client, given the peer and whether it is trusted.
 func (p *headerPolicy) clientBehind(peer netip.Addr, trusted bool, r *http.Request) netip.Addr {
 	if !trusted {
 		return peer

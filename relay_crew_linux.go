@@ -37,10 +37,10 @@ const maxIdle = 2
 const maxBusy = 64
 
 // A watched is the user of a slot: a half or a loopConn. event handles the events
-// of its socket, and reports whether the half must be queued. A loopConn is never
-// queued. The crew's mu is held.
+// of its socket. It returns the half if that must be queued, and otherwise nil. The
+// crew's mu is held.
 type watched interface {
-	event(events uint32) (queue bool)
+	event(events uint32) *half
 }
 
 type crewSlot struct {
@@ -139,8 +139,8 @@ func (c *crew) deliver(events []syscall.EpollEvent) {
 		if s.user == nil || s.generation != event.Pad {
 			continue // it was removed after epoll returned the event
 		}
-		if s.user.event(event.Events) {
-			c.push(s.user.(*half))
+		if h := s.user.event(event.Events); h != nil {
+			c.push(h)
 		}
 	}
 	c.call()

@@ -227,18 +227,22 @@ func (h *half) ask(what uint32) {
 	}
 }
 
-// event handles what epoll reports and reports whether h must be queued.
-func (h *half) event(events uint32) bool {
+// event implements watched.
+func (h *half) event(events uint32) *half {
 	if h.plain != nil && events&(syscall.EPOLLOUT|syscall.EPOLLHUP|syscall.EPOLLERR) != 0 {
 		h.plain.writable()
 	}
+	var what uint32
 	switch {
 	case events&(syscall.EPOLLRDHUP|syscall.EPOLLHUP|syscall.EPOLLERR|syscall.EPOLLPRI) != 0:
-		return h.notify(halfUnsure)
+		what = halfUnsure
 	case events&syscall.EPOLLIN != 0:
-		return h.notify(halfReadable)
+		what = halfReadable
 	}
-	return false
+	if what != 0 && h.notify(what) {
+		return h
+	}
+	return nil
 }
 
 // wake makes the flow handle what it was asked.

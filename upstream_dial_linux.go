@@ -58,9 +58,9 @@ func (s *side) wake() {
 	}
 }
 
-// dial connects to a server. If it returns errUseNet, it has closed everything and
-// package net must dial: the system has refused something, or net guards against
-// what has happened.
+// dial connects to a server. It returns errUseNet if package net must dial instead:
+// if the system refuses a descriptor or a watch, or if the connection fails in a way
+// after which package net tries again.
 func (ls *loops) dial(ctx context.Context, addr netip.AddrPort, timeout time.Duration) (net.Conn, error) {
 	if ctx.Err() != nil || new(net.Dialer).MultipathTCP() {
 		return nil, errUseNet
@@ -116,27 +116,23 @@ func (c *loopConn) connect(ctx context.Context, to syscall.Sockaddr, timeout tim
 		}
 		c.wait(&c.out, ctx.Done())
 		if ctx.Err() != nil {
-			_, err := new(net.Dialer).DialContext(ctx, "tcp", c.remote.String()) // does not dial: ctx is done
+			_, err := new(net.Dialer).DialContext(ctx, "tcp", c.remote.String()) // only returns net's error, as ctx is done
 			return err
 		}
 		err = syscall.Connect(c.fd, to)
 	}
-	if err == syscall.EADDRNOTAVAIL { // Linux may report it wrongly; package net tries again
+	switch err {
+	case nil, syscall.EISCONN:
+	case syscall.EADDRNOTAVAIL: // Linux may report it wrongly; package net tries again
 		return errUseNet
-	}
-	if err != nil && err != syscall.EISCONN {
+	default:
 		return &net.OpError{Op: "dial", Net: "tcp", Addr: c.RemoteAddr(), Err: os.NewSyscallError("connect", err)}
 	}
 	local, err := syscall.Getsockname(c.fd)
-	if err != nil {
-		return errUseNet
-	}
+	c.local = addrPort(local)
 	// A socket connects to itself if nothing listens on the port and Linux chooses
 	// the same one as the local port (golang/go#2690). Package net tries again.
-	if c.local = addrPort(local); c.local == c.remote {
-		return errUseNet
-	}
-	if c.expect(c.in.event) != nil {
+	if err != nil || c.local == c.remote || c.expect(c.in.event) != nil {
 		return errUseNet
 	}
 	return nil
@@ -163,13 +159,13 @@ func (c *loopConn) expect(events uint32) error {
 }
 
 // event implements watched.
-func (c *loopConn) event(events uint32) bool {
+func (c *loopConn) event(events uint32) *half {
 	c.unsure = c.unsure || events&(syscall.EPOLLRDHUP|syscall.EPOLLHUP|syscall.EPOLLERR|syscall.EPOLLPRI) != 0
 	c.in.wake()
 	if events&(syscall.EPOLLOUT|syscall.EPOLLHUP|syscall.EPOLLERR) != 0 {
 		c.out.wake()
 	}
-	return false
+	return nil
 }
 
 // wait waits until s.ready has a value, the deadline passes or done is closed. It
