@@ -240,8 +240,8 @@ func WithTLSConfig(cfg *tls.Config) Option {
 }
 
 // WithDialContext sets the function that connects to a server. It is called
-// with "tcp" and host:port, or with "unix" and a path. By default
-// the proxy dials as a zero [net.Dialer] does. It adds TLS itself. ctx is done
+// with "tcp" and host:port, or with "unix" and a path. By default the proxy dials
+// as a zero [net.Dialer] does. In both cases the proxy adds TLS itself. ctx is done
 // when the connect timeout expires or the request ends. Canceling during a DNS
 // lookup by Go's resolver may hold a socket for five more seconds.
 //

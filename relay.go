@@ -14,7 +14,7 @@ import (
 // from any goroutine at any time, and do not wait.
 type relay interface {
 	run()           // relays until both flows have ended and both connections are closed
-	start()         // runs the relay in the background, and then Tunnel.finish on a goroutine of its own
+	start()         // relays in the background, and then calls Tunnel.finish on a new goroutine
 	cut()           // closes both connections
 	cutSrc(f *flow) // closes the connection that f reads
 	wake(f *flow)   // makes f handle what it was asked

@@ -274,8 +274,8 @@ func (h *half) adopt(r *tlsRelay, c *loopConn, in, out *flow) {
 	h.readable, h.unsure = true, c.unsure // c may have got the events
 }
 
-// netConn returns a connection of package net in place of c, or c if the system
-// refuses.
+// netConn returns a connection of package net in place of c. It returns c if the
+// system refuses a descriptor.
 func (c *loopConn) netConn() net.Conn {
 	fd, ok := duplicateFD(uintptr(c.fd))
 	if !ok {

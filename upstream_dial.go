@@ -90,9 +90,9 @@ func (p *Proxy) dialServer(ctx context.Context, s *Candidate) (net.Conn, error) 
 }
 
 // dialTunnel is dial for the upgrade r. On Linux a loop dials if the server's
-// address is an IP address and a loop can relay its socket. It cannot relay TLS to
-// the server, nor a client's stream of HTTP/2 or HTTP/3.
-// Only package net calls the functions of an httptrace.ClientTrace.
+// address is an IP address. Package net dials for TLS to the server and for a
+// client's stream of HTTP/2 or HTTP/3, because no loop relays the socket then. Only
+// package net calls the functions of an httptrace.ClientTrace.
 func (p *Proxy) dialTunnel(ctx context.Context, r *http.Request, s *Candidate) (net.Conn, error) {
 	if p.dialsWithUserCode || p.target.tls != nil || !s.literal.IsValid() || isStream(r) || httptrace.ContextClientTrace(ctx) != nil {
 		return p.dial(ctx, s)

@@ -12,8 +12,8 @@
 //
 // # Lifecycle
 //
-// A Proxy starts goroutines with its first upgrade. On Linux it keeps one for
-// each processor for up to two seconds after its last tunnel. After
+// A Proxy has no goroutines before its first upgrade. On Linux it keeps one for
+// each processor for up to two seconds after its last tunnel or handshake. After
 // [Proxy.Shutdown] or [Proxy.Close] they end with the last tunnel.
 //
 // [http.Server.Shutdown] ignores hijacked connections, so call

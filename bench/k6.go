@@ -8,15 +8,15 @@ import (
 	"time"
 )
 
-// k6Measure is taken with -k6 only, because to build k6 takes minutes.
+// k6Measure is taken with -k6 only, because building k6 takes minutes.
 var k6Measure = measure{name: "k6", label: "the same by k6, on all cores", kind: "k6", conns: 1200, plain: true, spread: true,
 	peers: []string{"wsproxy", "wsproxy-detached", "nginx", "haproxy", "httputil"}, rounds: 3, metrics: []metric{
 		{"rate", "1/s", "sessions/s"}, {"cpu", "µs", "CPU/session, µs"},
 		{"connect95", "µs", "connecting, p95, µs"}, {"p99", "µs", "message, p99, µs"}}}
 
-// parseK6 reads the summary that k6 exports, whose times are in milliseconds. Of the
-// quantiles of each part of the run it takes the median, so that a stall of k6, or
-// of the machine, counts for one part.
+// parseK6 reads the summary that k6 exports, whose times are in milliseconds. A
+// quantile is the median over the parts of the run, so that a stall of k6 or of the
+// machine counts for one part.
 func parseK6(text []byte, length time.Duration) (map[string]float64, error) {
 	var summary struct {
 		Metrics map[string]map[string]float64

@@ -26,7 +26,7 @@ type job struct {
 	Rate         float64       // messages a second; 0: as fast as they are echoed
 	Think        time.Duration // the mean pause of a user
 	Warm, Window time.Duration
-	Slot         time.Duration // of tails: the length of a part of Window; a quantile is the median over the parts
+	Slot         time.Duration // the length of a part of Window, for tails; a quantile is the median over the parts
 	PIDs         []int         // processes whose CPU time to measure
 }
 
@@ -126,7 +126,8 @@ func (l *load) do() (res result, err error) {
 	return res, fmt.Errorf("unknown")
 }
 
-// serve runs the upstream of the load generator while echoing is free.
+// serve runs the load generator's own upstream, except while paced does that and
+// holds echoing.
 func (l *load) serve() {
 	for {
 		unix.Poll([]unix.PollFd{{Fd: int32(l.echo.epoll), Events: unix.POLLIN}}, -1)

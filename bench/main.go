@@ -58,7 +58,7 @@ func parseFlags(args []string) (settings, error) {
 	flags.StringVar(&only, "only", "", "run only measures whose name contains one of these, separated by commas: "+strings.Join(measureNames(), ", "))
 	flags.StringVar(&s.tls, "tls", "both", "plain, tls, h2 (HTTP/2 over TLS), or both for all of them")
 	flags.StringVar(&s.out, "out", "results", "the directory for results.json and the plots; with -quick, results/quick")
-	flags.BoolVar(&s.k6, "k6", false, "also take the measure k6, which builds k6; the first time takes minutes and the network")
+	flags.BoolVar(&s.k6, "k6", false, "also run the sessions by k6; building k6 takes minutes and the network the first time")
 	flags.BoolVar(&s.verbose, "v", false, "print every sample")
 	flags.BoolVar(&s.tables, "tables", false, "run nothing: print the tables of the results in -out, and write them into ../README.md, ../docs/benchmarks.md and ../docs/http2.md")
 	if err := flags.Parse(args); err != nil {

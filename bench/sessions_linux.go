@@ -12,8 +12,8 @@ import (
 // think is the mean pause of a user before each message and after a session.
 const think = 200 * time.Millisecond
 
-// sessionParts is the number of parts of the window. Of the quantiles of each part
-// the median is taken, so that a stall of load or machine counts for one part.
+// sessionParts is the number of parts of the window. A quantile is the median over
+// the parts, so that a stall of the load or of the machine counts for one part.
 const sessionParts = 5
 
 // A part holds the times of one part.
@@ -121,7 +121,7 @@ func (l *load) sessions() (res result, err error) {
 	return res, err
 }
 
-// usual returns a quantile of the times of each part, of which it takes the median.
+// usual returns the median over the parts of a quantile of their times.
 func usual(parts [][]time.Duration, q float64) time.Duration {
 	var each []float64
 	for _, times := range parts {

@@ -1,3 +1,3 @@
-// Package k6 pins the version of k6 that the benchmark builds for -k6. In a module
-// of its own, k6's dependencies are not the benchmark's.
+// Package k6 fixes the version of k6 that the benchmark builds for -k6. It is a
+// separate module, which keeps k6's dependencies out of the benchmark's.
 package k6

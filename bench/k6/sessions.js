@@ -8,8 +8,8 @@ import { Counter, Trend } from 'k6/metrics';
 import { setTimeout } from 'k6/timers';
 import { WebSocket } from 'k6/websockets';
 
-// Times are counted apart for each tenth of the run. A threshold puts such a part
-// of a metric into the summary.
+// Times are recorded separately for each tenth of the run. k6 puts such a part of a
+// metric into its summary only if the part has a threshold.
 const parts = [...'0123456789'];
 const thresholds = {};
 parts.forEach((part) => ['ws_connecting', 'trip'].forEach((metric) => (thresholds[`${metric}{part:${part}}`] = [])));

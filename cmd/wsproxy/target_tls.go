@@ -48,7 +48,7 @@ func certPool(data []byte) (*x509.CertPool, error) {
 		n++
 		cert, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {
-			return nil, fmt.Errorf("has a certificate that cannot be parsed, number %d: %w", n, err)
+			return nil, fmt.Errorf("has a certificate (number %d) that cannot be parsed: %w", n, err)
 		}
 		pool.AddCert(cert)
 	}
@@ -56,7 +56,7 @@ func certPool(data []byte) (*x509.CertPool, error) {
 	case marked == 0:
 		return nil, errors.New("has no PEM certificate")
 	case marked != n:
-		return nil, fmt.Errorf("has %d certificates, of which %d are not valid PEM", marked, marked-n)
+		return nil, fmt.Errorf("has %d certificates, %d of them not valid PEM", marked, marked-n)
 	}
 	return pool, nil
 }

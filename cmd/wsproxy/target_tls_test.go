@@ -106,8 +106,8 @@ func TestADamagedCertificateInTheTargetCAIsReportedAtTheStart(t *testing.T) {
 	require.NoError(t, err)
 	file := filepath.Join(t.TempDir(), "ca.pem")
 	for bad, want := range map[string]string{
-		string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("no")})): "has a certificate that cannot be parsed, number 2: x509: ",
-		strings.Replace(string(good), "MII", "-II", 1):                                   "has 2 certificates, of which 1 are not valid PEM",
+		string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("no")})): "has a certificate (number 2) that cannot be parsed: x509: ",
+		strings.Replace(string(good), "MII", "-II", 1):                                   "has 2 certificates, 1 of them not valid PEM",
 	} {
 		require.NoError(t, os.WriteFile(file, append(good[:len(good):len(good)], bad...), 0o600))
 		code, _, stderr := status(t, "-target-ca", file, "https://localhost")

@@ -47,7 +47,7 @@ func IsToken(s string) bool {
 	return s != ""
 }
 
-// tokenBytes has the bytes of a token.
+// tokenBytes is true for the bytes that a token may contain.
 var tokenBytes = func() (in [256]bool) {
 	for c := '!'; c <= '~'; c++ {
 		in[c] = !strings.ContainsRune(`"(),/:;<=>?@[\]{}`, c)

@@ -176,8 +176,8 @@ func TestTheClientsRequestIsNotModified(t *testing.T) {
 	})
 }
 
-// http.Header.Clone keeps nil values, by which ReverseProxy tells a field that
-// middleware has suppressed. The copy for an upgrade made them empty.
+// With a nil value, middleware keeps ReverseProxy from adding a field, and
+// http.Header.Clone keeps it nil. The copy for an upgrade made it empty.
 func TestRewriteSeesTheNilValuesOfMiddleware(t *testing.T) {
 	u := testkit.NewUpstream(t)
 	values := make(chan []string, 1)
