@@ -72,112 +72,158 @@ func (l *load) paced() (res result, err error) {
 	}
 	l.echoing.Lock()
 	defer l.echoing.Unlock()
-	message, size := clientFrame(l.Size), len(serverFrame(l.Size))
-	left, due := make([]int, len(active)), make([][]time.Time, len(active))
-	send := func(i int, at time.Time) error {
-		if due[i] = append(due[i], at); len(due[i]) > 1 {
-			return nil
-		}
-		left[i] = size
-		_, err := active[i].Write(message)
-		return err
-	}
-	start := time.Now()
-	from, until := start.Add(l.Warm), start.Add(l.Warm+l.Window)
-	interval := time.Hour
-	if l.Rate > 0 {
-		interval = time.Duration(float64(time.Second) / l.Rate)
-	} else {
-		for i := range active {
-			if err := send(i, start); err != nil {
-				return res, err
-			}
-		}
-	}
-	took := make([][]time.Duration, max(l.Window/l.Slot, 1)) // by slot
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
-	next, turn, waiting, measuring := start.Add(min(interval, time.Second)), 0, 0, false
-	for {
-		now := time.Now()
-		if !measuring && now.After(from) {
-			measuring = true
-			if err := l.begin(); err != nil {
-				return res, err
-			}
-		}
-		if now.After(until) && (waiting == 0 || l.Rate == 0 || now.Sub(until) > stuck) {
-			break
-		}
-		for ; l.Rate > 0 && !next.After(now) && next.Before(until); next = next.Add(interval) {
-			if err := send(turn, next); err != nil {
-				return res, err
-			}
-			turn = (turn + 1) % len(active)
-			waiting++
-		}
-		wait := time.Millisecond
-		if l.Rate > 0 && next.Before(until) {
-			wait = min(wait, time.Until(next))
-		}
-		n, err := pollFor(epoll, l.ready, max(wait, 0))
-		if err != nil {
-			return res, err
-		}
-		for _, event := range l.ready[:n] {
-			i := int(event.Fd)
-			if i < 0 {
-				if err := l.echo.turn(0); err != nil {
-					return res, err
-				}
-				continue
-			}
-			n, err := active[i].take(l.buf, left[i], false)
-			if err == errAgain {
-				continue
-			}
-			if err != nil {
-				return res, err
-			}
-			if left[i] -= n; left[i] > 0 {
-				continue
-			}
-			now, at := time.Now(), due[i][0]
-			due[i] = slices.Delete(due[i], 0, 1)
-			waiting--
-			if !at.Before(from) && at.Before(until) {
-				slot := min(int(at.Sub(from)/l.Slot), len(took)-1)
-				took[slot] = append(took[slot], now.Sub(at))
-				res.Count++
-			}
-			if l.Rate == 0 {
-				err = send(i, now)
-			} else if len(due[i]) > 0 {
-				left[i] = size
-				_, err = active[i].Write(message)
-			}
-			if err != nil {
-				return res, err
-			}
-		}
+	p := &pace{
+		load: l, active: active, message: clientFrame(l.Size), size: len(serverFrame(l.Size)),
+		left: make([]int, len(active)), due: make([][]time.Time, len(active)),
+		took: make([][]time.Duration, max(l.Window/l.Slot, 1)),
+	}
+	if err := p.run(epoll); err != nil {
+		return res, err
 	}
 	err = l.end(&res)
 	res.Window = l.Window
-	for i := range due { // closed-loop messages that are still under way
-		for l.Rate == 0 && len(due[i]) > 0 && left[i] > 0 {
-			if left[i], err = l.finish(active[i], left[i]); err != nil {
-				return res, err
-			}
+	if l.Rate == 0 {
+		if err := p.finish(); err != nil {
+			return res, err
 		}
+	}
+	for _, times := range p.took {
+		res.Count += int64(len(times))
 	}
 	if res.Count == 0 {
 		return res, errStuck
 	}
-	res.P50, res.P99, res.P999 = usual(took, 0.5), usual(took, 0.99), usual(took, 0.999)
+	res.P50, res.P99, res.P999 = usual(p.took, 0.5), usual(p.took, 0.99), usual(p.took, 0.999)
 	return res, err
 }
 
-// finish waits for more of an echo and returns how much is left of it.
-func (l *load) finish(c *client, left int) (int, error) {
+// A pace is a run of paced messages.
+type pace struct {
+	*load
+	active      []*client
+	message     []byte
+	size        int               // of an echo
+	left        []int             // by client: how much of an echo has not come
+	due         [][]time.Time     // by client: when the messages were due whose echoes have not come
+	waiting     int               // the number of these messages
+	from, until time.Time         // the window
+	took        [][]time.Duration // by slot
+}
+
+// run sends messages and takes their echoes until the window has ended. At a fixed
+// rate it then waits for the last echoes.
+func (p *pace) run(epoll int) error {
+	start := time.Now()
+	p.from, p.until = start.Add(p.Warm), start.Add(p.Warm+p.Window)
+	interval := time.Hour
+	if p.Rate > 0 {
+		interval = time.Duration(float64(time.Second) / p.Rate)
+	} else {
+		for i := range p.active {
+			if err := p.send(i, start); err != nil {
+				return err
+			}
+		}
+	}
+	next, turn, measuring := start.Add(min(interval, time.Second)), 0, false
+	for {
+		now := time.Now()
+		if !measuring && now.After(p.from) {
+			measuring = true
+			if err := p.begin(); err != nil {
+				return err
+			}
+		}
+		if now.After(p.until) && (p.waiting == 0 || p.Rate == 0 || now.Sub(p.until) > stuck) {
+			return nil
+		}
+		for ; p.Rate > 0 && !next.After(now) && next.Before(p.until); next = next.Add(interval) {
+			if err := p.send(turn, next); err != nil {
+				return err
+			}
+			turn = (turn + 1) % len(p.active)
+		}
+		wait := time.Millisecond
+		if p.Rate > 0 && next.Before(p.until) {
+			wait = min(wait, time.Until(next))
+		}
+		n, err := pollFor(epoll, p.ready, max(wait, 0))
+		if err != nil {
+			return err
+		}
+		for _, event := range p.ready[:n] {
+			if event.Fd < 0 {
+				err = p.echo.turn(0)
+			} else {
+				err = p.receive(int(event.Fd))
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// send sends a message that is due at a time through client i, unless that waits for
+// an echo. Then receive sends it.
+func (p *pace) send(i int, at time.Time) error {
+	p.waiting++
+	if p.due[i] = append(p.due[i], at); len(p.due[i]) > 1 {
+		return nil
+	}
+	return p.write(i)
+}
+
+func (p *pace) write(i int) error {
+	p.left[i] = p.size
+	_, err := p.active[i].Write(p.message)
+	return err
+}
+
+// receive takes what has come of an echo to client i. If that is all of it, the
+// client sends its next message.
+func (p *pace) receive(i int) error {
+	n, err := p.active[i].take(p.buf, p.left[i], false)
+	if err == errAgain {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if p.left[i] -= n; p.left[i] > 0 {
+		return nil
+	}
+	now, at := time.Now(), p.due[i][0]
+	p.due[i] = slices.Delete(p.due[i], 0, 1)
+	p.waiting--
+	if !at.Before(p.from) && at.Before(p.until) {
+		slot := min(int(at.Sub(p.from)/p.Slot), len(p.took)-1)
+		p.took[slot] = append(p.took[slot], now.Sub(at))
+	}
+	if p.Rate == 0 {
+		return p.send(i, now)
+	}
+	if len(p.due[i]) > 0 {
+		return p.write(i)
+	}
+	return nil
+}
+
+// finish waits for the echoes that have not come.
+func (p *pace) finish() (err error) {
+	for i, c := range p.active {
+		for p.left[i] > 0 {
+			if p.left[i], err = p.more(c, p.left[i]); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// more waits for more of an echo and returns how much is left of it.
+func (l *load) more(c *client, left int) (int, error) {
 	for begun := time.Now(); ; {
 		if err := l.echo.turn(0); err != nil {
 			return left, err
