@@ -281,7 +281,7 @@ func (s *socket) reset() {
 
 // wake makes the flow that reads s handle what it was asked.
 func (s *socket) wake() {
-	if s.in.state != ended && s.in.asked.Load() != 0 {
+	if s.in.state != ended && s.in.has(askAny) {
 		s.in.take(nil, nil)
 	}
 }

@@ -176,7 +176,7 @@ func (r *streamRelay) take(p []byte, err error) (more bool) {
 
 // noteClose closes said once the client's Close frame has come. r.mu is held.
 func (r *streamRelay) noteClose() {
-	if !r.t.fromClient.said.Load() {
+	if !r.t.fromClient.has(said) {
 		return
 	}
 	select {

@@ -2,6 +2,7 @@ package wsproxy
 
 import (
 	"math"
+	"math/bits"
 	"math/rand/v2"
 	"sync/atomic"
 	"time"
@@ -27,13 +28,13 @@ func (c *config) timeouts() timeouts {
 	return t
 }
 
-// spreadLifetime returns a random lifetime for one tunnel, so that tunnels that
-// opened together do not end together.
-func (t timeouts) spreadLifetime() time.Duration {
-	if t.lifetime == 0 {
-		return 0
-	}
-	return t.lifetime - rand.N(t.lifetime/10+1)
+// lifetimeOf returns the lifetime of the tunnel with this number. It spreads them,
+// so that tunnels that opened together do not end together. Multiples of the golden
+// ratio lie far apart, modulo one, and those of one Proxy begin at a random point.
+func (s *sweeper) lifetimeOf(id uint64) time.Duration {
+	const golden = 0x9e3779b97f4a7c15 // divided by 2^64
+	sooner, _ := bits.Mul64(s.spread+id*golden, uint64(s.lifetime/10+1))
+	return s.lifetime - time.Duration(sooner)
 }
 
 // least returns the shortest limit. There always is one, because the wait for
@@ -60,16 +61,18 @@ const sweepCost = 20 * time.Microsecond
 // of them sees each deadline before it is due, and sets the timer for it.
 type sweeper struct {
 	timeouts
-	epoch time.Time
-	timer *time.Timer
-	armed bool  // the timer is set
-	next  stamp // when the timer fires
-	late  bool  // the last sweep was late, and was put off
+	epoch  time.Time
+	spread uint64 // random; see lifetimeOf
+	timer  *time.Timer
+	armed  bool  // the timer is set
+	next   stamp // when the timer fires
+	late   bool  // the last sweep was late, and was put off
 }
 
 func (s *sweeper) init(t timeouts) {
 	s.timeouts = t
 	s.epoch = time.Now()
+	s.spread = rand.Uint64()
 }
 
 // now costs less than a stamp of time.Now: time.Since reads one clock, not two.
@@ -243,17 +246,17 @@ func (s *sweeper) deadline(t *Tunnel) deadline {
 		if answer == 0 {
 			answer = defaultCloseTimeout
 		}
-		d.limit(t.closing.Load(), answer, expiry{cut: true})
+		d.limit(t.closing(), answer, expiry{cut: true})
 		return d
 	}
-	d.limit(s.stamp(t.opened), t.lifetime, expiry{reason: ReasonMaxLifetime})
+	d.limit(s.stamp(t.opened), s.lifetimeOf(t.id), expiry{reason: ReasonMaxLifetime})
 	d.limit(t.lastActivity(), s.read, expiry{reason: ReasonReadTimeout})
 	for _, f := range t.flows() {
 		d.limit(f.stalled.Load(), s.send, expiry{reason: ReasonSendTimeout})
 		_, asked := s.nextPing(f)
 		d.limit(asked, s.pingTimeout, expiry{reason: ReasonPingTimeout, dead: f})
 	}
-	d.limit(t.closing.Load(), s.close, expiry{cut: true})
+	d.limit(t.closing(), s.close, expiry{cut: true})
 	d.limit(t.closedAt(), s.close, expiry{cut: true})
 	return d
 }
@@ -268,13 +271,13 @@ func (s *sweeper) nextPing(f *flow) (at, asked stamp) {
 	}
 	to := f.back() // writes the Ping
 	switch {
-	case to.quiet.Load():
+	case to.has(untracked):
 		return 0, 0
-	case f.t.closing.Load().isSet(), f.said.Load(), to.said.Load():
+	case f.t.closing().isSet(), f.has(said), to.has(said):
 		return 0, 0 // nothing may follow a Close frame
 	case f.stalled.Load().isSet():
 		return 0, 0 // src is not read while dst is slow
-	case to.asked.Load()&askPing != 0:
+	case to.has(askPing):
 		// The Ping waits until the frame that is being written to src ends. If src
 		// takes nothing of that frame, the wait is src's silence.
 		if stalled := to.stalled.Load(); stalled.isSet() {

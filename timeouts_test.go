@@ -59,7 +59,7 @@ func TestATunnelAddedAfterTheLastOneEndedIsTimed(t *testing.T) {
 			_, err := tunnel.relay.(*connRelay).client.conn.Read(one) // until the sweeper closes it
 			require.Error(t, err)
 			assert.Equal(t, time.Minute, time.Since(start))
-			assert.Equal(t, ReasonReadTimeout, tunnel.reason)
+			assert.Equal(t, ReasonReadTimeout, reasonOf(tunnel))
 			p.tunnels.remove(tunnel)
 		}
 	})
@@ -103,9 +103,8 @@ func TestAnAtomicStampKeepsTheFirst(t *testing.T) {
 
 // reasonOf returns why t ends, or 0 if it does not end.
 func reasonOf(t *Tunnel) Reason {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.reason
+	reason, _ := t.settled()
+	return reason
 }
 
 // After a SIGSTOP or a pause of the machine, the sweep and the bytes that
@@ -161,4 +160,21 @@ func TestSweepsThatAreAlwaysLateEndTunnels(t *testing.T) {
 		assert.Equal(t, ReasonReadTimeout, reasonOf(tunnel))
 		p.tunnels.remove(tunnel)
 	})
+}
+
+func TestTunnelsThatOpenTogetherDoNotEndTogether(t *testing.T) {
+	var s sweeper
+	s.init(timeouts{lifetime: 1000 * time.Minute})
+	const n = 200
+	perTenth := make(map[time.Duration]int)
+	for id := range uint64(n) {
+		lifetime := s.lifetimeOf(id)
+		require.True(t, 900*time.Minute <= lifetime && lifetime <= 1000*time.Minute, lifetime)
+		perTenth[(1000*time.Minute-lifetime)/(10*time.Minute)]++
+	}
+	for tenth, ends := range perTenth {
+		assert.InDelta(t, n/10, ends, 2, "tenth %d of the time in which tunnels end", tenth)
+	}
+	s.init(timeouts{})
+	assert.Zero(t, s.lifetimeOf(1), "without a limit")
 }

@@ -19,31 +19,49 @@ import (
 // A Tunnel is one upgraded pair of connections. It is the Proxy's; its methods
 // may be called from any goroutine, also after it ended.
 //
-// Its size is that of a size class of the allocator (TestATunnelIsSmall).
+// Its size is that of a size class of the allocator, and either flow begins a
+// cache line (TestATunnelIsSmall).
 type Tunnel struct {
-	p       *Proxy
-	id      uint64
-	relay   relay
+	fromClient flow
+	p          *Proxy
+	relay      relay
+	outcome    atomic.Pointer[outcome] // nil: nothing has begun to end the tunnel
+
+	fromUpstream flow
+	opened       time.Time
+	handshake    time.Duration
+	clientIP     netip.Addr
+	server       *Candidate // the one that switched
+	names        *names
+	onClose      *onClose // the first
+	id           uint64
+	index        int32 // in registry.live
+	frames       bool  // a WebSocket, whose frames are followed
+}
+
+// An outcome is how a tunnel ends. A tunnel has one as soon as something begins to
+// end it.
+type outcome struct {
 	closing atomicStamp            // when the first side ended or was told to
 	goodbye atomic.Pointer[[]byte] // payload of the proxy's Close frames; nil: goAway was not called
-	index   int32                  // in registry.live
-	frames  bool                   // a WebSocket, whose frames are followed
-	reason  Reason                 // guarded by mu
 
-	// Each of these begins a cache line. The allocator puts a word of its own before
-	// the Tunnel.
-	fromClient, fromUpstream flow
+	mu     sync.Mutex // guards these
+	reason Reason
+	err    error
+}
 
-	opened    time.Time
-	handshake time.Duration
-	lifetime  time.Duration // at most; 0: any
-	clientIP  netip.Addr
-	server    *Candidate // the one that switched
-	names     *names
-	onClose   []func(Ending)
+// ending returns the outcome, which the first call makes.
+func (t *Tunnel) ending() *outcome {
+	if t.outcome.Load() == nil {
+		t.outcome.CompareAndSwap(nil, new(outcome))
+	}
+	return t.outcome.Load()
+}
 
-	mu  sync.Mutex
-	err error
+// An onClose is a function that an OnOpen returned.
+type onClose struct {
+	call func(Ending)
+	next *onClose
 }
 
 // names are the strings of a tunnel. Tunnels that open one after the other with
@@ -77,15 +95,12 @@ func (p *Proxy) newTunnel(h *handshake, client clientEnd, upstream net.Conn) *Tu
 		clientIP:  h.clientIP,
 		opened:    now,
 		handshake: now.Sub(h.start),
-		lifetime:  p.tunnels.spreadLifetime(),
 		frames:    h.protocol == "websocket",
 		server:    h.x.server.Candidate,
 		names:     p.namesOf(h),
 	}
 	t.fromClient.init(t, ReasonClientClosed, ReasonUpstreamClosed)
 	t.fromUpstream.init(t, ReasonUpstreamClosed, ReasonClientClosed)
-	t.fromClient.limit(p.maxFromClient)
-	t.fromUpstream.limit(p.maxFromUpstream)
 	if r := p.messageRate; r.perSecond > 0 {
 		t.fromClient.limitRate(rate.NewBucket(r.perSecond, r.burst))
 	}
@@ -200,7 +215,18 @@ func (t *Tunnel) Close(code int, reason string) error {
 func (t *Tunnel) Cut() { t.cutShort(ReasonKilled) }
 
 // leaving reports whether goAway was called.
-func (t *Tunnel) leaving() bool { return t.goodbye.Load() != nil }
+func (t *Tunnel) leaving() bool {
+	o := t.outcome.Load()
+	return o != nil && o.goodbye.Load() != nil
+}
+
+// closing returns when the first side ended or was told to, if either has.
+func (t *Tunnel) closing() stamp {
+	if o := t.outcome.Load(); o != nil {
+		return o.closing.Load()
+	}
+	return 0
+}
 
 // goAway ends the tunnel in good order: with a Close frame to both ends, and
 // the close timeout for their answers. Where frames are not followed it cuts.
@@ -209,16 +235,17 @@ func (t *Tunnel) goAway(reason Reason, code int, text string) {
 		t.cutShort(reason)
 		return
 	}
-	t.mu.Lock()
-	if !t.leaving() {
+	o := t.ending()
+	o.mu.Lock()
+	if o.goodbye.Load() == nil {
 		payload, _ := frame.ClosePayload(code, text)
-		if t.reason == 0 {
-			t.reason = reason
+		if o.reason == 0 {
+			o.reason = reason
 		}
-		t.closing.Store(t.p.tunnels.now()) // anew, where one side had ended
-		t.goodbye.Store(&payload)
+		o.closing.Store(t.p.tunnels.now()) // anew, where one side had ended
+		o.goodbye.Store(&payload)
 	}
-	t.mu.Unlock()
+	o.mu.Unlock()
 	t.p.tunnels.watchAnswers()
 	t.askBoth(askClose)
 }
@@ -256,23 +283,25 @@ func (t *Tunnel) start(r *http.Request) {
 
 // settle fixes why the tunnel ends; the first call decides.
 func (t *Tunnel) settle(reason Reason, err error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.reason == 0 {
-		t.reason, t.err = reason, err
+	o := t.ending()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.reason == 0 {
+		o.reason, o.err = reason, err
 	}
 }
 
 // settled returns why the tunnel ends.
 func (t *Tunnel) settled() (Reason, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.reason, t.err
+	o := t.ending()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.reason, o.err
 }
 
 // startClosing starts the close timeout, once.
 func (t *Tunnel) startClosing() {
-	t.closing.storeFirst(t.p.tunnels.now())
+	t.ending().closing.storeFirst(t.p.tunnels.now())
 }
 
 // end cuts both connections, which ends both flows. It does not wait.
@@ -284,14 +313,15 @@ func (t *Tunnel) end(reason Reason, err error) {
 // cutShort cuts a tunnel that may have begun to close in order: its reason, if
 // it has one, stays, and ErrCut is its error unless it has one.
 func (t *Tunnel) cutShort(reason Reason) {
-	t.mu.Lock()
-	if t.reason == 0 {
-		t.reason = reason
+	o := t.ending()
+	o.mu.Lock()
+	if o.reason == 0 {
+		o.reason = reason
 	}
-	if t.err == nil {
-		t.err = ErrCut
+	if o.err == nil {
+		o.err = ErrCut
 	}
-	t.mu.Unlock()
+	o.mu.Unlock()
 	t.relay.cut()
 }
 

@@ -11,14 +11,24 @@ import (
 // pingPayload distinguishes the proxy's pings from the peers' own.
 const pingPayload = "wsproxy!"
 
+// The signals of a flow: what others ask of it, and what the goroutine that
+// drives it tells others.
 const (
-	askPing = 1 << iota
-	askClose
+	askPing   = 1 << iota // add a Ping at the next boundary
+	askClose              // add a Close frame at the next boundary
+	untracked             // frames are no longer followed, so none can be added
+	dstReset              // a write reported that dst was reset
+	said                  // src has sent a Close frame
+
+	askAny = askPing | askClose
 )
+
+// has reports whether any of these signals is set.
+func (f *flow) has(signals uint32) bool { return f.signals.Load()&signals != 0 }
 
 // ask asks the flow to add a frame at the next boundary. It does not wait.
 func (f *flow) ask(what uint32) {
-	f.asked.Or(what)
+	f.signals.Or(what)
 	f.t.relay.wake(f)
 }
 
@@ -27,7 +37,7 @@ func (f *flow) ask(what uint32) {
 // end's answer to the other end in place of a Close frame of the proxy's.
 func (t *Tunnel) askBoth(what uint32) {
 	for _, f := range t.flows() {
-		f.asked.Or(what)
+		f.signals.Or(what)
 	}
 	for _, f := range t.flows() {
 		t.relay.wake(f)
@@ -41,23 +51,23 @@ var errClosing = errors.New("wsproxy: close frame sent")
 // src has sent a Close frame, or dst's was forwarded to it, add writes nothing:
 // the ends close by themselves.
 //
-// For a Ping it sets pinged, then clears asked, then writes. If it cleared asked
-// first, the sweeper could run in between, and count the time that the Ping
-// waited for the boundary as silence. If it wrote first, the Pong could be read
-// before pinged is set, and would not count as an answer.
+// For a Ping it sets pinged, then clears askPing, then writes. If it cleared
+// askPing first, the sweeper could run in between, and count the time that the
+// Ping waited for the boundary as silence. If it wrote first, the Pong could be
+// read before pinged is set, and would not count as an answer.
 func (f *flow) add() error {
 	if f.scan.Off {
-		f.quiet.Store(true)
-		f.asked.Store(0)
+		f.signals.Or(untracked)
+		f.signals.And(^uint32(askAny))
 		return nil
 	}
 	if !f.boundary() {
 		return nil
 	}
-	if f.asked.Load()&askPing != 0 {
+	if f.has(askPing) {
 		f.back().pinged.Store(f.clock.now())
 	}
-	asked := f.asked.Swap(0)
+	asked := f.signals.And(^uint32(askAny)) & askAny
 	if f.answered() {
 		return errClosing
 	}
@@ -72,7 +82,7 @@ func (f *flow) add() error {
 
 // addClose writes the proxy's Close frame, which stops the flow.
 func (f *flow) addClose() error {
-	if err := f.addFrame(frame.OpClose, *f.t.goodbye.Load()); err != nil {
+	if err := f.addFrame(frame.OpClose, *f.t.ending().goodbye.Load()); err != nil {
 		return err
 	}
 	return errClosing

@@ -24,7 +24,7 @@ type flow struct {
 	heard    atomicStamp // when src last sent something
 	bytes    atomic.Int64
 	messages atomic.Int64
-	asked    atomic.Uint32 // askPing, askClose: frames to add at a boundary
+	signals  atomic.Uint32 // askPing, untracked and the others
 	state    flowState     // of the driving goroutine
 	held     uint8         // bytes of the frame header that are kept back until it is complete
 
@@ -34,13 +34,10 @@ type flow struct {
 	rate    *rate.Bucket  // of messages from src; nil: no limit
 	opening *opening      // nil from begin on
 
-	quiet    atomic.Bool // frames are no longer followed, so none can be added
-	dstReset atomic.Bool // a write reported that dst was reset
-	said     atomic.Bool // src has sent a Close frame
-	passed   atomicStamp // when that frame was forwarded, if it was
-	moved    atomicStamp // when a write that had to wait last ended
-	stalled  atomicStamp // since when a write waits for dst, if one does
-	pinged   atomicStamp // when a Ping for src was last asked for, and then when it was sent
+	passed  atomicStamp // when the Close frame of src was forwarded, if it was
+	moved   atomicStamp // when a write that had to wait last ended
+	stalled atomicStamp // since when a write waits for dst, if one does
+	pinged  atomicStamp // when a Ping for src was last asked for, and then when it was sent
 }
 
 // An opening is what precedes the first read of src.
@@ -76,16 +73,20 @@ func (f *flow) init(t *Tunnel, srcEnded, dstEnded Reason) {
 	f.clock = &t.p.tunnels.sweeper
 	f.scan.Masked = srcEnded == ReasonClientClosed
 	f.scan.Off = !t.frames
+	f.scan.Strict = f.maxMessage() > 0
 }
 
-// limit sets the most bytes of a message; 0 means any number. A limited flow
-// forwards only well-formed frames: a receiver may read malformed ones
+// maxMessage returns the most bytes of a message; 0 means any number. A limited
+// flow forwards only well-formed frames: a receiver may read malformed ones
 // differently, as a larger message.
-func (f *flow) limit(size int64) {
-	f.scan.Limit, f.scan.Strict = size, size > 0
+func (f *flow) maxMessage() int64 {
+	if f == &f.t.fromClient {
+		return f.t.p.maxFromClient
+	}
+	return f.t.p.maxFromUpstream
 }
 
-// limitRate limits the rate of messages. It must follow limit.
+// limitRate limits the rate of messages.
 func (f *flow) limitRate(messages *rate.Bucket) {
 	f.rate, f.scan.Strict = messages, true
 }
@@ -134,7 +135,7 @@ func (f *flow) take(p []byte, readErr error) {
 			f.bytes.Add(int64(len(p))) // before the write: dst may ask for the count at once
 		}
 		err := f.forward(p)
-		if err == nil && f.asked.Load() != 0 {
+		if err == nil && f.has(askAny) {
 			err = f.add()
 		}
 		if err == nil && f.answered() {
@@ -193,7 +194,7 @@ func (f *flow) stop(err error) {
 		f.state = discarding
 	}
 	if errors.Is(err, syscall.ECONNRESET) {
-		f.dstReset.Store(true)
+		f.signals.Or(dstReset)
 	}
 	f.stalled.clear()
 	if err != errClosing {
@@ -208,10 +209,8 @@ func (f *flow) forward(p []byte) error {
 	if f.scan.Strict && f.scan.Closed() {
 		return nil
 	}
-	if f.scan.Off || !f.scan.Strict && f.asked.Load() == 0 {
-		f.scan.All(p)
-		f.publish()
-		return f.dst.write(p)
+	if f.scan.Off || !f.scan.Strict && !f.has(askAny) {
+		return f.pass(p, f.scan.All(p))
 	}
 	at, err := f.forwardFrames(p)
 	if err != nil {
@@ -225,7 +224,7 @@ func (f *flow) forward(p []byte) error {
 // may also while an incomplete header is kept back, as dst has nothing of that. A
 // Close frame waits, because nothing may follow it and the frame has begun.
 func (f *flow) boundary() bool {
-	return f.scan.Boundary() || f.held > 0 && f.asked.Load()&askClose == 0
+	return f.scan.Boundary() || f.held > 0 && !f.has(askClose)
 }
 
 // forwardFrames is forward one frame at a time, for a flow that is limited or
@@ -233,34 +232,34 @@ func (f *flow) boundary() bool {
 // refuses a frame that is malformed or too large. forwardFrames returns how much
 // of p it has scanned.
 func (f *flow) forwardFrames(p []byte) (at int, err error) {
-	from := 0 // p[from:] is not written yet
+	from, messages := 0, int64(0) // p[from:] is not written yet, and has the ends of so many messages
 	for at < len(p) {
-		if f.asked.Load() != 0 && f.boundary() {
-			f.publish()
-			err := f.dst.write(p[from:at])
+		if f.has(askAny) && f.boundary() {
+			err := f.pass(p[from:at], messages)
 			if err == nil {
 				err = f.add()
 			}
 			if err != nil {
 				return at, err
 			}
-			from = at
+			from, messages = at, 0
 		}
 		start := at
 		at += f.scan.Frame(p[at:])
 		switch {
 		case f.scan.Off && f.scan.Strict:
-			return len(p), f.refuse(p[from:start], ReasonProtocolError, frame.CodeProtocolError, "malformed frame")
+			return len(p), f.refuse(p[from:start], messages, ReasonProtocolError, frame.CodeProtocolError, "malformed frame")
 		case f.scan.Off:
 			at = len(p)
 		case f.scan.Partial() > 0: // the next read has the rest of the header
 			if f.scan.Strict {
 				f.held = uint8(f.scan.Partial())
-				f.publish()
-				return at, f.dst.write(p[from:start])
+				return at, f.pass(p[from:start], messages)
 			}
-		case f.scan.Over():
-			return at, f.refuse(p[from:start], ReasonLimit, frame.CodeTooBig, "message too big")
+		case f.tooBig():
+			return at, f.refuse(p[from:start], messages, ReasonLimit, frame.CodeTooBig, "message too big")
+		case f.scan.Message():
+			messages++
 		}
 		if f.held > 0 {
 			held := f.scan.Header(int(f.held))
@@ -272,40 +271,47 @@ func (f *flow) forwardFrames(p []byte) (at int, err error) {
 		if f.scan.Strict && f.scan.Closed() {
 			p = p[:at]
 		} else if f.rate != nil && f.scan.Whole() && !f.rate.Take(int64(f.heard.Load())) {
-			return at, f.refuse(p[from:at], ReasonLimit, frame.CodePolicy, "too many messages")
+			return at, f.refuse(p[from:at], messages, ReasonLimit, frame.CodePolicy, "too many messages")
 		}
 	}
-	f.publish()
-	return at, f.dst.write(p[from:])
+	return at, f.pass(p[from:], messages)
+}
+
+// tooBig reports whether the current message exceeds the limit, with the rest of
+// the current frame.
+func (f *flow) tooBig() bool {
+	limit := f.maxMessage()
+	return limit > 0 && f.scan.Size() > limit
 }
 
 // refuse ends the tunnel because of a frame that is not forwarded: it writes the
 // frames before it, and then the proxy's Close frame.
-func (f *flow) refuse(before []byte, reason Reason, code int, text string) error {
+func (f *flow) refuse(before []byte, messages int64, reason Reason, code int, text string) error {
 	f.held = 0
-	f.publish()
-	if err := f.dst.write(before); err != nil {
+	if err := f.pass(before, messages); err != nil {
 		return err
 	}
 	f.t.goAway(reason, code, text)
 	return f.addClose()
 }
 
-// publish makes what the scanner has counted visible to other goroutines.
-func (f *flow) publish() {
-	if f.scan.Messages() != f.messages.Load() {
-		f.messages.Store(f.scan.Messages())
+// pass writes p to dst. Before that it makes visible to other goroutines what the
+// scanner has found, such as the messages that end in p.
+func (f *flow) pass(p []byte, messages int64) error {
+	if messages > 0 {
+		f.messages.Add(messages)
 	}
 	if f.scan.Closed() && !f.passed.Load().isSet() {
 		f.passed.Store(f.clock.now())
 	}
 	f.publishClose()
+	return f.dst.write(p)
 }
 
-// publishClose is publish for bytes that are not forwarded.
+// publishClose is what pass makes visible of bytes that are not forwarded, too.
 func (f *flow) publishClose() {
-	if f.scan.Closed() && !f.said.Load() {
-		f.said.Store(true)
+	if f.scan.Closed() && !f.has(said) {
+		f.signals.Or(said)
 		f.t.settle(f.srcEnded, nil)
 	}
 }
@@ -321,10 +327,10 @@ func (f *flow) srcDone(err error) {
 	if f.held > 0 {
 		f.dst.write(f.scan.Header(int(f.held)))
 	}
-	if f.asked.Load()&askClose != 0 && f.add() == errClosing {
+	if f.has(askClose) && f.add() == errClosing {
 		return
 	}
-	if err == io.EOF && f.back().dstReset.Load() {
+	if err == io.EOF && f.back().has(dstReset) {
 		err = syscall.ECONNRESET
 	}
 	if err == io.EOF {

@@ -46,21 +46,22 @@ type Hooks struct {
 
 // announce logs the tunnel and calls the hooks, before a byte crosses it.
 func (t *Tunnel) announce(r *http.Request) {
-	defer t.callOnOpen(t.p.hooks, r) // also after a log handler's Goexit
+	defer t.callOnOpen(t.p.hooks, r, &t.onClose) // also after a log handler's Goexit
 	t.logIf(slog.LevelDebug, "tunnel opened", func() []slog.Attr {
 		return []slog.Attr{slog.Duration("handshake", t.handshake)}
 	})
 }
 
-// callOnOpen calls the hooks that are left. The next one is deferred, as a hook
-// may exit the goroutine.
-func (t *Tunnel) callOnOpen(hooks []Hooks, r *http.Request) {
+// callOnOpen calls the hooks that are left, and puts what they return at last. The
+// next one is deferred, as a hook may exit the goroutine.
+func (t *Tunnel) callOnOpen(hooks []Hooks, r *http.Request, last **onClose) {
 	for i, h := range hooks {
 		if h.OnOpen != nil {
-			defer t.callOnOpen(hooks[i+1:], r)
+			defer func() { t.callOnOpen(hooks[i+1:], r, last) }()
 			t.callHook("OnOpen", func() {
-				if onClose := h.OnOpen(t, r); onClose != nil {
-					t.onClose = append(t.onClose, onClose)
+				if call := h.OnOpen(t, r); call != nil {
+					*last = &onClose{call: call}
+					last = &(*last).next
 				}
 			})
 			return
@@ -69,10 +70,10 @@ func (t *Tunnel) callOnOpen(hooks []Hooks, r *http.Request) {
 }
 
 // callOnClose is callOnOpen for the functions that the hooks returned.
-func (t *Tunnel) callOnClose(hooks []func(Ending), e Ending) {
-	if len(hooks) > 0 {
-		defer t.callOnClose(hooks[1:], e)
-		t.callHook("onClose", func() { hooks[0](e) })
+func (t *Tunnel) callOnClose(hook *onClose, e Ending) {
+	if hook != nil {
+		defer t.callOnClose(hook.next, e)
+		t.callHook("onClose", func() { hook.call(e) })
 	}
 }
 

@@ -1,18 +1,19 @@
 package frame
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"math"
+)
 
 // A Scanner tracks the frames of one direction of a connection, in pieces of any
 // size. It only reads, and it allocates only for a Close frame. If the stream is
 // not a sequence of well-formed frames, the Scanner sets Off and stops. Masked,
-// Strict, Off and Limit may be set before the first byte. The fields fit in a
-// cache line.
+// Strict and Off may be set before the first byte.
 type Scanner struct {
 	Masked bool // frames must be masked, as those of a client are
 	Strict bool // lengths must be encoded in the fewest bytes
 	Off    bool // frames are not tracked
 	open   bool // within a message of several frames
-	over   bool // with the current frame its message exceeds Limit
 	closed bool // a complete Close frame was scanned
 	final  bool
 	opcode byte
@@ -20,15 +21,9 @@ type Scanner struct {
 	header [14]byte // of the current frame
 	bye    *payload // of the first Close frame; nil: none has come, or it is empty
 
-	left     int64 // remaining payload bytes of the current frame
-	size     int64 // payload bytes of the current message so far
-	messages int64 // complete messages
-	Limit    int64 // maximum size of a message in bytes; 0 means no limit
+	left int64 // remaining payload bytes of the current frame
+	size int64 // of the current message, up to the end of the current frame
 }
-
-// Messages returns the number of complete text and binary messages, without
-// those that exceed the limit.
-func (s *Scanner) Messages() int64 { return s.messages }
 
 // Closed reports whether a complete Close frame was scanned.
 func (s *Scanner) Closed() bool { return s.closed }
@@ -50,8 +45,9 @@ type payload struct {
 	bytes [MaxControl]byte
 }
 
-// Over reports whether, with the current frame, its message exceeds the limit.
-func (s *Scanner) Over() bool { return s.over }
+// Size returns the payload bytes of the current text or binary message up to the
+// end of the current frame, or those of the last message if none has begun since.
+func (s *Scanner) Size() int64 { return s.size }
 
 // Partial returns the number of scanned bytes of an incomplete header, or 0 if
 // the last header is complete.
@@ -71,27 +67,35 @@ func (s *Scanner) Whole() bool {
 	return s.Boundary() && (s.final || payloadLength(s.header[:]) == 0)
 }
 
-// All scans all of p.
-func (s *Scanner) All(p []byte) {
+// Message reports whether the last call of Frame ended a text or binary message.
+func (s *Scanner) Message() bool { return s.Boundary() && s.final && s.opcode < OpClose }
+
+// All scans all of p, and returns how many text and binary messages ended in it.
+func (s *Scanner) All(p []byte) (messages int64) {
 	for len(p) > 0 && !s.Off {
 		if s.Boundary() && !s.open {
-			if p = p[s.whole(p):]; len(p) == 0 {
-				return
+			n, whole := s.whole(p)
+			messages += whole
+			if p = p[n:]; len(p) == 0 {
+				return messages
 			}
 		}
 		p = p[s.Frame(p):]
+		if s.Message() {
+			messages++
+		}
 	}
+	return messages
 }
 
 // whole is the fast path for messages of a single frame of at most 65,535 bytes.
 // It scans such frames as long as p has the whole frame and enough bytes for any
 // header. It returns the number of bytes scanned, and leaves the rest to Frame.
-func (s *Scanner) whole(p []byte) (n int) {
+func (s *Scanner) whole(p []byte) (n int, messages int64) {
 	header, mask := 2, byte(0)
 	if s.Masked {
 		header, mask = 6, 0x80
 	}
-	messages := int64(0)
 	for n+len(s.header) <= len(p) {
 		opcode, length := p[n]&0x8f, int(p[n+1]^mask)
 		size, bits := header+length, uint32(0xffff) // of the header's first bytes
@@ -120,8 +124,7 @@ func (s *Scanner) whole(p []byte) (n int) {
 			}
 		}
 	}
-	s.messages += messages
-	return n
+	return n, messages
 }
 
 // Frame scans to the end of the current frame or of p, whichever comes first,
@@ -206,18 +209,12 @@ func (s *Scanner) startFrame() {
 	}
 	if s.opcode < OpClose {
 		s.open = !s.final
-		s.over = s.Limit > 0 && s.left > s.Limit-s.size
-		s.size += min(s.left, 1<<62-s.size)
+		s.size += min(s.left, math.MaxInt64-s.size)
 	}
 }
 
 func (s *Scanner) endFrame() {
-	switch {
-	case s.opcode < OpClose:
-		if s.final && !s.over {
-			s.messages++
-		}
-	case s.opcode == OpClose && !s.closed:
+	if s.opcode == OpClose && !s.closed {
 		s.closed = true
 		if s.Masked {
 			Mask(s.closePayload(), [4]byte(s.header[2:6]))

@@ -11,10 +11,8 @@ func TestAFrameHeaderMayComeInPieces(t *testing.T) {
 	for first := range len(stream) {
 		for second := first; second < len(stream); second++ {
 			s := Scanner{Masked: true}
-			s.All(stream[:first])
-			s.All(stream[first:second])
-			s.All(stream[second:])
-			assert.True(t, s.Boundary() && s.messages == 1, "split at %d and %d", first, second)
+			messages := s.All(stream[:first]) + s.All(stream[first:second]) + s.All(stream[second:])
+			assert.True(t, s.Boundary() && messages == 1, "split at %d and %d", first, second)
 		}
 	}
 }
