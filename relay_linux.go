@@ -5,28 +5,31 @@ package wsproxy
 import (
 	"net"
 	"os"
-	"sync"
+	"sync/atomic"
 	"syscall"
 )
 
 // A loopRelay is the Linux relay. It takes two plain sockets out of the runtime's
 // poller and gives them to a loop, and only the loop uses them from then on. An
-// idle tunnel is a few hundred bytes and no goroutine.
+// idle tunnel is a few hundred bytes and no goroutine. A loopRelay takes two cache
+// lines, and a message touches both.
 type loopRelay struct {
-	t    *Tunnel
-	loop *loop
-	done chan struct{} // of run; nil: the tunnel is detached
+	t                *Tunnel
+	loop             *loop
+	client, upstream socket // only the loop uses them, from adopted on
+
+	done   chan struct{} // of run; nil: the tunnel is detached
+	slot   int32         // in loop.slots
+	number int32         // tells the users of a slot apart; 0: not registered, or closed
+	closes atomic.Int32  // that are left: by close, and of sockets that linger
 
 	// loop.mu guards these:
-	err   error  // why the loop cannot watch the sockets
 	asked uint32 // what the loop has not taken yet
 	state relayState
 
 	// Only the loop uses these, from adopted on:
-	over             bool            // both sockets are closed
-	todo             uint32          // what the loop has taken and process has not done yet
-	closing          *sync.WaitGroup // sockets that linger are being closed; nil if none do
-	client, upstream socket          // each takes a cache line
+	over bool   // close was called
+	todo uint32 // what the loop has taken and process has not done yet
 }
 
 // A relayState says who drives a loopRelay.
@@ -89,8 +92,9 @@ func (ls *loops) relay(t *Tunnel, client, upstream net.Conn) relay {
 }
 
 func (r *loopRelay) init() {
-	r.client.init(r, &r.upstream, &r.t.fromClient, &r.t.fromUpstream)
-	r.upstream.init(r, &r.client, &r.t.fromUpstream, &r.t.fromClient)
+	r.client.relay, r.upstream.relay = r, r
+	r.t.fromUpstream.dst, r.t.fromClient.dst = &r.client, &r.upstream
+	r.closes.Store(1)
 }
 
 func (r *loopRelay) run() {
@@ -111,8 +115,8 @@ func (r *loopRelay) start() {
 }
 
 func (r *loopRelay) write() {
-	r.upstream.in.begin()
-	r.client.in.begin()
+	r.t.fromUpstream.begin()
+	r.t.fromClient.begin()
 }
 
 // quiet is the watch of a reserved socket. Epoll always reports errors and hangups,
@@ -152,49 +156,53 @@ func (l *loop) quiet(r *loopRelay) bool {
 // ended a flow.
 func (l *loop) adopt(r *loopRelay) {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.register(r)
-	if r.asked == 0 && r.err == nil && r.client.in.state == open && r.upstream.in.state == open {
-		return
+	err := l.register(r)
+	if r.asked != 0 || r.t.fromClient.state != open || r.t.fromUpstream.state != open {
+		r.asked |= doCheck
+		l.tell(r)
 	}
-	r.asked |= doCheck
-	l.tell(r)
+	l.mu.Unlock()
+	if err != nil {
+		r.t.end(ReasonFailed, err)
+	}
 }
 
 // adoptNow is adopt on the loop itself.
-func (l *loop) adoptNow(r *loopRelay) {
+func (l *loop) adoptNow(r *loopRelay) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.register(r)
-	l.install()
+	defer l.install()
+	return l.register(r)
 }
 
-// register gives both sockets of r, which are reserved, a slot and makes epoll
-// report their events, including those that are already pending. l.mu is held.
-func (l *loop) register(r *loopRelay) {
+// register gives r a slot and makes epoll report the events of both sockets, which
+// are reserved, including those that are already pending. l.mu is held.
+func (l *loop) register(r *loopRelay) error {
 	r.state = adopted
+	if len(l.free) == 0 {
+		l.free = append(l.free, l.top)
+		l.top++
+	}
+	r.slot = l.free[len(l.free)-1]
+	l.free = l.free[:len(l.free)-1]
+	l.last++
+	r.number = l.last
+	l.fresh = append(l.fresh, r)
 	for _, s := range []*socket{&r.client, &r.upstream} {
-		if len(l.free) == 0 {
-			l.free = append(l.free, l.top)
-			l.top++
-		}
-		s.slot = l.free[len(l.free)-1]
-		l.free = l.free[:len(l.free)-1]
-		l.last++
-		s.generation = l.last // tells users of the same slot apart
-		l.fresh = append(l.fresh, s)
-		if s.waits = s.pending != nil; r.err == nil {
-			r.err = l.rewatch(s) // not expected to fail: the watch exists
+		s.waits = s.pending != nil
+		if err := l.rewatch(s); err != nil { // not expected: the watch exists
+			return err
 		}
 	}
+	return nil
 }
 
 // socket returns the socket that an event is for, or nil.
 func (l *loop) socket(event *syscall.EpollEvent) *socket {
 	for range 2 {
-		if int(event.Fd) < len(l.slots) {
-			if s := l.slots[event.Fd]; s != nil && s.generation == event.Pad {
-				return s
+		if slot := int(event.Fd >> 1); slot < len(l.slots) {
+			if r := l.slots[slot]; r != nil && r.number == event.Pad {
+				return [2]*socket{&r.client, &r.upstream}[event.Fd&1]
 			}
 		}
 		l.mu.Lock()
@@ -204,33 +212,27 @@ func (l *loop) socket(event *syscall.EpollEvent) *socket {
 	return nil
 }
 
-// install puts fresh sockets into their slots. l.mu is held.
+// install puts fresh relays into their slots. l.mu is held.
 func (l *loop) install() {
-	for _, s := range l.fresh {
-		for int(s.slot) >= len(l.slots) {
+	for _, r := range l.fresh {
+		for int(r.slot) >= len(l.slots) {
 			l.slots = append(l.slots, nil)
 		}
-		l.slots[s.slot] = s
+		l.slots[r.slot] = r
 	}
 	clear(l.fresh)
 	l.fresh = l.fresh[:0]
-}
-
-// forget frees the slot of s.
-func (l *loop) forget(s *socket) {
-	if s.generation != 0 {
-		l.slots[s.slot] = nil
-		l.freed = append(l.freed, s.slot)
-		s.generation = 0
-	}
 }
 
 // rewatch makes epoll report the events of s, including those that are already
 // pending. Only a socket that had to wait for room is watched for it, because epoll
 // would report each new socket as writable.
 func (l *loop) rewatch(s *socket) error {
-	event := syscall.EpollEvent{Fd: s.slot, Pad: s.generation,
+	event := syscall.EpollEvent{Fd: s.relay.slot << 1, Pad: s.relay.number,
 		Events: syscall.EPOLLIN | syscall.EPOLLRDHUP | syscall.EPOLLPRI | epollET}
+	if s == &s.relay.upstream {
+		event.Fd |= 1
+	}
 	if s.waits {
 		event.Events |= syscall.EPOLLOUT
 	}
@@ -239,7 +241,7 @@ func (l *loop) rewatch(s *socket) error {
 
 // awaitRoom makes epoll report from now on when s is writable.
 func (l *loop) awaitRoom(s *socket) error {
-	if s.waits || s.generation == 0 {
+	if s.waits || s.relay.number == 0 {
 		return nil
 	}
 	l.mu.Lock() // register may be in the middle of this pair
@@ -254,7 +256,7 @@ func (r *loopRelay) cut()       { r.post(doCut) }
 func (r *loopRelay) wake(*flow) { r.post(doWake) }
 
 func (r *loopRelay) cutSrc(f *flow) {
-	if f == r.client.in {
+	if f == &r.t.fromClient {
 		r.post(doCutClient)
 	} else {
 		r.post(doCutUpstream)
@@ -275,15 +277,12 @@ func (r *loopRelay) process() {
 		return
 	}
 	if r.state == handed {
-		r.loop.adoptNow(r)
-		if r.err == nil {
-			r.write()
+		if err := r.loop.adoptNow(r); err != nil {
+			r.t.settle(ReasonFailed, err)
+			r.close()
+			return
 		}
-	}
-	if r.err != nil {
-		r.t.settle(ReasonFailed, r.err)
-		r.close()
-		return
+		r.write()
 	}
 	if do&doWake != 0 {
 		r.client.wake()
@@ -300,7 +299,7 @@ func (r *loopRelay) process() {
 
 // check ends the relay if nothing is left to move.
 func (r *loopRelay) check() {
-	if r.client.in.state == ended && r.upstream.in.state == ended && r.client.pending == nil && r.upstream.pending == nil {
+	if r.t.fromClient.state == ended && r.t.fromUpstream.state == ended && r.client.pending == nil && r.upstream.pending == nil {
 		r.close()
 	}
 }
@@ -313,23 +312,19 @@ func (r *loopRelay) close() {
 	r.over = true
 	r.client.close()
 	r.upstream.close()
-	r.loop.release()
-	if r.closing == nil {
-		r.ended()
-		return
-	}
-	go func() {
-		r.closing.Wait()
-		r.ended()
-	}()
+	r.loop.release(r)
+	r.closed()
 }
 
-// ended lets run return, or finishes a detached tunnel. It does that on a new
+// closed is called by close and for each socket that closeLater has closed. The
+// last call lets run return, or finishes a detached tunnel. It does that on a new
 // goroutine, because the user's hook must not delay the loop.
-func (r *loopRelay) ended() {
-	if r.done != nil {
+func (r *loopRelay) closed() {
+	switch {
+	case r.closes.Add(-1) > 0:
+	case r.done != nil:
 		close(r.done)
-	} else {
+	default:
 		go r.t.finish()
 	}
 }
@@ -340,8 +335,9 @@ func (r *loopRelay) ended() {
 // closeLater removes the watch first.
 func (r *loopRelay) closeLater(fd int) {
 	r.loop.unwatch(fd)
-	if r.closing == nil {
-		r.closing = new(sync.WaitGroup)
-	}
-	r.closing.Go(func() { syscall.Close(fd) })
+	r.closes.Add(1)
+	go func() {
+		syscall.Close(fd)
+		r.closed()
+	}()
 }

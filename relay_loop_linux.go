@@ -82,10 +82,10 @@ type loop struct {
 
 	mu     sync.Mutex
 	live   int          // relays
-	fresh  []*socket    // registered, and not in slots yet
+	fresh  []*loopRelay // registered, and not in slots yet
 	free   []int32      // unused slot numbers
 	top    int32        // the least slot number that was never used
-	last   int32        // the generation that was given last
+	last   int32        // the number of the last registration
 	posted []*loopRelay // for run to process
 	parked bool         // run may be waiting: post must wake it
 	used   bool         // a relay was added since the loop last began to linger
@@ -95,9 +95,8 @@ type loop struct {
 	crew crew // moves the bytes of tunnels with TLS
 
 	// Only run uses these:
-	slots  []*socket // by slot number, which an epoll event carries
-	freed  []int32   // slot numbers to add to free
-	idle   bool      // there was no relay when take last looked
+	slots  []*loopRelay // by slot number, which an epoll event carries with the side
+	idle   bool         // there was no relay when take last looked
 	linger lingering
 	taken  []*loopRelay
 	ready  []*socket // these have more to read than one turn allows
@@ -310,7 +309,7 @@ func (l *loop) handle(event *syscall.EpollEvent) {
 		return
 	}
 	s := l.socket(event)
-	if s == nil {
+	if s == nil || s.fd < 0 {
 		return // it was closed after epoll returned the event
 	}
 	// A read stops at urgent data, even if there is more behind it.
@@ -326,13 +325,16 @@ func (l *loop) handle(event *syscall.EpollEvent) {
 	s.move()
 }
 
-// release counts one relay fewer.
-func (l *loop) release() {
+// release counts one relay fewer and frees its slot.
+func (l *loop) release(r *loopRelay) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.live--
-	l.free = append(l.free, l.freed...)
-	l.freed = l.freed[:0]
+	if r.number != 0 {
+		l.slots[r.slot] = nil
+		l.free = append(l.free, r.slot)
+		r.number = 0
+	}
 }
 
 // dismiss is release for a relay that was never posted. Another goroutine calls

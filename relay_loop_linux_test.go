@@ -11,11 +11,13 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -50,8 +52,8 @@ func newLoopRig(t *testing.T, opts ...Option) loopRig {
 	return loopRig{p, s.Listener.Addr().String()}
 }
 
-// tunnel opens a tunnel and checks that it echoes.
-func (r loopRig) tunnel(t *testing.T) {
+// request asks for a tunnel.
+func (r loopRig) request(t *testing.T) net.Conn {
 	t.Helper()
 	conn, err := net.Dial("tcp", r.addr)
 	require.NoError(t, err)
@@ -59,6 +61,13 @@ func (r loopRig) tunnel(t *testing.T) {
 	conn.SetDeadline(time.Now().Add(10 * time.Second))
 	_, err = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: raw\r\nConnection: Upgrade\r\n\r\nhello")
 	require.NoError(t, err)
+	return conn
+}
+
+// tunnel opens a tunnel and checks that it echoes.
+func (r loopRig) tunnel(t *testing.T) {
+	t.Helper()
+	conn := r.request(t)
 	const response = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: raw\r\n\r\nhello"
 	got := make([]byte, len(response))
 	n, err := io.ReadFull(conn, got)
@@ -70,20 +79,15 @@ func (r loopRig) tunnel(t *testing.T) {
 // one.
 func TestATunnelThatEpollRefusesUsesThePortableRelay(t *testing.T) {
 	r := newLoopRig(t)
-	var broken []*loop
-	for range runtime.GOMAXPROCS(0) {
-		broken = append(broken, &loop{epfd: -1, wake: -1})
-	}
-	r.p.tunnels.loops.all = broken
+	broken := &loop{epfd: -1, wake: -1}
+	r.p.tunnels.loops.all = slices.Repeat([]*loop{broken}, runtime.GOMAXPROCS(0))
 	r.tunnel(t)
 	for tunnel := range r.p.Tunnels() {
 		assert.IsType(t, &connRelay{}, tunnel.relay)
 	}
-	for _, l := range broken {
-		l.mu.Lock()
-		assert.Zero(t, l.live, "relays that the loop counts")
-		l.mu.Unlock()
-	}
+	broken.mu.Lock()
+	defer broken.mu.Unlock()
+	assert.Zero(t, broken.live, "relays that the loop counts")
 }
 
 // awaitEnd returns whether l has lingered, once it has ended.
@@ -164,12 +168,7 @@ func TestTheHandshakeWritesThe101AndTheLoopTheRest(t *testing.T) {
 	})
 	t.Cleanup(run)
 	r.p.tunnels.loops.all = asleep
-	conn, err := net.Dial("tcp", r.addr)
-	require.NoError(t, err)
-	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(10 * time.Second))
-	_, err = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: raw\r\nConnection: Upgrade\r\n\r\nhello")
-	require.NoError(t, err)
+	conn := r.request(t)
 	got := make([]byte, 1<<10)
 	n, err := conn.Read(got)
 	require.NoError(t, err, "no loop runs yet")
@@ -190,16 +189,11 @@ func TestLoopsFollowGOMAXPROCS(t *testing.T) {
 	before := runtime.GOMAXPROCS(1)
 	defer runtime.GOMAXPROCS(before)
 	r := newLoopRig(t)
-	used := func() (n int) {
+	used := func() int {
 		ls := &r.p.tunnels.loops
 		ls.mu.Lock()
 		defer ls.mu.Unlock()
-		for _, l := range ls.all {
-			if l != nil {
-				n++
-			}
-		}
-		return n
+		return len(slices.DeleteFunc(slices.Clone(ls.all), func(l *loop) bool { return l == nil }))
 	}
 	live := func(i int) int {
 		ls := &r.p.tunnels.loops
@@ -273,9 +267,8 @@ func TestOnlyATLSConnOverASocketIsGivenToACrew(t *testing.T) {
 func TestATLSTunnelThatEpollRefusesUsesThePortableRelay(t *testing.T) {
 	t.Parallel()
 	var ls loops
-	for range runtime.GOMAXPROCS(0) {
-		ls.all = append(ls.all, &loop{epfd: -1, wake: -1})
-	}
+	broken := &loop{epfd: -1, wake: -1}
+	ls.all = slices.Repeat([]*loop{broken}, runtime.GOMAXPROCS(0))
 	client, far := tcpPair(t)
 	upstream, _ := tcpPair(t)
 	assert.Nil(t, ls.relay(new(Tunnel), client, tls.Server(upstream, new(tls.Config))))
@@ -283,9 +276,7 @@ func TestATLSTunnelThatEpollRefusesUsesThePortableRelay(t *testing.T) {
 	assert.NoError(t, err, "the client's connection is unchanged")
 	_, err = io.ReadFull(far, make([]byte, 4))
 	assert.NoError(t, err)
-	for _, l := range ls.all {
-		assert.Zero(t, l.live, "relays that the loop counts")
-	}
+	assert.Zero(t, broken.live, "relays that the loop counts")
 }
 
 // A descriptor's number, and with it a slot, may have a new user by the time at
@@ -306,6 +297,29 @@ func TestAnEventOfAFormerHalfIsDropped(t *testing.T) {
 	assert.EqualValues(t, halfBusy|halfReadable, h.state.Load())
 	assert.Same(t, h, c.first)
 	assert.Nil(t, h.next, "it is queued once")
+}
+
+// With a few bytes more it would take a third cache line.
+func TestALoopRelayIsSmall(t *testing.T) {
+	assert.LessOrEqual(t, unsafe.Sizeof(loopRelay{}), uintptr(128))
+}
+
+func TestATunnelThatLosesAWatchFails(t *testing.T) {
+	for _, woken := range []bool{false, true} { // whether the loop takes the relay, not the handshake
+		ended := make(chan Ending, 1)
+		r := newLoopRig(t, WithHooks(Hooks{OnOpen: func(tunnel *Tunnel, _ *http.Request) func(Ending) {
+			relay := tunnel.relay.(*loopRelay)
+			relay.loop.unwatch(relay.upstream.fd)
+			if woken {
+				relay.wake(nil)
+			}
+			return func(e Ending) { ended <- e }
+		}}))
+		r.request(t)
+		ending := <-ended
+		assert.Equal(t, ReasonFailed, ending.Reason)
+		assert.ErrorIs(t, ending.Err, syscall.ENOENT)
+	}
 }
 
 func TestALoopDialsOnlyIPAddresses(t *testing.T) {

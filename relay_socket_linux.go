@@ -12,20 +12,15 @@ import (
 )
 
 // A socket is one end of a loopRelay's tunnel. The runtime's poller does not watch
-// it. The fields that every read touches come first, as in a flow. Only the loop
-// uses a socket once its relay runs.
+// it. Only the loop uses a socket once its relay runs.
 //
 // The state of in shows whether the socket is still read. The booleans below are
 // independent of it and of each other.
 type socket struct {
-	relay      *loopRelay
-	peer       *socket
-	in         *flow    // reads the socket
-	fd         int      // -1: closed
-	pending    *pending // what out has written and the kernel has not taken yet; nil: nothing
-	streak     int64    // bytes moved to peer since a write to it last had to wait
-	slot       int32
-	generation int32 // 0: not registered, or closed
+	relay   *loopRelay
+	fd      int      // -1: closed
+	pending *pending // what out has written and the kernel has not taken yet; nil: nothing
+	streak  int64    // bytes moved to peer since a write to it last had to wait
 
 	readable bool // there may be more to read
 	unsure   bool // the stream's end or urgent data has come: a short read need not be the last
@@ -35,8 +30,24 @@ type socket struct {
 	lingers  bool // close(2) waits until what was written is acknowledged
 }
 
+// peer returns the other end.
+func (s *socket) peer() *socket {
+	if s == &s.relay.client {
+		return &s.relay.upstream
+	}
+	return &s.relay.client
+}
+
+// in returns the flow that reads the socket.
+func (s *socket) in() *flow {
+	if s == &s.relay.client {
+		return &s.relay.t.fromClient
+	}
+	return &s.relay.t.fromUpstream
+}
+
 // out returns the flow that writes the socket.
-func (s *socket) out() *flow { return s.peer.in }
+func (s *socket) out() *flow { return s.peer().in() }
 
 // A pending is what a socket has to send.
 type pending struct {
@@ -105,15 +116,10 @@ func lingers(fd uintptr) bool {
 	return errno == 0 && l.Onoff != 0 && l.Linger > 0
 }
 
-func (s *socket) init(r *loopRelay, peer *socket, in, out *flow) {
-	s.relay, s.peer, s.in = r, peer, in
-	out.dst = s
-}
-
 // move pumps, and ends the relay if nothing is left to do.
 func (s *socket) move() {
 	s.pump()
-	if s.in.state == ended {
+	if s.in().state == ended {
 		s.relay.check()
 	}
 }
@@ -121,8 +127,8 @@ func (s *socket) move() {
 // pump reads the socket and moves the bytes to the peer, until either would have
 // to wait or the turn is over.
 func (s *socket) pump() {
-	l := s.relay.loop
-	for budget := perTurn; s.readable && s.in.state != ended && s.fd >= 0 && (s.peer.pending == nil || s.in.state == discarding); {
+	l, in, peer := s.relay.loop, s.in(), s.peer()
+	for budget := perTurn; s.readable && in.state != ended && s.fd >= 0 && (peer.pending == nil || in.state == discarding); {
 		if budget <= 0 {
 			if !s.queued {
 				s.queued = true
@@ -149,9 +155,9 @@ func (s *socket) pump() {
 		// Bytes that come after a short read cause a new event. A stream's end or
 		// urgent data does not if its event came before the read.
 		s.readable = n == size || s.unsure
-		s.in.take(l.buffer[:n], err)
+		in.take(l.buffer[:n], err)
 		s.streak += int64(n)
-		if s.peer.pending != nil {
+		if peer.pending != nil {
 			s.streak = 0
 		}
 	}
@@ -245,7 +251,7 @@ func (s *socket) flush() {
 	} else if s.fin {
 		syscall.Shutdown(s.fd, syscall.SHUT_WR)
 	}
-	s.peer.pump()
+	s.peer().pump()
 }
 
 // drop discards what is pending.
@@ -265,7 +271,7 @@ func (s *socket) drop() {
 func (s *socket) closeWrite() bool {
 	switch s.fin = s.pending != nil; {
 	case s.fin:
-	case s.in.state == ended && !s.in.answered() && s.peer.pending == nil:
+	case s.in().state == ended && !s.in().answered() && s.peer().pending == nil:
 	case s.fd >= 0:
 		syscall.Shutdown(s.fd, syscall.SHUT_WR)
 	}
@@ -281,8 +287,8 @@ func (s *socket) reset() {
 
 // wake makes the flow that reads s handle what it was asked.
 func (s *socket) wake() {
-	if s.in.state != ended && s.in.has(askAny) {
-		s.in.take(nil, nil)
+	if in := s.in(); in.state != ended && in.has(askAny) {
+		in.take(nil, nil)
 	}
 }
 
@@ -290,15 +296,14 @@ func (s *socket) wake() {
 func (s *socket) cut() {
 	s.close()
 	s.out().stop(net.ErrClosed)
-	if s.in.state != ended {
-		s.in.take(nil, net.ErrClosed)
+	if in := s.in(); in.state != ended {
+		in.take(nil, net.ErrClosed)
 	}
-	s.peer.pump()
+	s.peer().pump()
 }
 
 func (s *socket) close() {
 	if s.fd >= 0 {
-		s.relay.loop.forget(s)
 		if s.lingers {
 			s.relay.closeLater(s.fd)
 		} else {
