@@ -111,8 +111,8 @@ func TestShutdownDuringThe101ClosesTheTunnelAfterIt(t *testing.T) {
 		server.Handler = http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 			r.Proxy.ServeHTTP(hijackHook{w, func() {
 				go func() { done <- r.Proxy.Shutdown(context.Background()) }()
-				for r.Proxy.Stats().Handshakes == 1 && !refuses(r.Proxy) {
-				}
+				synctest.Wait() // until it waits for this handshake
+				assert.True(t, refuses(r.Proxy), "Shutdown has not begun")
 			}}, req)
 		})
 		client, upstream := testkit.Ends(r.Tunnel(t))
