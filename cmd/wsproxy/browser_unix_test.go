@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"os"
 	"os/exec"
 	"sync"
 	"syscall"
@@ -30,6 +31,7 @@ func browse(t *testing.T, url string) {
 		"--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-breakpad",
 		"--remote-debugging-port=0", // nothing asks there, but it keeps the browser open
 		"--user-data-dir="+profile, url)
+	cmd.Env = append(os.Environ(), "TMPDIR="+testkit.SocketDir(t)) // it has a socket there
 	cmd.Stdout, cmd.Stderr = said, said
 	cmd.WaitDelay = testkit.Patience
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // its processes are many

@@ -5,7 +5,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -72,9 +71,7 @@ func TestSeveralTargetsAreServersForTheSameRequests(t *testing.T) {
 }
 
 func TestAUnixSocketCanBeOneOfTheServers(t *testing.T) {
-	dir, err := os.MkdirTemp("", "wsproxy") // t.TempDir may be too long for a socket
-	require.NoError(t, err)
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	dir := testkit.SocketDir(t)
 	l, err := net.Listen("unix", dir+"/b.sock")
 	require.NoError(t, err)
 	s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "unix "+r.RequestURI) })}

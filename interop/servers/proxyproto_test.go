@@ -40,7 +40,7 @@ func (w wayIn) serve(t *testing.T, h http.Handler) *front {
 	return serve(t, h, func(s *httptest.Server) {
 		if w.network == "unix" {
 			s.Listener.Close()
-			l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+			l, err := net.Listen("unix", filepath.Join(testkit.SocketDir(t), "s"))
 			require.NoError(t, err)
 			s.Listener = l
 		}

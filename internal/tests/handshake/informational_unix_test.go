@@ -23,10 +23,7 @@ import (
 // reads none of the many informational responses that u sends.
 func nonReader(t *testing.T, p *wsproxy.Proxy, u *testkit.Upstream) (client net.Conn, server *testkit.Peer) {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "ws") // the paths of t.TempDir are too long for a socket
-	require.NoError(t, err)
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	l, err := net.Listen("unix", filepath.Join(dir, "s"))
+	l, err := net.Listen("unix", filepath.Join(testkit.SocketDir(t), "s"))
 	require.NoError(t, err)
 	s := &http.Server{Handler: p}
 	go s.Serve(l)

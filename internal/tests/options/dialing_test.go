@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -66,10 +65,7 @@ func TestAFailedDialCauses502AndItsErrorIsWrapped(t *testing.T) {
 // unixListener listens on a socket whose path is short enough everywhere.
 func unixListener(t testing.TB) (net.Listener, string) {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "ws")
-	require.NoError(t, err)
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	path := filepath.Join(dir, "s")
+	path := filepath.Join(testkit.SocketDir(t), "s")
 	l, err := net.Listen("unix", path)
 	require.NoError(t, err)
 	return l, path

@@ -4,7 +4,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
 	"testing"
 
@@ -15,10 +14,7 @@ import (
 )
 
 func TestAUnixSocketCanBeTheTarget(t *testing.T) {
-	dir, err := os.MkdirTemp("", "") // the paths of t.TempDir can be too long for a socket
-	require.NoError(t, err)
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	path := filepath.Join(dir, "s")
+	path := filepath.Join(testkit.SocketDir(t), "s")
 	l, err := net.Listen("unix", path)
 	if err != nil {
 		testkit.Missing(t, "no unix sockets here: %v", err)

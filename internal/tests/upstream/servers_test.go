@@ -17,7 +17,7 @@ import (
 )
 
 func TestServersOnUnixSocketsServeUpgradesAndPlainRequests(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "app.sock")
+	path := filepath.Join(testkit.SocketDir(t), "app.sock")
 	l, err := net.Listen("unix", path)
 	require.NoError(t, err)
 	s := &httptest.Server{Listener: l, Config: &http.Server{Handler: testkit.Echo("unix")}}
