@@ -24,10 +24,7 @@ func TestTheMainOfTheREADMESends1001OnSIGTERMAndExitsWith0(t *testing.T) {
 	require.NoError(t, err)
 	source := readmeMain(t, filepath.Join(root, "README.md"))
 	u := testkit.NewUpstream(t)
-	reserved, err := net.Listen("tcp", "127.0.0.1:0") // a free port, until the program starts
-	require.NoError(t, err)
-	defer reserved.Close()
-	addr := reserved.Addr().String()
+	addr := testkit.HeldAddr(t)
 	for old, fresh := range map[string]string{`"http://localhost:3000"`: `"` + u.URL + `"`, `":8080"`: `"` + addr + `"`} {
 		require.Equal(t, 1, strings.Count(source, old), "times that README's main has %s", old)
 		source = strings.Replace(source, old, fresh, 1)
@@ -37,7 +34,6 @@ func TestTheMainOfTheREADMESends1001OnSIGTERMAndExitsWith0(t *testing.T) {
 	said := &testkit.Buffer{}
 	cmd := exec.Command(program)
 	cmd.Stdout, cmd.Stderr = said, said
-	reserved.Close()
 	require.NoError(t, cmd.Start())
 	exited := make(chan error, 1)
 	go func() { exited <- cmd.Wait() }()

@@ -82,7 +82,7 @@ func TestNoClientSeesAnErrorWhileOneHealthyServerIsLeft(t *testing.T) {
 		clients = 50
 	}
 	const failTimeout = 300 * time.Millisecond
-	killed, stopped, busy, slow, healthy := startBackend(t, "127.0.0.1:0"), startBackend(t, "127.0.0.1:0"),
+	killed, stopped, busy, slow, healthy := startBackend(t, testkit.HeldAddr(t)), startBackend(t, "127.0.0.1:0"),
 		startBackend(t, "127.0.0.1:0"), startBackend(t, "127.0.0.1:0"), startBackend(t, "127.0.0.1:0")
 	var servers []wsproxy.Server
 	for _, b := range []*backend{killed, stopped, busy, slow, healthy} {

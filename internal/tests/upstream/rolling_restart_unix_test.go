@@ -228,7 +228,7 @@ func TestARollingRestartBehindHAProxyLosesNoMessage(t *testing.T) {
 	u := testkit.Servers(t, wsproxy.LeastTunnels(), wsproxy.Server{Addr: testkit.Serve(t, kept)}, wsproxy.Server{Addr: testkit.Serve(t, kept)})
 	replicas := make([]*replica, 3)
 	for i := range replicas {
-		replicas[i] = startReplica(t, "127.0.0.1:0", u)
+		replicas[i] = startReplica(t, testkit.HeldAddr(t), u)
 	}
 	front := startHAProxy(t, replicas)
 	reached := func(r *replica) func() bool {
