@@ -87,7 +87,7 @@ func launch(t testing.TB, r role, cmd *exec.Cmd) *process {
 // startPair starts an upstream, and the proxy that r describes to it.
 func startPair(t testing.TB, r role) (proxy, up *process) {
 	t.Helper()
-	up = start(t, role{Kind: "upstream"})
+	up = start(t, role{Kind: "upstream", Listen: testkit.HeldAddr(t)}) // the test may kill it and start another
 	r.Kind, r.Target = "proxy", "http://"+up.addr
 	return start(t, r), up
 }
