@@ -96,18 +96,17 @@ func logIn(t *testing.T, addr string) *http.Client {
 	return client
 }
 
-// startKernel starts a kernel, waits until it answers, and returns the
-// path of its WebSocket.
-func startKernel(t *testing.T, jupyter string, c *command) (path string) {
+// startKernel starts a kernel, waits until it answers, and returns the path of its
+// WebSocket. It asks Jupyter itself, whose first answers may take longer than the
+// proxy waits.
+func startKernel(t *testing.T, jupyter string) (path string) {
 	t.Helper()
 	var specs struct{ Kernelspecs map[string]any }
-	require.Equal(t, http.StatusOK, ask(t, http.DefaultClient, "GET", c.addr, "", "/kernelspecs", &specs))
+	require.Equal(t, http.StatusOK, ask(t, http.DefaultClient, "GET", jupyter, "", "/kernelspecs", &specs))
 	if specs.Kernelspecs["python3"] == nil {
 		testkit.Missing(t, "ipykernel is not installed")
 	}
 	var kernel struct{ ID string }
-	// Jupyter answers these two when the kernel has started, which may take longer than
-	// the proxy waits.
 	require.Equal(t, http.StatusCreated, ask(t, http.DefaultClient, "POST", jupyter, "", "/kernels", &kernel))
 	path = "/jupyter/api/kernels/" + kernel.ID + "/channels"
 	conn, status := dialKernel(t, http.DefaultClient, jupyter, path+"?token="+jupyterToken, "http://"+jupyter)
@@ -224,8 +223,8 @@ func split(b []byte) (parts [][]byte) {
 
 func testJupyter(t *testing.T, program string) {
 	jupyter := startJupyter(t)
+	path := startKernel(t, jupyter)
 	c := start(t, program, append(pings, "-route", "/jupyter/=http://"+jupyter)...)
-	path := startKernel(t, jupyter, c)
 	checkJupyterHostAndOrigin(t, program, jupyter, c, path)
 
 	n := openNotebook(t, c, path)
