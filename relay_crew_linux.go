@@ -231,6 +231,9 @@ func (c *crew) work(w *worker) {
 			w.half = nil
 			continue
 		}
+		if c.busy() > maxBusy { // a call found no read to interrupt
+			c.relieve()
+		}
 		w.giveBack()
 		if c.over || len(c.idle) == maxIdle {
 			c.leave(w)
