@@ -5,15 +5,16 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"strings"
 	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 )
 
-// listenAnywhere listens on a port that the system chooses from one alone, that of
-// addr. With SO_REUSEADDR, as net.Listen does it.
-func listenAnywhere(t *testing.T, addr string) error {
+// listenAnywhere listens on a port of host that the system chooses from one alone,
+// that of addr. It sets SO_REUSEADDR, as net.Listen does.
+func listenAnywhere(t *testing.T, host, addr string) error {
 	t.Helper()
 	const ipLocalPortRange = 51 // of Linux 6.3
 	port := int(netip.MustParseAddrPort(addr).Port())
@@ -25,9 +26,9 @@ func listenAnywhere(t *testing.T, addr string) error {
 		}
 		return err
 	}}
-	l, err := config.Listen(context.Background(), "tcp", "127.0.0.1:0")
+	l, err := config.Listen(context.Background(), "tcp", host+":0")
 	if err == nil {
-		require.Equal(t, addr, l.Addr().String())
+		require.Equal(t, port, l.Addr().(*net.TCPAddr).Port)
 		l.Close()
 	}
 	return err
@@ -37,13 +38,15 @@ func listenAnywhere(t *testing.T, addr string) error {
 // test's listener could get it.
 func TestAHeldAddressIsForThoseAloneWhoAskForIt(t *testing.T) {
 	addr := HeldAddr(t)
-	for range 2 { // a server that restarts
+	for _, on := range []string{"", "127.0.0.1"} { // a server restarts on all addresses
 		_, err := net.Dial("tcp", addr)
 		require.ErrorIs(t, err, syscall.ECONNREFUSED)
-		if err := listenAnywhere(t, addr); !errors.Is(err, syscall.ENOPROTOOPT) {
-			require.ErrorIs(t, err, syscall.EADDRINUSE)
+		for _, host := range []string{"127.0.0.1", "127.0.0.2", ""} {
+			if err := listenAnywhere(t, host, addr); !errors.Is(err, syscall.ENOPROTOOPT) {
+				require.ErrorIs(t, err, syscall.EADDRINUSE, host)
+			}
 		}
-		l, err := net.Listen("tcp", addr)
+		l, err := net.Listen("tcp", strings.TrimPrefix(addr, on))
 		require.NoError(t, err)
 		defer l.Close()
 		client := Dial(t, addr)
@@ -60,7 +63,7 @@ func TestAHeldAddressIsFreeAfterTheTest(t *testing.T) {
 	Eventually(t, func() bool { // another process may take it at once
 		var addr string
 		t.Run("held", func(t *testing.T) { addr = HeldAddr(t) })
-		err := listenAnywhere(t, addr)
+		err := listenAnywhere(t, "127.0.0.1", addr)
 		return err == nil || errors.Is(err, syscall.ENOPROTOOPT)
 	}, "the addresses are still held")
 }

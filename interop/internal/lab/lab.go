@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"sync"
 	"syscall"
 	"testing"
 
@@ -46,24 +45,20 @@ var Loopback = func() string {
 	return netip.AddrFrom4([4]byte{127, 1 + byte(n)%255, byte(n >> 8), 1 + byte(n>>16)%254}).String()
 }()
 
-var given sync.Map // what FreeAddr has returned
-
-// FreeAddr returns an address for a program that cannot listen on port 0. No other
-// program takes its port, not even while this one restarts, and no outgoing
-// connection does, because those have 127.0.0.1.
+// FreeAddr returns an address for a program that cannot listen on port 0. Its port is
+// held on all addresses until the test's end, because some programs listen on all
+// although they are told one: Mosquitto does for WebSockets.
 func FreeAddr(t testing.TB) string {
 	t.Helper()
-	for {
-		l, err := net.Listen("tcp", Loopback+":0")
-		if err != nil {
-			testkit.Missing(t, "loopback addresses other than 127.0.0.1: %v", err)
-		}
-		addr := l.Addr().String()
-		l.Close()
-		if _, taken := given.LoadOrStore(addr, true); !taken {
-			return addr
-		}
+	_, port, err := net.SplitHostPort(testkit.HeldAddr(t))
+	require.NoError(t, err)
+	addr := net.JoinHostPort(Loopback, port)
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		testkit.Missing(t, "loopback addresses other than 127.0.0.1: %v", err)
 	}
+	l.Close()
+	return addr
 }
 
 // Listening waits until a process accepts connections at addr.
