@@ -112,14 +112,14 @@ func ExampleStats() {
 		}
 	}
 
-	a, b := newEchoServer(), newEchoServer()
+	a, b := newCrashingServer(), newEchoServer()
+	defer a.Close()
 	defer b.Close()
 	u, err := wsproxy.NewUpstream(wsproxy.RoundRobin(),
 		wsproxy.Server{Addr: a.Listener.Addr().String()}, wsproxy.Server{Addr: b.Listener.Addr().String(), Backup: true})
 	if err != nil {
 		log.Fatal(err)
 	}
-	a.Close() // it crashes
 	proxy, err := wsproxy.New("http://chat", wsproxy.WithUpstream(u), wsproxy.WithLogger(slog.New(slog.DiscardHandler)))
 	if err != nil {
 		log.Fatal(err)
@@ -319,4 +319,10 @@ func listen(url string, subprotocols ...string) <-chan string {
 		close(closed)
 	}()
 	return closed
+}
+
+// newCrashingServer returns a server that responds to nothing. It keeps its port,
+// which the system would give to another server.
+func newCrashingServer() *httptest.Server {
+	return httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }))
 }

@@ -149,7 +149,8 @@ func ExampleWithPlainHandler() {
 // Several servers: a request that fails before the 101 goes to the next server,
 // and the failed server is not tried for a while.
 func ExampleWithUpstream() {
-	a, b := newEchoServer(), newEchoServer()
+	a, b := newCrashingServer(), newEchoServer()
+	defer a.Close()
 	defer b.Close()
 	u, err := wsproxy.NewUpstream(wsproxy.LeastTunnels(),
 		wsproxy.Server{Addr: a.Listener.Addr().String(), FailTimeout: time.Minute},
@@ -165,7 +166,6 @@ func ExampleWithUpstream() {
 	defer server.Close()
 	defer proxy.Close()
 
-	a.Close() // it crashes
 	fmt.Println(echo(server.URL, "hello"))
 	for _, s := range u.Servers() {
 		fmt.Println("backup:", s.Backup, "available:", s.Available, "fails:", s.Fails)
