@@ -14,7 +14,8 @@ import (
 	"time"
 )
 
-// A certificate names the files of a certificate for 127.0.0.1 and its key.
+// A certificate names the files of a certificate for the addresses of all peers and
+// its key. Caddy chooses its certificate by the address.
 type certificate struct{ cert, key, both string }
 
 // newCertificate makes a self-signed P-256 certificate that is valid for a day.
@@ -28,7 +29,7 @@ func newCertificate(dir string) (c certificate, err error) {
 		Subject:      pkix.Name{CommonName: "wsproxy bench"},
 		NotBefore:    time.Now().Add(-time.Hour),
 		NotAfter:     time.Now().Add(24 * time.Hour),
-		IPAddresses:  []net.IP{net.IPv4(127, 0, 0, 1)},
+		IPAddresses:  []net.IP{net.IPv4(127, 0, 0, 1), net.IPv4(127, 0, 0, 2)},
 	}
 	certDER, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
