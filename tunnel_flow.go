@@ -281,7 +281,7 @@ func (f *flow) forwardFrames(p []byte) (at int, err error) {
 // the current frame.
 func (f *flow) tooBig() bool {
 	limit := f.maxMessage()
-	return limit > 0 && f.scan.Size() > limit
+	return limit > 0 && f.scan.Size() > uint64(limit)
 }
 
 // refuse ends the tunnel because of a frame that is not forwarded: it writes the

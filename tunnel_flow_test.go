@@ -188,7 +188,7 @@ func checkForwarded(t *testing.T, stream, out []byte, f *flow, ended bool) {
 	}
 	for s, rest := (frame.Scanner{Masked: masked, Strict: f.scan.Strict}), out; len(rest) > 0 && !s.Off; {
 		rest = rest[s.Frame(rest):]
-		require.False(t, f.maxMessage() > 0 && s.Size() > f.maxMessage(), "a frame over the limit is forwarded")
+		require.False(t, f.maxMessage() > 0 && s.Size() > uint64(f.maxMessage()), "a frame over the limit is forwarded")
 		require.False(t, s.Off && f.scan.Strict, "a malformed frame is forwarded in spite of the limit")
 	}
 	at, closed := 0, false // of stream

@@ -21,8 +21,8 @@ type Scanner struct {
 	header [14]byte // of the current frame
 	bye    *payload // of the first Close frame; nil: none has come, or it is empty
 
-	left int64 // remaining payload bytes of the current frame
-	size int64 // of the current message, up to the end of the current frame
+	left int64  // remaining payload bytes of the current frame
+	size uint64 // of the current message, up to the end of the current frame
 }
 
 // Closed reports whether a complete Close frame was scanned.
@@ -47,7 +47,8 @@ type payload struct {
 
 // Size returns the payload bytes of the current text or binary message up to the
 // end of the current frame, or those of the last message if none has begun since.
-func (s *Scanner) Size() int64 { return s.size }
+// Only Frame counts them.
+func (s *Scanner) Size() uint64 { return s.size }
 
 // Partial returns the number of scanned bytes of an incomplete header, or 0 if
 // the last header is complete.
@@ -209,7 +210,7 @@ func (s *Scanner) startFrame() {
 	}
 	if s.opcode < OpClose {
 		s.open = !s.final
-		s.size += min(s.left, math.MaxInt64-s.size)
+		s.size += min(uint64(s.left), math.MaxUint64-s.size)
 	}
 }
 

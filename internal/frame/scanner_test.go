@@ -256,7 +256,7 @@ func TestTheSizeOfAMessageShowsTheFrameThatExceedsALimit(t *testing.T) {
 	huge := []byte{0x82, 0x7f, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
 	for _, test := range []struct {
 		name   string
-		limit  int64
+		limit  uint64
 		frames [][]byte
 		over   int // which frame, -1: none
 	}{
@@ -266,13 +266,13 @@ func TestTheSizeOfAMessageShowsTheFrameThatExceedsALimit(t *testing.T) {
 		{"fragments one more", 5, [][]byte{wire(0x01, false, "he"), wire(0x00, false, "llo"), wire(0x00, false, ""), wire(0x80, false, "!")}, 3},
 		{"each message anew", 5, [][]byte{wire(0x81, false, "hello"), wire(0x81, false, "hello"), wire(0x81, false, "hello!")}, 2},
 		{"2^63-1 bytes", 1 << 40, [][]byte{huge}, 0},
-		{"more than fits 63 bits over fragments", 1<<63 - 2, [][]byte{wire(0x01, false, "x"), {0x80, 0x7f, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}}, 1},
+		{"more than fits 63 bits over fragments", 1<<63 - 1, [][]byte{wire(0x01, false, "x"), {0x80, 0x7f, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}}, 1},
 	} {
 		var s Scanner
 		over := -1
 		for i, frame := range test.frames {
 			for _, b := range frame {
-				s.All([]byte{b})
+				s.Frame([]byte{b})
 				if s.Size() > test.limit && over < 0 {
 					over = i
 				}
