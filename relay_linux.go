@@ -185,7 +185,7 @@ func (l *loop) register(r *loopRelay) error {
 	}
 	r.slot = l.free[len(l.free)-1]
 	l.free = l.free[:len(l.free)-1]
-	l.last++
+	l.last = max(l.last+1, 1) // after 2^31 registrations it begins again
 	r.number = l.last
 	l.fresh = append(l.fresh, r)
 	for _, s := range []*socket{&r.client, &r.upstream} {
