@@ -16,7 +16,7 @@ import (
 )
 
 // Patience bounds every wait of a test that should not have to wait.
-const Patience = 10 * time.Second
+const Patience = 30 * time.Second
 
 // Eventually waits until cond reports true.
 func Eventually(t testing.TB, cond func() bool, format string, args ...any) {
