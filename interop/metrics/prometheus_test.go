@@ -137,8 +137,11 @@ func startPrometheus(t *testing.T, program string, jobs []job) prometheusServer 
 		}
 	})
 	output.Await(t, "Server is ready to receive web requests.")
-	listening := regexp.MustCompile(`msg="Listening on" address=(\S+)`).FindStringSubmatch(output.String())
-	require.NotNil(t, listening, "%s", output)
+	var listening []string // logged by another goroutine
+	testkit.Eventually(t, func() bool {
+		listening = regexp.MustCompile(`msg="Listening on" address=(\S+)\n`).FindStringSubmatch(output.String())
+		return listening != nil
+	}, "Prometheus does not listen")
 	return prometheusServer{"http://" + listening[1], output}
 }
 
