@@ -77,6 +77,7 @@ func fuzzStreams() [][]byte {
 			f(0x81, "hello"), f(0x82, strings.Repeat("\x88", 126)),
 			slices.Concat(f(0x01, "a"), f(0x89, "ping"), f(0x00, ""), f(0x80, "b"), f(0x88, "\x03\xe8bye"), f(0x81, "late")),
 			slices.Concat(f(0xc1, "compressed"), f(0x8a, ""), f(0x88, ""), f(0x88, "\x0f\xa0")),
+			slices.Concat(f(0x81, "a"), f(0x02, "b"), f(0x80, ""), f(0x82, "c"), f(0x8f, "")),
 			slices.Concat(f(0x01, "a"), f(0x81, "b")), f(0x80, "a"), f(0x8f, ""), f(0x09, "x"),
 			framed(0x82, 8, "long form"), framed(0x88, 2, "\x03\xe8"))
 	}
@@ -149,6 +150,10 @@ func FuzzAFlowForwardsEveryByteAndAddsFramesBetweenFrames(f *testing.F) {
 		f.Add(stream, i%2 == 1, []byte{3, 1, 0, 200}, []byte{0}, uint16(3))
 		f.Add(stream, i%2 == 1, []byte{2}, []byte{0, 0, 0, 1, 0, 0, 0, 2}, uint16(100))
 		f.Add(stream, i%2 == 0, []byte{2}, []byte{0, 2}, uint16(0))
+		for _, fromClient := range []bool{true, false} { // a Ping is asked for within the first frame
+			f.Add(stream, fromClient, []byte{1, 255}, []byte{0, 0, 1}, uint16(0))
+			f.Add(stream, fromClient, []byte{1, 255}, []byte{0}, uint16(100))
+		}
 	}
 	f.Fuzz(func(t *testing.T, stream []byte, fromClient bool, sizes, asks []byte, limit uint16) {
 		flow, out := newTestFlow(fromClient, int64(limit))
@@ -172,6 +177,8 @@ func FuzzAFlowForwardsEveryByteAndAddsFramesBetweenFrames(f *testing.F) {
 			flow.dst.write(flow.scan.Header(int(flow.held)))
 		}
 
+		forwarded := frame.Scanner{Masked: flow.scan.Masked, Strict: flow.scan.Strict}
+		require.Equal(t, forwarded.All(out.Bytes()), flow.stats().Messages, "the messages that are forwarded count")
 		checkForwarded(t, stream, out.Bytes(), flow, err != nil)
 	})
 }

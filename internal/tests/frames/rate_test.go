@@ -199,7 +199,9 @@ func TestTheMessageRateHoldsOverEveryLink(t *testing.T) {
 			server.ExpectFrame(t, testkit.Text, "hello")
 		}
 		testkit.AnswerClose(t, 1008, server, client)
-		assert.Equal(t, wsproxy.ReasonLimit, ended.Next(t).Reason)
+		ending := ended.Next(t)
+		assert.Equal(t, wsproxy.ReasonLimit, ending.Reason)
+		assert.EqualValues(t, 6, ending.FromClient.Messages)
 	})
 }
 
