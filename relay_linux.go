@@ -20,8 +20,8 @@ type loopRelay struct {
 
 	done   chan struct{} // of run; nil: the tunnel is detached
 	slot   int32         // in loop.slots
-	number int32         // tells the users of a slot apart; 0: not registered, or closed
-	closes atomic.Int32  // that are left: by close, and of sockets that linger
+	number int32         // distinguishes the relays that have had the slot; 0: not registered, or closed
+	closes atomic.Int32  // due calls of closed: that of close, and one for each socket that closeLater is closing
 
 	// loop.mu guards these:
 	asked uint32 // what the loop has not taken yet

@@ -29,8 +29,8 @@ func (c *config) timeouts() timeouts {
 }
 
 // lifetimeOf returns the lifetime of the tunnel with this number. It spreads them,
-// so that tunnels that opened together do not end together. Multiples of the golden
-// ratio lie far apart, modulo one, and those of one Proxy begin at a random point.
+// so that tunnels that opened together do not end together. Consecutive multiples of
+// the golden ratio lie far apart modulo one. Those of a Proxy begin at a random point.
 func (s *sweeper) lifetimeOf(id uint64) time.Duration {
 	const golden = 0x9e3779b97f4a7c15 // divided by 2^64
 	sooner, _ := bits.Mul64(s.spread+id*golden, uint64(s.lifetime/10+1))

@@ -11,8 +11,8 @@ import (
 // pingPayload distinguishes the proxy's pings from the peers' own.
 const pingPayload = "wsproxy!"
 
-// The signals of a flow: what others ask of it, and what the goroutine that
-// drives it tells others.
+// The signals of a flow. Any goroutine sets the first two, which ask for a frame. The
+// goroutine that drives the flow clears those and sets the others.
 const (
 	askPing   = 1 << iota // add a Ping at the next boundary
 	askClose              // add a Close frame at the next boundary

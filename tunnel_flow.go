@@ -24,7 +24,7 @@ type flow struct {
 	heard    atomicStamp // when src last sent something
 	bytes    atomic.Int64
 	messages atomic.Int64
-	signals  atomic.Uint32 // askPing, untracked and the others
+	signals  atomic.Uint32 // askPing and the constants after it
 	state    flowState     // of the driving goroutine
 	held     uint8         // bytes of the frame header that are kept back until it is complete
 
@@ -232,7 +232,7 @@ func (f *flow) boundary() bool {
 // refuses a frame that is malformed or too large. forwardFrames returns how much
 // of p it has scanned.
 func (f *flow) forwardFrames(p []byte) (at int, err error) {
-	from, messages := 0, int64(0) // p[from:] is not written yet, and has the ends of so many messages
+	from, messages := 0, int64(0) // p[from:at] is not written yet; messages is how many end in it
 	for at < len(p) {
 		if f.has(askAny) && f.boundary() {
 			err := f.pass(p[from:at], messages)
@@ -295,8 +295,8 @@ func (f *flow) refuse(before []byte, messages int64, reason Reason, code int, te
 	return f.addClose()
 }
 
-// pass writes p to dst. Before that it makes visible to other goroutines what the
-// scanner has found, such as the messages that end in p.
+// pass writes p to dst. Before that it makes visible to other goroutines how many
+// messages end in p, and whether src has sent a Close frame.
 func (f *flow) pass(p []byte, messages int64) error {
 	if messages > 0 {
 		f.messages.Add(messages)
@@ -308,7 +308,8 @@ func (f *flow) pass(p []byte, messages int64) error {
 	return f.dst.write(p)
 }
 
-// publishClose is what pass makes visible of bytes that are not forwarded, too.
+// publishClose makes a Close frame of src visible to other goroutines, whether it
+// is forwarded or dropped.
 func (f *flow) publishClose() {
 	if f.scan.Closed() && !f.has(said) {
 		f.signals.Or(said)

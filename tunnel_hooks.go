@@ -52,8 +52,9 @@ func (t *Tunnel) announce(r *http.Request) {
 	})
 }
 
-// callOnOpen calls the hooks that are left, and puts what they return at last. The
-// next one is deferred, as a hook may exit the goroutine.
+// callOnOpen calls hooks, and appends the functions that they return to the list
+// that ends at *last. The call of the next hook is deferred, as a hook may exit the
+// goroutine.
 func (t *Tunnel) callOnOpen(hooks []Hooks, r *http.Request, last **onClose) {
 	for i, h := range hooks {
 		if h.OnOpen != nil {
