@@ -32,6 +32,7 @@ func FuzzCheckRequest(f *testing.F) {
 	} {
 		handshake(line, sample...)
 	}
+	handshake("POST / HTTP/5.1", sample[:3]...) // no stream, as it has no :protocol
 	handshake("GET / HTTP/1.1", append(sample, "Content-Length: 0")...)
 	handshake("GET / HTTP/1.1", append(sample, "Content-Length: 1", "", "x")...)
 	handshake("GET / HTTP/1.1", append(sample, "Transfer-Encoding: chunked", "", "0", "")...)
@@ -48,14 +49,14 @@ func FuzzCheckRequest(f *testing.F) {
 		if err != nil {
 			return
 		}
-		protocol := upgradeToken(in.Header, []string{"websocket"})
+		protocol := requestedProtocol(in, []string{"websocket"})
 		if protocol == "" {
 			return
 		}
 		require.Regexp(t, `(?i)(^|[,\n])[ \t]*websocket[ \t]*($|[,\n])`, strings.Join(in.Header["Upgrade"], "\n"))
 		require.Regexp(t, `(?i)(^|[,\n])[ \t]*upgrade[ \t]*($|[,\n])`, strings.Join(in.Header["Connection"], "\n"))
 		version, key := in.Header.Values("Sec-WebSocket-Version"), in.Header.Values("Sec-WebSocket-Key")
-		legal := in.Method == "GET" && (in.ProtoMajor > 1 || in.ProtoMajor == 1 && in.ProtoMinor >= 1) &&
+		legal := in.Method == "GET" && in.ProtoAtLeast(1, 1) &&
 			in.ContentLength == 0 && in.TransferEncoding == nil && slices.Equal(version, []string{"13"}) && len(key) == 1 && keyPattern.MatchString(key[0]) &&
 			in.RequestURI != "*" && !syntax.HasDotSegment(in.URL.Path)
 		err = checkRequest(in, protocol)
