@@ -159,6 +159,13 @@ func TestHalvesOfRecordsDelayNobody(t *testing.T) {
 // A record of which only a part had come held a goroutine, with some 35 kB of stack
 // and buffer. A client could make the proxy hold any number of them, for a byte each.
 func TestHalvesOfRecordsHoldALimitedNumberOfGoroutines(t *testing.T) {
+	holdFewGoroutines(t, 40, func(*halfRecord) {})
+}
+
+// holdFewGoroutines opens more tunnels with half a record than a goroutine may wait
+// for, calls each for all of them, and awaits that few goroutines are left.
+func holdFewGoroutines(t *testing.T, beyond int, each func(*halfRecord)) {
+	t.Helper()
 	if !crews() {
 		t.Skip("a goroutine reads each connection here")
 	}
@@ -167,9 +174,12 @@ func TestHalvesOfRecordsHoldALimitedNumberOfGoroutines(t *testing.T) {
 	r.Tunnel(t) // its loop and workers stay
 	before := runtime.NumGoroutine()
 	most := before + 100*runtime.GOMAXPROCS(0) // each loop has a limit of 64, and exceeds it a little
-	halves := halfRecords(t, r, most-before+40)
+	halves := halfRecords(t, r, most-before+beyond)
+	for i := range halves {
+		each(&halves[i])
+	}
 	testkit.Eventually(t, func() bool { return runtime.NumGoroutine() <= most },
-		"%d goroutines for %d halves of records", runtime.NumGoroutine()-before, len(halves))
+		"%d halves of records hold more than %d goroutines", len(halves), most-before)
 	completeRecords(t, halves)
 }
 

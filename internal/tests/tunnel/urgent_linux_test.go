@@ -2,12 +2,10 @@ package tunnel_test
 
 import (
 	"net"
-	"runtime"
 	"strings"
 	"syscall"
 	"testing"
 
-	"example.com/wsproxy"
 	"example.com/wsproxy/internal/testkit"
 	"github.com/stretchr/testify/require"
 )
@@ -48,17 +46,7 @@ func TestBytesAfterAPassedDescriptorArrive(t *testing.T) {
 // After a byte of urgent data each read of a TLS connection waited in a goroutine,
 // also when nothing had come, so the limit for halves of records did not hold.
 func TestUrgentDataHoldsALimitedNumberOfGoroutines(t *testing.T) {
-	if !crews() {
-		t.Skip("a goroutine reads each connection here")
-	}
-	fewProcessors(t)
-	r := tlsClient.Start(t, nil, wsproxy.WithDetached())
-	r.Tunnel(t) // its loop and workers stay
-	before := runtime.NumGoroutine()
-	most := before + 100*runtime.GOMAXPROCS(0)
-	halves := halfRecords(t, r, most-before+100)
-	for i := range halves {
-		h := &halves[i]
+	holdFewGoroutines(t, 100, func(h *halfRecord) {
 		raw, err := h.client.Socket().(*net.TCPConn).SyscallConn()
 		require.NoError(t, err)
 		require.NoError(t, raw.Control(func(fd uintptr) { syscall.Sendto(int(fd), []byte("X"), syscall.MSG_OOB, nil) }))
@@ -66,8 +54,5 @@ func TestUrgentDataHoldsALimitedNumberOfGoroutines(t *testing.T) {
 			h.send(h.rest[:1])
 			h.rest = h.rest[1:]
 		}
-	}
-	testkit.Eventually(t, func() bool { return runtime.NumGoroutine() <= most },
-		"%d goroutines for %d halves of records", runtime.NumGoroutine()-before, len(halves))
-	completeRecords(t, halves)
+	})
 }
